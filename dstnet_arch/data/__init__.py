@@ -1,0 +1,1 @@
+"""Video data: frame sources, datasets and the sampler."""

@@ -1,0 +1,1 @@
+"""Everything about stock BasicSR: registration, shims, options, commands."""
