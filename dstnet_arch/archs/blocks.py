@@ -1,0 +1,36 @@
+"""Blocks that several modules of the network share."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+NEGATIVE_SLOPE = 0.1  # of every LeakyReLU in the network
+
+
+def leaky_relu(x: Tensor) -> Tensor:
+    """LeakyReLU of the network's slope, in place: the convolution before it does not need its own output again."""
+    return F.leaky_relu(x, NEGATIVE_SLOPE, inplace=True)
+
+
+class ResidualBlock(nn.Module):
+    """x + conv(LeakyReLU(conv(x))), 3x3 convolutions. (Stock BasicSR's `ResidualBlockNoBN` has a ReLU: it is not this
+    block.)
+
+    Args:
+        num_feat: channels in and out.
+    """
+
+    def __init__(self, num_feat: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(num_feat, num_feat, 3, padding=1)
+        self.conv2 = nn.Conv2d(num_feat, num_feat, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C, H, W)."""
+        return x + self.conv2(leaky_relu(self.conv1(x)))
+
+
+def residual_blocks(num_feat: int, num_block: int) -> nn.Sequential:
+    """`num_block` residual blocks in a row."""
+    return nn.Sequential(*(ResidualBlock(num_feat) for _ in range(num_block)))

@@ -1,0 +1,204 @@
+"""Reading weights: from whatever file, into a network built from the tensors themselves."""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections.abc import Mapping
+from os import PathLike
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from dstnet_arch.archs.dstnet_arch import DSTNet
+from dstnet_arch.archs.released_keys import DSTNET, from_released
+from dstnet_arch.archs.video_net import VideoNet, decode_config
+from dstnet_arch.errors import CheckpointError
+
+# Keys under which a file may hold the weights, the most wanted first: BasicSR's averaged and plain weights,
+# Lightning's.
+_PARAM_KEYS = ('params_ema', 'params', 'state_dict')
+_NAMED_AT_MOST = 5
+
+
+def read_state_dict(
+    path: str | PathLike[str], param_key: str | None = None, map_location: str | torch.device = 'cpu'
+) -> dict[str, Tensor]:
+    """Read the weights from a checkpoint file.
+
+    Nothing in the file is executed: ``.pth`` files load with ``weights_only=True``, ``.safetensors`` hold tensors only.
+
+    Args:
+        path: a ``.pth``/``.pt``/``.ckpt`` file (BasicSR's ``{'params': …, 'params_ema': …}``, ``{'state_dict': …}``
+            or bare weights) or a ``.safetensors`` file.
+        param_key: which weights to take; None takes 'params_ema' where there, else 'params'. As in BasicSR, a key
+            that the file lacks falls back to 'params'.
+        map_location: where the tensors go.
+
+    Returns:
+        Name -> tensor, names as in the file but for a ``module.`` of (Distributed)DataParallel in front, which is
+        dropped.
+
+    Raises:
+        CheckpointError: no such file, not a checkpoint, objects other than tensors in it, or no weights.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f'There is no checkpoint {path}. Check the path; it is relative to the current folder.')
+    content = (
+        _read_safetensors(path, map_location) if path.suffix == '.safetensors' else _read_pickle(path, map_location)
+    )
+    return _unwrap(content, param_key, str(path))
+
+
+def load_checkpoint(
+    path_or_state_dict: str | PathLike[str] | Mapping[str, Any], map_location: str | torch.device = 'cpu'
+) -> VideoNet:
+    """Build the network that a checkpoint belongs to, with its weights.
+
+    Width, depth and variant come from the tensors; what leaves no trace in them (`boundary`) from the configuration
+    that our checkpoints store, and is the released choice in files that store none.
+
+    Args:
+        path_or_state_dict: a file for `read_state_dict` (the authors' released files among them), or what it holds.
+        map_location: device of the network.
+
+    Returns:
+        The network in evaluation mode, float32 or whatever the file holds. Call `.train()` on it to go on training.
+
+    Raises:
+        CheckpointError: as `read_state_dict`; or the weights are of another network: the message names the first keys
+            that do not fit.
+    """
+    if isinstance(path_or_state_dict, Mapping):
+        source, state_dict = 'The state dict', _unwrap(path_or_state_dict, None, 'The state dict')
+    else:
+        source, state_dict = str(path_or_state_dict), read_state_dict(path_or_state_dict, map_location=map_location)
+    state_dict = from_released(DSTNET, state_dict)
+    net = DSTNet(**infer_config(state_dict, source))
+    load_weights(net, state_dict, source)
+    return net.to(map_location, dtype=state_dict['extract.weight'].dtype).eval()
+
+
+def load_weights(net: VideoNet, state_dict: Mapping[str, Any], source: str) -> None:
+    """Load weights into a network that exists, every key of it.
+
+    Args:
+        net: the network; changed only if everything fits.
+        state_dict: our key names or released ones.
+        source: what the weights are called in an error.
+
+    Raises:
+        CheckpointError: names the first keys that are missing, unknown or of another shape.
+    """
+    wanted = net.state_dict()
+    given = net.convert_state_dict(dict(state_dict))
+    given.setdefault('_extra_state', wanted['_extra_state'])
+    shapes = [
+        f'{k} is {tuple(given[k].shape)}, not {tuple(wanted[k].shape)}'
+        for k in wanted
+        if _other_shape(given, wanted, k)
+    ]
+    problems = [
+        _first('missing', [k for k in wanted if k not in given]),
+        _first('unknown', [k for k in given if k not in wanted]),
+        _first('of another shape', shapes),
+    ]
+    if any(problems):
+        raise CheckpointError(
+            f'{source} does not fit {type(net).__name__}({_arguments(net.config)}): '
+            + '; '.join(p for p in problems if p)
+        )
+    try:
+        net.load_state_dict(given)
+    except RuntimeError as error:  # another configuration behind tensors of the same shapes
+        raise CheckpointError(f'{source}: {str(error).splitlines()[-1].strip()}') from None
+
+
+def infer_config(state_dict: Mapping[str, Tensor], source: str = 'The state dict') -> dict[str, Any]:
+    """Constructor arguments of the DSTNet that a state dict (our names) belongs to.
+
+    Raises:
+        CheckpointError: the state dict is of another network.
+    """
+    try:
+        config: dict[str, Any] = {
+            'num_feat': state_dict['extract.weight'].shape[0],
+            'num_block': _count(state_dict, 'backward_dtff.refine'),
+            'prop_feat': state_dict['backward_dtff.fusion.gate1.weight'].shape[0],
+            'num_cwgdn': _count(state_dict, 'cwgdn'),
+        }
+    except KeyError as missing:
+        some = ', '.join(list(state_dict)[:3]) or 'nothing'
+        raise CheckpointError(
+            f'{source} is not a checkpoint of DSTNet: it has no {missing} but {some}, …. Give a file that BasicSR made '
+            "with this project, or one of DSTNet's authors."
+        ) from None
+    if '_extra_state' in state_dict:
+        config['boundary'] = decode_config(state_dict['_extra_state'])['boundary']
+    return config
+
+
+def _read_pickle(path: Path, map_location: str | torch.device) -> Any:
+    try:
+        return torch.load(path, map_location=map_location, weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f'{path} holds more than tensors, or is no checkpoint; it was not loaded, because that could run code '
+            f'from the file. Where you trust it, save its weights alone (torch.save of a state dict). [{_first_line(error)}]'
+        ) from None
+    except Exception as error:  # a damaged file can make the unpickler raise nearly anything
+        raise CheckpointError(
+            f'{path} cannot be read as a checkpoint. Is it complete? Fetch or save it again. [{_first_line(error)}]'
+        ) from None
+
+
+def _read_safetensors(path: Path, map_location: str | torch.device) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path, device=str(map_location))
+    except SafetensorError as error:
+        raise CheckpointError(
+            f'{path} cannot be read as safetensors. Is it complete? Fetch or save it again. [{_first_line(error)}]'
+        ) from None
+
+
+def _unwrap(content: Any, param_key: str | None, source: str) -> dict[str, Tensor]:
+    keys = _PARAM_KEYS if param_key is None else (param_key, 'params')
+    if isinstance(content, Mapping):
+        content = next((content[key] for key in keys if isinstance(content.get(key), Mapping)), content)
+    if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
+        what = (
+            f'keys {", ".join(map(str, list(content)[:3]))}' if isinstance(content, Mapping) else type(content).__name__
+        )
+        raise CheckpointError(
+            f'{source} holds no weights: expected one of {", ".join(keys)}, or bare tensors; found {what}.'
+        )
+    return {k.removeprefix('module.'): cast(Tensor, v) for k, v in content.items()}
+
+
+def _first_line(error: Exception) -> str:
+    return ((str(error) or type(error).__name__).splitlines()[0])[:200]
+
+
+def _count(state_dict: Mapping[str, Tensor], prefix: str) -> int:
+    """How many numbered modules `prefix.0`, `prefix.1`, … there are."""
+    numbers = {int(m[1]) for k in state_dict if (m := re.match(re.escape(prefix) + r'\.(\d+)\.', k))}
+    return max(numbers, default=-1) + 1
+
+
+def _other_shape(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor], key: str) -> bool:
+    return key in given and key != '_extra_state' and given[key].shape != wanted[key].shape
+
+
+def _first(what: str, keys: list[str]) -> str:
+    more = f' and {len(keys) - _NAMED_AT_MOST} more' if len(keys) > _NAMED_AT_MOST else ''
+    return f'{what}: {", ".join(keys[:_NAMED_AT_MOST])}{more}' if keys else ''
+
+
+def _arguments(config: Mapping[str, Any]) -> str:
+    return ', '.join(f'{k}={v!r}' for k, v in config.items())

@@ -1,0 +1,103 @@
+"""Channel-wise gated dynamic network (CWGDN), Section 3.1 and Figure 2."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dstnet_arch.archs.blocks import leaky_relu
+from dstnet_arch.ops.channel_filter import channel_filter
+from dstnet_arch.ops.temporal_conv import temporal_conv
+
+EXPANSION = 4  # the gate and the gated features have 4C channels each; Section 3.1 writes 8C for both
+
+
+class LayerNorm2d(nn.LayerNorm):
+    """Layer normalisation over the channels at each pixel: (N, C, H, W) -> the same, biased variance, eps 1e-5."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class TemporalConv(nn.Module):
+    """3x1x1 convolution over time without bias, zero padding of one frame.
+
+    Args:
+        in_channels: channels in.
+        out_channels: channels out.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(out_channels, in_channels, 3))
+        nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))  # PyTorch's default for a Conv3d of this shape
+
+    def forward(self, x: Tensor, num_frame: int) -> Tensor:
+        """(T·B, C_in, H, W), time-major -> (T·B, C_out, H, W)."""
+        return temporal_conv(x, self.weight, num_frame)
+
+
+class ChannelFilterNet(nn.Module):
+    """D_c: from features, one 3x3 filter for each channel of each frame (Figure 2).
+
+    Args:
+        num_feat: channels of the features.
+    """
+
+    def __init__(self, num_feat: int) -> None:
+        super().__init__()
+        self.stage1 = nn.Sequential(*(nn.Conv2d(num_feat, num_feat, 3, padding=1, groups=num_feat) for _ in range(3)))
+        self.stage2 = nn.Sequential(*(nn.Conv2d(num_feat, num_feat, 3, padding=1, groups=num_feat) for _ in range(3)))
+        self.to_filter = nn.Conv2d(num_feat, 9 * num_feat, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W), H and W at least 4 -> filters (N, C, 3, 3)."""
+        n, c = x.shape[:2]
+        x = self.stage1(F.avg_pool2d(x, 2))
+        x = self.stage2(F.max_pool2d(x, 2))
+        return self.to_filter(x.mean(dim=(2, 3), keepdim=True)).view(n, c, 3, 3)
+
+
+class CWGDN(nn.Module):
+    """One block of the channel-wise gated dynamic network, with normalisation before and a residual around it.
+
+    Args:
+        num_feat: C, channels in and out.
+    """
+
+    def __init__(self, num_feat: int) -> None:
+        super().__init__()
+        hidden = EXPANSION * num_feat
+        self.norm = LayerNorm2d(num_feat)
+        self.project_in = TemporalConv(num_feat, 2 * hidden)
+        self.filter_net = ChannelFilterNet(hidden)
+        self.filter_bias = nn.Parameter(torch.zeros(hidden))
+        self.project_out = TemporalConv(hidden, num_feat)
+
+    def forward(self, y: Tensor, num_frame: int) -> Tensor:
+        """(T·B, C, H, W), time-major -> (T·B, C, H, W)."""
+        z1, z2 = self.project_in(self.norm(y), num_frame).chunk(2, dim=1)  # (T·B, 4C, H, W) each
+        gate = channel_filter(z1, self.filter_net(z1), self.filter_bias)  # Eq. (1)
+        enhanced = gate * z2  # Eq. (2)
+        return y + self.project_out(enhanced, num_frame)
+
+
+class HighBandNet(nn.Module):
+    """N_h of Section 3.3 for the three high bands at once, each with its own weights: 1x1 convolution, LeakyReLU, 1x1
+    convolution.
+
+    Args:
+        num_feat: C, channels of one band.
+    """
+
+    def __init__(self, num_feat: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3 * num_feat, 3 * num_feat, 1, groups=3)
+        self.conv2 = nn.Conv2d(3 * num_feat, 3 * num_feat, 1, groups=3)
+
+    def forward(self, high: Tensor) -> Tensor:
+        """(N, 3C, H, W) -> (N, 3C, H, W)."""
+        return self.conv2(leaky_relu(self.conv1(high)))

@@ -1,0 +1,148 @@
+"""DSTNet: Deep Discriminative Spatial and Temporal Network for Efficient Video Deblurring (Pan et al., CVPR 2023).
+
+Where each equation of the paper is (files beside this one, or in ops/)::
+
+    Eq. (1)  channel-wise dynamic filters            cwgdn.py        CWGDN, ops/channel_filter.py
+    Eq. (2)  gating                                  cwgdn.py        CWGDN
+    Eq. (3)  gated feature fusion                    dtff.py         GatedFusion
+    Eq. (4)  pixel-wise filters                      dtff.py         DTFF, ops/pixel_filter.py
+    Eq. (5)  fusion with the next frame              dtff.py         DTFF
+    Eq. (6)  fusion with the previous frame          dtff.py         DTFF
+    Eq. (7)  backward propagation                    propagation.py  propagate, called below
+    Eq. (8)  forward propagation                     propagation.py  propagate, called below
+    Eq. (9)  inverse Haar transform                  below, ops/haar.py
+    Eq. (10) restored frame = residual + blurry      below
+
+Where the paper is silent or differs from the weights its authors released, this network is the released one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from dstnet_arch.archs.cwgdn import CWGDN, HighBandNet
+from dstnet_arch.archs.dtff import DTFF
+from dstnet_arch.archs.propagation import BOUNDARIES, propagate
+from dstnet_arch.archs.released_keys import DSTNET, from_released
+from dstnet_arch.archs.video_net import VideoNet
+from dstnet_arch.ops.haar import haar_analysis, haar_synthesis
+
+SIZE_MULTIPLE = 16
+"""Sides of frames inside the network: two Haar levels, and D_p's filters at an eighth of the first one's size."""
+
+# Without gradients, work that needs no neighbouring frames is done for so many pixels at a time (a 720p frame, or
+# sixteen of 256x256), so that maps at full frame size exist for a few frames only, whatever the length of the clip.
+_CHUNK_PIXELS = 2**20
+
+
+class DSTNet(VideoNet):
+    """DSTNet and, with `prop_feat`, DSTNet-L.
+
+    Args:
+        num_feat: C, feature channels. The paper: 64.
+        num_block: residual blocks in the DTFF module of each direction. The paper: 15; DSTNet-L: 30.
+        prop_feat: feature channels inside the propagation; None: `num_feat`. DSTNet-L: 96. Another number than
+            `num_feat` adds a 1x1 convolution on the way in and out, as the released DSTNet-L has them.
+        num_cwgdn: CWGDN blocks in a row. The released weights: 5.
+        boundary: 'zeros': each direction of the propagation starts from zeros (the released weights); 'paper': it
+            starts from the features of its first frame, as Eqs. (7) and (8) are printed. The parameters are the same.
+
+    Raises:
+        ValueError: an argument is out of range.
+    """
+
+    size_multiple = SIZE_MULTIPLE
+
+    def __init__(
+        self,
+        num_feat: int = 64,
+        num_block: int = 15,
+        prop_feat: int | None = None,
+        num_cwgdn: int = 5,
+        boundary: str = 'zeros',
+    ) -> None:
+        super().__init__()
+        prop_feat = num_feat if prop_feat is None else prop_feat
+        if min(num_feat, prop_feat) < 1 or min(num_block, num_cwgdn) < 0:
+            raise ValueError(
+                'DSTNet needs num_feat and prop_feat of at least 1, num_block and num_cwgdn of at least 0; got '
+                f'num_feat={num_feat}, prop_feat={prop_feat}, num_block={num_block}, num_cwgdn={num_cwgdn}.'
+            )
+        if boundary not in BOUNDARIES:
+            raise ValueError(f'boundary must be one of {", ".join(BOUNDARIES)}; got {boundary!r}.')
+        self.num_feat, self.num_block, self.prop_feat = num_feat, num_block, prop_feat
+        self.num_cwgdn, self.boundary = num_cwgdn, boundary
+
+        self.extract = nn.Conv2d(3, num_feat, 3, padding=1)
+        self.high_band1 = HighBandNet(num_feat)
+        self.high_band2 = HighBandNet(num_feat)
+        self.cwgdn = nn.ModuleList(CWGDN(num_feat) for _ in range(num_cwgdn))
+        self.widen = nn.Conv2d(num_feat, prop_feat, 1) if prop_feat != num_feat else nn.Identity()
+        self.backward_dtff = DTFF(prop_feat, num_block)
+        self.forward_dtff = DTFF(prop_feat, num_block)
+        self.narrow = nn.Conv2d(prop_feat, num_feat, 1) if prop_feat != num_feat else nn.Identity()
+        self.reconstruct = nn.Conv2d(num_feat, 3, 3, padding=1)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return {k: getattr(self, k) for k in ('num_feat', 'num_block', 'prop_feat', 'num_cwgdn', 'boundary')}
+
+    def restore(self, frames: Tensor, num_frame: int) -> Tensor:
+        """(T·B, 3, H, W), time-major, H and W multiples of 16 -> restored frames, the same shape."""
+        low1 = self._by_chunks(self.low_band, frames)  # (T·B, C, H/2, W/2)
+        low1 = self.explore_space(low1, num_frame)  # (T·B, C, H/2, W/2)
+        low1 = self.propagate(low1, num_frame)  # (T·B, C, H/2, W/2)
+        return self._by_chunks(self.synthesize, frames, low1)  # (T·B, 3, H, W)
+
+    def low_band(self, frames: Tensor) -> Tensor:
+        """Shallow features' low band: (N, 3, H, W) -> (N, C, H/2, W/2)."""
+        return haar_analysis(self.extract(frames))[0]
+
+    def explore_space(self, low1: Tensor, num_frame: int) -> Tensor:
+        """Enhance the second level's low band by the CWGDN: (T·B, C, H/2, W/2), time-major -> the same shape."""
+        low2, high2 = haar_analysis(low1)  # (T·B, C, H/4, W/4), (T·B, 3C, H/4, W/4)
+        high2 = self.high_band2(high2)
+        for block in self.cwgdn:
+            low2 = block(low2, num_frame)
+        return haar_synthesis(low2, high2)
+
+    def propagate(self, low1: Tensor, num_frame: int) -> Tensor:
+        """Propagate over all frames, backward, then forward: (T·B, C, H/2, W/2), time-major -> the same shape."""
+        x = list(self.widen(low1).chunk(num_frame))
+        x = propagate(self._step(self.backward_dtff), x, reverse=True, boundary=self.boundary)  # Eq. (7)
+        x = propagate(self._step(self.forward_dtff), x, boundary=self.boundary)  # Eq. (8)
+        return self.narrow(torch.cat(x))
+
+    def synthesize(self, frames: Tensor, low1: Tensor) -> Tensor:
+        """Restored frames from the blurry ones and the propagated low band: (N, 3, H, W), (N, C, H/2, W/2) -> (N, 3,
+        H, W).
+
+        The high bands are made here, from the frames again, and not carried over the propagation: that repeats a
+        quarter of a per cent of the network's work and saves three quarters of the memory that the features of a clip
+        would take.
+        """
+        high1 = self.high_band1(haar_analysis(self.extract(frames))[1])  # (N, 3C, H/2, W/2)
+        features = haar_synthesis(low1, high1)  # Eq. (9)
+        return self.reconstruct(features) + frames  # Eq. (10)
+
+    def convert_state_dict(self, state_dict: dict[str, Any]) -> dict[str, Any]:
+        return from_released(DSTNET, state_dict)
+
+    def _step(self, dtff: DTFF) -> Callable[[Tensor, Tensor], Tensor]:
+        if self.gradient_checkpointing and torch.is_grad_enabled():
+            return partial(checkpoint, dtff, use_reentrant=False)
+        return dtff
+
+    def _by_chunks(self, function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
+        """Apply a function of single frames, to a few of them at a time where no gradients are wanted."""
+        frames = tensors[0]
+        if torch.is_grad_enabled():
+            return function(*tensors)
+        n = max(1, _CHUNK_PIXELS // (frames.shape[-2] * frames.shape[-1]))
+        return torch.cat([function(*chunk) for chunk in zip(*(x.split(n) for x in tensors), strict=True)])

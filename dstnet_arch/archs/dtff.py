@@ -1,0 +1,81 @@
+"""Discriminative temporal feature fusion (DTFF), the function F of Section 3.2 and Figure 3."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dstnet_arch.archs.blocks import leaky_relu, residual_blocks
+from dstnet_arch.ops.pixel_filter import TAPS, pixel_filter
+
+NUM_FILTER_BLOCK = 3  # residual blocks at each of D_p's two scales
+
+
+class GatedFusion(nn.Module):
+    """Gated fusion of a frame's features with those that arrive from its neighbour.
+
+    Args:
+        num_feat: C, channels of each of the two inputs.
+    """
+
+    def __init__(self, num_feat: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(2 * num_feat, 2 * num_feat, 3, padding=1)
+        self.gate1 = nn.Conv2d(num_feat, num_feat, 3, padding=1)
+        self.gate2 = nn.Conv2d(num_feat, num_feat, 3, padding=1)
+
+    def forward(self, current: Tensor, propagated: Tensor) -> Tensor:
+        """(B, C, H, W), (B, C, H, W) -> (B, C, H, W)."""
+        x1, x2 = leaky_relu(self.conv(torch.cat([current, propagated], dim=1))).chunk(2, dim=1)
+        return x1 * torch.sigmoid(self.gate1(x1)) + x2 * torch.sigmoid(self.gate2(x2))  # Eq. (3)
+
+
+class PixelFilterNet(nn.Module):
+    """D_p: from features, a 3x3 filter for every channel and pixel, at an eighth of the features' size (Figure 3).
+
+    Args:
+        num_feat: C, channels of the features.
+    """
+
+    def __init__(self, num_feat: int) -> None:
+        super().__init__()
+        self.stage1 = residual_blocks(num_feat, NUM_FILTER_BLOCK)
+        self.stage2 = residual_blocks(num_feat, NUM_FILTER_BLOCK)
+        self.to_filter = nn.Conv2d(num_feat, TAPS * num_feat, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W), H and W multiples of 8 -> (B, 9C, H/8, W/8)."""
+        x = self.stage1(F.avg_pool2d(x, 4))
+        x = self.stage2(F.max_pool2d(x, 2))
+        return self.to_filter(x)
+
+
+class DTFF(nn.Module):
+    """The function F: fuse, filter every pixel, refine. Both directions of the propagation are made of it.
+
+    Eqs. (5) and (6), F(X_i, X_{i+1}) and F(X_i, X_{i-1}), are this one module called with the next or the previous
+    frame.
+
+    Args:
+        num_feat: C, channels of each input and of the output.
+        num_block: residual blocks of the refinement.
+    """
+
+    def __init__(self, num_feat: int, num_block: int) -> None:
+        super().__init__()
+        self.fusion = GatedFusion(num_feat)
+        self.filter_net = PixelFilterNet(num_feat)
+        self.refine = residual_blocks(num_feat, num_block)
+        for module in self.refine.modules():
+            if isinstance(module, nn.Conv2d):
+                # Small at first, so that a long chain of blocks starts near the identity.
+                nn.init.kaiming_normal_(module.weight)
+                module.weight.data *= 0.1
+                nn.init.zeros_(module.bias)  # type: ignore[arg-type]
+
+    def forward(self, current: Tensor, propagated: Tensor) -> Tensor:
+        """(B, C, H, W) of this frame, (B, C, H, W) from its neighbour -> (B, C, H, W). H and W multiples of 8."""
+        fused = self.fusion(current, propagated)
+        filtered = pixel_filter(fused, self.filter_net(fused))  # Eq. (4)
+        return self.refine(filtered)

@@ -1,0 +1,43 @@
+"""Recurrent propagation over the frames of a clip, one routine for both directions: Section 3.3."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+Boundary = Literal['zeros', 'paper']
+BOUNDARIES: tuple[str, ...] = get_args(Boundary)
+
+
+def propagate(
+    step: Callable[[Tensor, Tensor], Tensor],
+    frames: Sequence[Tensor],
+    reverse: bool = False,
+    boundary: str = 'zeros',
+) -> list[Tensor]:
+    """Carry features from frame to frame.
+
+    The backward propagation, Eq. (7), is ``propagate(F, X, reverse=True)``; the forward propagation, Eq. (8), is
+    ``propagate(F, backward_result)``.
+
+    Args:
+        step: F: (features of this frame, result of the frame before it in the order of propagation) -> result.
+        frames: T tensors of one shape, in the order of time.
+        reverse: from the last frame to the first.
+        boundary: what happens at the frame where the propagation starts. 'zeros' (the released weights): F is applied
+            there too, with zeros for the missing neighbour. 'paper' (as Eqs. 7 and 8 are printed): its result is its
+            own features.
+
+    Returns:
+        T results, in the order of time.
+    """
+    results: list[Tensor] = []
+    for frame in reversed(frames) if reverse else frames:
+        if results:
+            results.append(step(frame, results[-1]))
+        else:
+            results.append(frame if boundary == 'paper' else step(frame, torch.zeros_like(frame)))
+    return results[::-1] if reverse else results

@@ -1,0 +1,95 @@
+"""The Haar transform pair H and H^-1 of Section 3.3, in the scaling of the released weights.
+
+For each 2x2 block [[a, b], [c, d]] of one channel::
+
+    LL = (a + b + c + d) / 4        band1 = (a - b + c - d) / 4
+    band2 = (a + b - c - d) / 4     band3 = (a - b - c + d) / 4
+
+and back, without a factor::
+
+    a = LL + band1 + band2 + band3        b = LL - band1 + band2 - band3
+    c = LL + band1 - band2 - band3        d = LL - band1 - band2 + band3
+
+Synthesis inverts analysis exactly, but the pair is not orthonormal: LL is the mean of the block (half of what
+PyWavelets' `haar` gives). Trained weights depend on these factors.
+
+The high bands travel as one tensor of 3C channels: all C of band1 (differences along a row; PyWavelets' cV, the
+paper's LH or HL, which it does not define), then band2 (differences along a column, cH), then band3 (cD).
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# Rows: LL and the three bands; columns: a, b, c, d.
+_SIGNS = ((1.0, 1.0, 1.0, 1.0), (1.0, -1.0, 1.0, -1.0), (1.0, 1.0, -1.0, -1.0), (1.0, -1.0, -1.0, 1.0))
+
+
+def haar_filters(dtype: torch.dtype = torch.float32, device: torch.device | str | None = None) -> Tensor:
+    """The four 2x2 sign patterns, shape (4, 1, 2, 2): the convolution kernels of the transform without their factor."""
+    return torch.tensor(_SIGNS, dtype=dtype, device=device).view(4, 1, 2, 2)
+
+
+def haar_analysis_reference(x: Tensor) -> tuple[Tensor, Tensor]:
+    """`haar_analysis` as the strided convolution that defines it."""
+    n, c, h, w = x.shape
+    bands = F.conv2d(x.reshape(n * c, 1, h, w), haar_filters(x.dtype, x.device), stride=2) / 4
+    bands = bands.view(n, c, 4, h // 2, w // 2).transpose(1, 2)  # (N, 4, C, H/2, W/2): band by band
+    return bands[:, 0], bands[:, 1:].reshape(n, 3 * c, h // 2, w // 2)
+
+
+def haar_synthesis_reference(low: Tensor, high: Tensor) -> Tensor:
+    """`haar_synthesis` as the transposed convolution that defines it."""
+    n, c, h, w = low.shape
+    bands = torch.cat([low.unsqueeze(1), high.view(n, 3, c, h, w)], dim=1).transpose(1, 2).reshape(n * c, 4, h, w)
+    return F.conv_transpose2d(bands, haar_filters(low.dtype, low.device), stride=2).view(n, c, 2 * h, 2 * w)
+
+
+def haar_analysis(x: Tensor) -> tuple[Tensor, Tensor]:
+    """One level of Haar analysis.
+
+    Args:
+        x: (N, C, H, W), H and W even.
+
+    Returns:
+        The low band (N, C, H/2, W/2) and the high bands (N, 3C, H/2, W/2), ordered as the module describes.
+
+    Raises:
+        ValueError: H or W is odd.
+    """
+    if x.shape[-2] % 2 or x.shape[-1] % 2:
+        raise ValueError(f'Haar analysis needs an even height and width, got {tuple(x.shape)}: pad the frame first.')
+    a, b = x[..., ::2, ::2], x[..., ::2, 1::2]
+    c, d = x[..., 1::2, ::2], x[..., 1::2, 1::2]
+    # Sums and differences are shared between the bands: 8 additions a block in place of 12.
+    ab, cd, a_b, c_d = a + b, c + d, a - b, c - d
+    return (ab + cd) / 4, torch.cat([a_b + c_d, ab - cd, a_b - c_d], dim=1) / 4
+
+
+def haar_synthesis(low: Tensor, high: Tensor) -> Tensor:
+    """Inverse of `haar_analysis`.
+
+    Args:
+        low: (N, C, H, W).
+        high: (N, 3C, H, W).
+
+    Returns:
+        (N, C, 2H, 2W).
+    """
+    n, c, h, w = low.shape
+    band1, band2, band3 = high.chunk(3, dim=1)
+    top_sum, top_difference = low + band2, band1 + band3
+    bottom_sum, bottom_difference = low - band2, band1 - band3
+    out = torch.empty((n, c, 2 * h, 2 * w), dtype=low.dtype, device=low.device, memory_format=_memory_format(low))
+    out[..., ::2, ::2] = top_sum + top_difference
+    out[..., ::2, 1::2] = top_sum - top_difference
+    out[..., 1::2, ::2] = bottom_sum + bottom_difference
+    out[..., 1::2, 1::2] = bottom_sum - bottom_difference
+    return out
+
+
+def _memory_format(x: Tensor) -> torch.memory_format:
+    channels_last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    return torch.channels_last if channels_last else torch.contiguous_format

@@ -1,0 +1,52 @@
+"""Convolution along time, kernel 3x1x1: the first and the last layer of the CWGDN (Section 3.1).
+
+Frames are stacked time-major, (T·B, C, H, W), so that a shift by one frame is a shift by B along the first axis and
+every time step is one dense block.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def temporal_conv_reference(x: Tensor, weight: Tensor, num_frame: int) -> Tensor:
+    """`temporal_conv` as the 3-D convolution that defines it."""
+    tb, c, h, w = x.shape
+    clips = x.view(num_frame, tb // num_frame, c, h, w).permute(1, 2, 0, 3, 4)  # (B, C, T, H, W)
+    out = F.conv3d(clips, weight[..., None, None], padding=(1, 0, 0))
+    return out.permute(2, 0, 1, 3, 4).reshape(tb, -1, h, w)
+
+
+def temporal_conv(x: Tensor, weight: Tensor, num_frame: int) -> Tensor:
+    """Convolve each pixel along time, zero padding of one frame at both ends.
+
+    Args:
+        x: (T·B, C, H, W), time-major.
+        weight: (C_out, C, 3); [..., 0] multiplies the frame before, [..., 2] the frame after.
+        num_frame: T.
+
+    Returns:
+        (T·B, C_out, H, W).
+    """
+    batch = x.shape[0] // num_frame
+    c_out, c_in = weight.shape[:2]
+    # One 1x1 convolution either way, a plain matrix product; the three taps are stacked on the side that has fewer
+    # channels.
+    if c_in <= c_out:
+        stacked = torch.cat([_shift(x, batch), x, _shift(x, -batch)], dim=1)
+        return F.conv2d(stacked, weight.transpose(1, 2).reshape(c_out, 3 * c_in, 1, 1))
+    taps = F.conv2d(x, weight.permute(2, 0, 1).reshape(3 * c_out, c_in, 1, 1))
+    before, here, after = taps.chunk(3, dim=1)
+    return _shift(before, batch) + here + _shift(after, -batch)
+
+
+def _shift(x: Tensor, frames: int) -> Tensor:
+    """Move frames along the first axis, later for positive `frames`; zeros come in at the end left empty."""
+    out = torch.zeros_like(x)
+    if frames > 0:
+        out[frames:] = x[:-frames]
+    else:
+        out[:frames] = x[-frames:]
+    return out

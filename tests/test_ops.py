@@ -1,0 +1,211 @@
+"""Each operation against its reference in the package, against an independent one, and in its gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import naive
+import numpy as np
+import pytest
+import pywt
+import torch
+import torch.nn.functional as F
+from scipy import ndimage
+from torch import Tensor
+
+from dstnet_arch.ops.channel_filter import channel_filter, channel_filter_reference
+from dstnet_arch.ops.haar import (
+    haar_analysis,
+    haar_analysis_reference,
+    haar_synthesis,
+    haar_synthesis_reference,
+)
+from dstnet_arch.ops.pixel_filter import pixel_filter, pixel_filter_reference
+from dstnet_arch.ops.reflect_pad import reflect_pad
+from dstnet_arch.ops.temporal_conv import temporal_conv, temporal_conv_reference
+
+# What one rounding may cost, relative to outputs of order one.
+TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 6e-2}
+
+
+def rand(*shape: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+
+
+def as_channels_last(x: Tensor) -> Tensor:
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def as_slice(x: Tensor) -> Tensor:
+    """The same values, strided in memory."""
+    return torch.stack([x, -x], dim=-1)[..., 0]
+
+
+LAYOUTS = pytest.mark.parametrize('layout', [torch.clone, as_channels_last, as_slice])
+DTYPES = pytest.mark.parametrize('dtype', list(TOLERANCE), ids=str)
+
+
+def assert_same(fast: Callable[..., Tensor], reference: Callable[..., Tensor], *inputs: Tensor) -> None:
+    """Outputs, gradients of every input, and that the inputs are left alone."""
+    before = [x.clone() for x in inputs]
+    results = []
+    for function in (fast, reference):
+        leaves = [x.detach().requires_grad_() for x in inputs]
+        out = function(*leaves)
+        grads = torch.autograd.grad(out, leaves, rand(*out.shape, dtype=out.dtype, seed=99))
+        results.append([out.detach(), *grads])
+    with torch.no_grad():
+        results[0].append(fast(*inputs))  # the path without gradients may be another one
+        results[1].append(results[1][0])
+    tolerance = TOLERANCE[inputs[0].dtype]
+    for a, b in zip(*results, strict=True):
+        assert a.dtype == b.dtype
+        assert a.shape == b.shape
+        torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance * max(1.0, b.abs().max().item()))
+    assert all(torch.equal(x, y) for x, y in zip(inputs, before, strict=True))
+
+
+# Haar
+
+
+@LAYOUTS
+@DTYPES
+def test_haar_equals_its_convolutions(layout: Callable[[Tensor], Tensor], dtype: torch.dtype) -> None:
+    x = layout(rand(2, 3, 6, 10, dtype=dtype))
+    assert_same(lambda x: torch.cat(haar_analysis(x), 1), lambda x: torch.cat(haar_analysis_reference(x), 1), x)
+    low, high = layout(rand(2, 3, 3, 5, dtype=dtype)), layout(rand(2, 9, 3, 5, dtype=dtype, seed=1))
+    assert_same(haar_synthesis, haar_synthesis_reference, low, high)
+
+
+def test_haar_against_pywavelets() -> None:
+    x = rand(2, 3, 8, 6)
+    low, high = haar_analysis(x)
+    expected_low, (horizontal, vertical, diagonal) = pywt.dwt2(x.numpy(), 'haar')
+    # PyWavelets' filters are orthonormal: each level is twice ours.
+    np.testing.assert_allclose(2 * low, expected_low, atol=1e-12)
+    np.testing.assert_allclose(2 * high, np.concatenate([vertical, horizontal, diagonal], axis=1), atol=1e-12)
+
+
+def test_haar_inverts_exactly() -> None:
+    x = rand(2, 3, 32, 16)
+    torch.testing.assert_close(haar_synthesis(*haar_analysis(x)), x, rtol=0, atol=1e-14)
+
+
+def test_haar_refuses_odd_sizes() -> None:
+    with pytest.raises(ValueError, match=r'even height and width.*\(1, 2, 5, 4\)'):
+        haar_analysis(rand(1, 2, 5, 4))
+
+
+def test_haar_gradients() -> None:
+    assert torch.autograd.gradcheck(haar_analysis, rand(1, 2, 4, 4).requires_grad_())
+    assert torch.autograd.gradcheck(
+        haar_synthesis, (rand(1, 2, 2, 2).requires_grad_(), rand(1, 6, 2, 2).requires_grad_())
+    )
+
+
+# Pixel-wise filter, Eq. (4)
+
+
+@LAYOUTS
+@DTYPES
+@pytest.mark.parametrize(
+    ('size', 'filter_size'), [((16, 24), (2, 3)), ((7, 5), (3, 2)), ((1, 1), (1, 1)), ((3, 4), (6, 8))]
+)
+def test_pixel_filter_equals_reference(
+    layout: Callable[[Tensor], Tensor], dtype: torch.dtype, size: tuple[int, int], filter_size: tuple[int, int]
+) -> None:
+    features = layout(rand(2, 3, *size, dtype=dtype))
+    filters = layout(rand(2, 27, *filter_size, dtype=dtype, seed=1))
+    assert_same(pixel_filter, pixel_filter_reference, features, filters)
+
+
+@pytest.mark.parametrize(('size', 'filter_size'), [((16, 24), (2, 3)), ((9, 6), (2, 5))])
+def test_pixel_filter_against_the_equation(size: tuple[int, int], filter_size: tuple[int, int]) -> None:
+    features, filters = rand(1, 2, *size), rand(1, 18, *filter_size, seed=1)
+    expected = naive.filter_pixels(features[0].numpy(), filters[0].numpy())
+    np.testing.assert_allclose(pixel_filter(features, filters)[0], expected, atol=1e-12)
+
+
+def test_pixel_filter_gradients() -> None:
+    inputs = (rand(2, 2, 5, 4).requires_grad_(), rand(2, 18, 2, 1, seed=1).requires_grad_())
+    assert torch.autograd.gradcheck(pixel_filter, inputs)
+    assert torch.autograd.gradcheck(pixel_filter, (inputs[0], inputs[1].detach()))
+    assert torch.autograd.gradcheck(pixel_filter, (inputs[0].detach(), inputs[1]))
+
+
+def test_pixel_filter_keeps_no_full_size_filters_for_backward() -> None:
+    saved: list[int] = []
+    features, filters = rand(1, 4, 64, 64).requires_grad_(), rand(1, 36, 8, 8).requires_grad_()
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: (saved.append(t.numel()), t)[1], lambda t: t):
+        pixel_filter(features, filters)
+    assert sum(saved) == features.numel() + filters.numel()
+
+
+def test_pixel_filter_refuses_wrong_filters() -> None:
+    with pytest.raises(ValueError, match=r'\(1, 27, h, w\), got \(1, 26, 2, 2\)'):
+        pixel_filter(rand(1, 3, 4, 4), rand(1, 26, 2, 2))
+
+
+# Channel-wise dynamic filter, Eq. (1)
+
+
+@LAYOUTS
+@DTYPES
+def test_channel_filter_equals_reference(layout: Callable[[Tensor], Tensor], dtype: torch.dtype) -> None:
+    features = layout(rand(2, 3, 7, 5, dtype=dtype))
+    assert_same(channel_filter, channel_filter_reference, features, rand(2, 3, 3, 3, dtype=dtype), rand(3, dtype=dtype))
+
+
+def test_channel_filter_against_scipy() -> None:
+    features, filters, bias = rand(2, 3, 7, 5), rand(2, 3, 3, 3, seed=1), rand(3, seed=2)
+    out = channel_filter(features, filters, bias)
+    for n in range(2):
+        for c in range(3):
+            expected = (
+                ndimage.correlate(features[n, c].numpy(), filters[n, c].numpy(), mode='constant') + bias[c].item()
+            )
+            np.testing.assert_allclose(out[n, c], expected, atol=1e-12)
+
+
+def test_channel_filter_gradients() -> None:
+    inputs = tuple(x.requires_grad_() for x in (rand(2, 2, 4, 3), rand(2, 2, 3, 3, seed=1), rand(2, seed=2)))
+    assert torch.autograd.gradcheck(channel_filter, inputs)
+
+
+def test_channel_filter_refuses_wrong_filters() -> None:
+    with pytest.raises(ValueError, match=r'need filters \(2, 3, 3, 3\), got \(2, 4, 3, 3\)'):
+        channel_filter(rand(2, 3, 4, 4), rand(2, 4, 3, 3), rand(3))
+
+
+# Temporal convolution
+
+
+@LAYOUTS
+@DTYPES
+@pytest.mark.parametrize(('c_in', 'c_out'), [(2, 5), (5, 2), (3, 3)])
+@pytest.mark.parametrize(('num_frame', 'batch'), [(1, 2), (2, 1), (4, 3)])
+def test_temporal_conv_equals_conv3d(
+    layout: Callable[[Tensor], Tensor], dtype: torch.dtype, c_in: int, c_out: int, num_frame: int, batch: int
+) -> None:
+    x, weight = layout(rand(num_frame * batch, c_in, 3, 4, dtype=dtype)), rand(c_out, c_in, 3, dtype=dtype, seed=1)
+    assert_same(
+        lambda x, w: temporal_conv(x, w, num_frame), lambda x, w: temporal_conv_reference(x, w, num_frame), x, weight
+    )
+
+
+# Reflection
+
+
+@pytest.mark.parametrize(
+    ('size', 'to'), [((5, 7), (8, 8)), ((1, 1), (16, 16)), ((2, 3), (16, 16)), ((9, 16), (16, 16))]
+)
+def test_reflect_pad_against_numpy(size: tuple[int, int], to: tuple[int, int]) -> None:
+    x = rand(2, 3, *size)
+    expected = np.pad(x.numpy(), ((0, 0), (0, 0), (0, to[0] - size[0]), (0, to[1] - size[1])), mode='reflect')
+    np.testing.assert_array_equal(reflect_pad(x, *to), expected)
+
+
+def test_reflect_pad_is_torchs_where_that_is_defined() -> None:
+    x = rand(1, 2, 3, 10, 12)
+    assert torch.equal(reflect_pad(x, 16, 16), F.pad(x, (0, 4, 0, 6, 0, 0), mode='reflect'))
+    assert reflect_pad(x, 10, 12) is x
