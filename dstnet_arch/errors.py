@@ -5,6 +5,9 @@ A message has three parts: what was given, what is allowed, how to mend it.
 
 from __future__ import annotations
 
+import sys
+from types import TracebackType
+
 EXIT_STATUS = 2
 
 
@@ -26,3 +29,27 @@ class CheckpointError(DSTNetError):
 
 class TrainingError(DSTNetError):
     """A training run cannot go on, for instance because its loss is no longer finite."""
+
+
+def message_of(error: DSTNetError) -> str:
+    """The message for the user, also where a loading process of PyTorch has put its traceback in front of it."""
+    return f'error: {str(error).rsplit(f"{type(error).__qualname__}: ", 1)[-1].rstrip()}'
+
+
+def install_excepthook() -> None:
+    """Have an uncaught error of this package end the program as described above; all others go their usual way.
+
+    For runs of stock BasicSR's own pipelines, which have no place to catch our errors in.
+    """
+    previous = sys.excepthook
+    if getattr(previous, '__module__', None) == __name__:
+        return
+
+    def excepthook(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+        if not isinstance(error, DSTNetError):
+            previous(kind, error, traceback)
+            return
+        print(message_of(error), file=sys.stderr)
+        sys.exit(EXIT_STATUS)
+
+    sys.excepthook = excepthook

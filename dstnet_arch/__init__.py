@@ -1,0 +1,43 @@
+"""DSTNet: deep discriminative spatial and temporal network for video deblurring (CVPR 2023), on stock BasicSR.
+
+>>> from dstnet_arch import DSTNet, load_checkpoint
+
+needs PyTorch alone. Where BasicSR is installed, importing this package also sees to it that the network, the data
+sets, the model, the loss and the metric stand in BasicSR's registries as soon as BasicSR is imported, whichever of
+the two comes first.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from dstnet_arch.toolbox.startup._dstnet_arch_hook import install as _install_hook
+
+if TYPE_CHECKING:
+    from dstnet_arch.archs.checkpoint import load_checkpoint
+    from dstnet_arch.archs.dstnet_arch import DSTNet
+
+__version__ = '0.1.0'
+__all__ = ['DSTNet', '__version__', 'load_checkpoint']
+
+# Public name -> module. Loaded on first use: commands that need no network start without PyTorch.
+_PUBLIC = {
+    'DSTNet': 'dstnet_arch.archs.dstnet_arch',
+    'load_checkpoint': 'dstnet_arch.archs.checkpoint',
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    value = getattr(import_module(_PUBLIC[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+_install_hook()

@@ -1,0 +1,184 @@
+"""Options files: reading them safely, and one clear error in place of what stock BasicSR makes of a wrong one."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import copy
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dstnet_arch.errors import DSTNetError, OptionsError, install_excepthook, message_of
+from dstnet_arch.toolbox.registration import names
+
+ParseOptions = Callable[..., tuple[dict[str, Any], argparse.Namespace]]
+
+
+class _Loader(yaml.SafeLoader):
+    """Constructs nothing but plain values, and notes what stock BasicSR would run or drop without a word."""
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self.problems: list[str] = []
+
+    def leave_out(self, node: yaml.Node) -> None:
+        self.problems.append(
+            f'line {node.start_mark.line + 1} has the tag {node.tag}. Options are data: plain values and the standard '
+            'tags of YAML, such as !!float, are allowed. Take the tag out'
+        )
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value if key.tag != 'tag:yaml.org,2002:merge']
+        for key in {key for key in keys if keys.count(key) > 1}:
+            self.problems.append(f'{key} stands twice in the section from line {node.start_mark.line + 1} on. Keep one')
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_constructor(None, _Loader.leave_out)  # every tag that SafeLoader does not know
+
+
+def read_options(path: str | Path) -> dict[str, Any]:
+    """Read an options file, as data only: no tag in it can run code.
+
+    Raises:
+        OptionsError: the file is missing, is no YAML, or holds something else than keys and values; or it is for this
+            package's model or data sets and holds tags that construct Python objects, or a key twice.
+    """
+    try:
+        text = Path(path).read_text(encoding='utf-8')
+    except (OSError, UnicodeDecodeError) as error:
+        raise OptionsError(
+            f'The options file {path} cannot be read: {getattr(error, "strerror", None) or error}. '
+            f'Give the path of a YAML file, e.g. -opt options/train_DSTNet_GoPro.yml (seen from {Path.cwd()}).'
+        ) from None
+    try:
+        loader = _Loader(text)
+        opt = loader.get_single_data()
+    except yaml.YAMLError as error:
+        raise OptionsError(
+            f'The options file {path} is not valid YAML: {" ".join(str(error).split())}. Mend the line that is named.'
+        ) from None
+    if not isinstance(opt, dict):
+        raise OptionsError(f'The options file {path} holds no keys. See options/train_DSTNet_GoPro.yml for an example.')
+    if loader.problems and concerns_us(opt):
+        raise OptionsError(f'The options file {path}: {"; ".join(loader.problems)}.')
+    return opt
+
+
+def concerns_us(opt: dict[str, Any]) -> bool:
+    """Whether options are for this package's model or data sets, and not for somebody else's alone."""
+    datasets = opt.get('datasets')
+    types = [d.get('type') for d in datasets.values() if isinstance(d, dict)] if isinstance(datasets, dict) else []
+    return opt.get('model_type') in names('MODEL_REGISTRY') or any(t in names('DATASET_REGISTRY') for t in types)
+
+
+def force(opt: dict[str, Any], entries: Sequence[str]) -> dict[str, Any]:
+    """Apply ``--force_yml`` entries to a copy of the options, to the same effect as stock BasicSR, evaluating nothing.
+
+    Raises:
+        OptionsError: an entry is not of the form ``key=value`` or ``section:key=value``, or names a section that the
+            file does not have.
+    """
+    opt = copy.deepcopy(opt)
+    for entry in entries:
+        keys, *values = entry.split('=')
+        if len(values) != 1:
+            raise OptionsError(
+                f'--force_yml {entry}: {"no" if not values else "more than one"} "=" given. '
+                'Allowed: section:key=value, e.g. train:total_iter=1000; a value with "=" in it goes into the file.'
+            )
+        *sections, last = keys.strip().split(':')
+        place: Any = opt
+        for section in sections:
+            place = place.get(section) if isinstance(place, dict) else None
+        if not isinstance(place, dict) or not last:
+            near = get_close_matches(keys.strip(), _paths(opt), 1, 0.5)
+            raise OptionsError(
+                f'--force_yml {entry}: there is no section {":".join(sections)} in the options file. '
+                + (f'The nearest key is {near[0]}.' if near else 'Give a key that stands in the file.')
+            )
+        place[last] = _forced_value(entry, values[0].strip())
+    return opt
+
+
+def checked_parse_options(parse: ParseOptions) -> ParseOptions:
+    """Wrap BasicSR's ``parse_options``: options of this package are checked as a whole, before anything is created.
+
+    Other people's options pass through as they are.
+    """
+
+    def parse_options(root_path: str, is_train: bool = True) -> tuple[dict[str, Any], argparse.Namespace]:
+        install_excepthook()
+        given = _command_line()
+        raw = read_options(given.opt) if given.opt else {}  # without a file, BasicSR's own parser complains
+        if not concerns_us(raw):
+            return parse(root_path, is_train)
+
+        from dstnet_arch.toolbox.options_schema import check_options
+
+        forced = force(raw, given.force_yml)
+        try:
+            opt, args = parse(root_path, is_train)
+        except (AttributeError, KeyError, TypeError):
+            check_options(forced, is_train)  # names the key that BasicSR has missed, and all other problems
+            raise
+        return check_options(opt, is_train), args
+
+    return parse_options
+
+
+def command(arguments: Sequence[str]) -> int:
+    """``dstnet options check FILE...``: check options files without running anything."""
+    parser = argparse.ArgumentParser(prog='dstnet options', description='Check options files.')
+    parser.add_argument('action', choices=['check'])
+    parser.add_argument('files', nargs='+', metavar='FILE')
+    parser.add_argument('--no-paths', action='store_true', help='do not ask for data and weights to be there')
+    args = parser.parse_args(arguments)
+
+    from dstnet_arch.toolbox.options_schema import check_options
+
+    status = 0
+    for file in args.files:
+        try:
+            opt = read_options(file)
+            datasets = opt.get('datasets')
+            check_options(opt, isinstance(datasets, dict) and 'train' in datasets, check_paths=not args.no_paths)
+        except DSTNetError as error:
+            print(f'{file}: {message_of(error)}', file=sys.stderr)
+            status = 2
+        else:
+            print(f'{file}: fine')
+    return status
+
+
+def _command_line() -> argparse.Namespace:
+    """What BasicSR's parser will read, as far as it matters here."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument('-opt')
+    parser.add_argument('--force_yml', nargs='+', default=[])
+    return parser.parse_known_args()[0]
+
+
+def _forced_value(entry: str, value: str) -> Any:
+    from basicsr.utils.options import _postprocess_yml_value
+
+    try:
+        # BasicSR evaluates what starts with a bracket as Python.
+        return ast.literal_eval(value) if value.startswith('[') else _postprocess_yml_value(value)
+    except (ValueError, SyntaxError):
+        raise OptionsError(
+            f'--force_yml {entry}: {value} is no value. '
+            'Allowed: a number, true, false, ~, text, or a list such as [1,2].'
+        ) from None
+
+
+def _paths(opt: dict[str, Any], prefix: str = '') -> Iterator[str]:
+    for key, value in opt.items():
+        yield f'{prefix}{key}'
+        if isinstance(value, dict):
+            yield from _paths(value, f'{prefix}{key}:')

@@ -1,0 +1,88 @@
+"""Find and read the training state that a run goes on from."""
+
+from __future__ import annotations
+
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dstnet_arch.errors import CheckpointError
+from dstnet_arch.toolbox.options import concerns_us
+
+LoadResumeState = Callable[[dict[str, Any]], Any]
+
+
+def resuming_anywhere(load: LoadResumeState) -> LoadResumeState:
+    """Wrap BasicSR's ``load_resume_state``, which works on CUDA alone and takes a damaged state for a good one.
+
+    Other people's runs on CUDA keep the original.
+    """
+
+    def load_resume_state(opt: dict[str, Any]) -> Any:
+        if concerns_us(opt):
+            found = _last_good(opt) if opt['auto_resume'] else _chosen(opt)
+        elif torch.cuda.is_available():
+            return load(opt)
+        else:
+            path = _states(opt)[:1] if opt['auto_resume'] else [opt['path'].get('resume_state')]
+            found = (path[0], torch.load(path[0], map_location='cpu')) if path and path[0] else None
+        if found is None:
+            return None
+        # As BasicSR does: the options name the state, and check_resume sets the paths of the networks beside it.
+        from basicsr.utils import check_resume
+
+        opt['path']['resume_state'] = str(found[0])
+        check_resume(opt, found[1]['iter'])
+        return found[1]
+
+    return load_resume_state
+
+
+def _states(opt: dict[str, Any]) -> list[Path]:
+    """The run's training states, the newest first."""
+    files = Path(opt['path']['training_states']).glob('*.state')
+    return sorted((file for file in files if file.stem.isdigit()), key=lambda file: int(file.stem), reverse=True)
+
+
+def _last_good(opt: dict[str, Any]) -> tuple[Path, Any] | None:
+    states = _states(opt)
+    for path in states:
+        try:
+            return path, _read(path, opt)
+        except CheckpointError as error:
+            print(f'dstnet_arch: {error} Trying the one before.', file=sys.stderr, flush=True)
+    if states:
+        # Starting anew would move the whole run aside.
+        raise CheckpointError(
+            f'None of the {len(states)} training states in {states[0].parent} can be read. '
+            'Start without --auto_resume to begin anew; the former run is kept under another name.'
+        )
+    return None
+
+
+def _chosen(opt: dict[str, Any]) -> tuple[Path, Any] | None:
+    path = opt['path'].get('resume_state')
+    return (Path(path), _read(Path(path), opt)) if path else None
+
+
+def _read(path: Path, opt: dict[str, Any]) -> Any:
+    """Read a state on the CPU, where optimisers and random generators take theirs from; data only, no code."""
+    try:
+        state = torch.load(path, map_location='cpu', weights_only=True)
+        iteration = state['iter']
+    except Exception as error:  # what a damaged file raises depends on where the damage is
+        reason = ' '.join(str(error).split())[:200]
+        raise CheckpointError(f'The training state {path} cannot be read ({type(error).__name__}: {reason}).') from None
+    kept = opt['path'].get('ignore_resume_networks') or ()
+    for network in (key for key in opt if key.startswith('network_') and key not in kept):
+        weights = Path(opt['path']['models'], f'{network.replace("network_", "net_")}_{iteration}.pth')
+        if not zipfile.is_zipfile(weights):  # which looks at the end of the file, the part that a crash cuts off
+            raise CheckpointError(
+                f'The weights {weights}, which belong to {path}, are missing or damaged. '
+                'A run goes on under the name that it has begun with.'
+            )
+    return state

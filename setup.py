@@ -1,0 +1,112 @@
+"""Metadata of the distribution, and the command that installs the start-up hook (dstnet_arch/toolbox/startup)."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+from setuptools import Command, find_packages, setup
+from setuptools.command.build import build
+
+ROOT = Path(__file__).resolve().parent
+STARTUP = Path('dstnet_arch', 'toolbox', 'startup')
+STARTUP_FILES = ('_dstnet_arch_hook.py', 'dstnet_arch.pth', 'dstnet_arch.start')
+
+
+class BuildStartup(Command):
+    """Copy the start-up hook to the top of site-packages, in wheels and in editable installs.
+
+    setuptools has no declaration for that: ``data_files`` land elsewhere.
+    """
+
+    user_options: list[tuple[str, str, str]] = []
+    editable_mode = False  # set by setuptools
+    build_lib: str | None
+
+    def initialize_options(self) -> None:
+        self.build_lib = None
+
+    def finalize_options(self) -> None:
+        self.set_undefined_options('build_py', ('build_lib', 'build_lib'))
+
+    def run(self) -> None:
+        Path(self._target()).mkdir(parents=True, exist_ok=True)
+        for name in STARTUP_FILES:
+            shutil.copyfile(ROOT / STARTUP / name, Path(self._target(), name))
+
+    def get_outputs(self) -> list[str]:
+        return [str(Path(self._target(), name)) for name in STARTUP_FILES]
+
+    def get_source_files(self) -> list[str]:
+        return [str(STARTUP / name) for name in STARTUP_FILES]
+
+    def _target(self) -> str:
+        # An editable install takes nothing from build_lib; what it packs is the folder given to `install`.
+        return self.get_finalized_command('install').install_lib if self.editable_mode else self.build_lib
+
+
+class Build(build):
+    """The standard build, and the start-up hook."""
+
+    sub_commands = [*build.sub_commands, ('build_startup', None)]
+
+
+def read_version() -> str:
+    source = (ROOT / 'dstnet_arch' / '__init__.py').read_text('utf-8')
+    found = re.search(r"^__version__ = '(.+)'$", source, re.MULTILINE)
+    assert found is not None
+    return found.group(1)
+
+
+EXTRAS = {
+    'video': ['mmcv-lite>=2.2.0', 'mmengine>=0.10.7'],
+    'test': ['hypothesis', 'pytest', 'PyWavelets'],
+    'dev': ['mypy', 'ruff', 'types-PyYAML', 'types-tqdm'],
+}
+
+setup(
+    name='dstnet-arch',
+    version=read_version(),
+    description='DSTNet (CVPR 2023) video deblurring: train, test and use it on stock BasicSR',
+    long_description=(ROOT / 'README.md').read_text('utf-8') if (ROOT / 'README.md').exists() else '',
+    long_description_content_type='text/markdown',
+    license='Apache-2.0',
+    license_files=['LICENSE'],
+    keywords=['video deblurring', 'video restoration', 'BasicSR', 'PyTorch'],
+    classifiers=[
+        'Development Status :: 4 - Beta',
+        'Intended Audience :: Science/Research',
+        'Operating System :: OS Independent',
+        'Programming Language :: Python :: 3',
+        'Programming Language :: Python :: 3.10',
+        'Programming Language :: Python :: 3.11',
+        'Programming Language :: Python :: 3.12',
+        'Programming Language :: Python :: 3.13',
+        'Topic :: Scientific/Engineering :: Image Processing',
+    ],
+    # The '.' makes an editable install a plain path, which editors and type checkers follow and which, unlike
+    # setuptools' finder module, costs no time at the start of the interpreter.
+    package_dir={'': '.'},
+    packages=find_packages(include=['dstnet_arch', 'dstnet_arch.*', 'data_prep', 'data_prep.*']),
+    package_data={'dstnet_arch': ['py.typed']},
+    python_requires='>=3.10',
+    install_requires=[
+        'torch',
+        'torchvision',
+        'basicsr>=1.4.2',
+        'lmdb',
+        'numpy',
+        'opencv-python',
+        'pydantic>=2',
+        'pyyaml',
+        'safetensors',
+        'scikit-image',  # its photographs make the sample set
+        'scipy',
+        'setuptools; python_version >= "3.12"',  # BasicSR imports distutils, which Python dropped in 3.12
+        'tqdm',
+    ],
+    extras_require=EXTRAS,
+    entry_points={'console_scripts': ['dstnet = dstnet_arch.__main__:main']},
+    cmdclass={'build': Build, 'build_startup': BuildStartup},
+)
