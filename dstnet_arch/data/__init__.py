@@ -1,1 +1,1 @@
-"""Video data: frame sources, datasets and the sampler."""
+"""Data sets of blurry and sharp videos, and what they are read from."""

@@ -1,0 +1,37 @@
+"""Cutting videos into the clips that are restored together."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Clip(NamedTuple):
+    """Frames start:stop of a video, of which keep_start:keep_stop count. All are positions in the video."""
+
+    start: int
+    stop: int
+    keep_start: int
+    keep_stop: int
+
+
+def clip_schedule(num_frames: int, clip_length: int | None) -> list[Clip]:
+    """The schedule of the released code: clips without overlap, the last one shifted back to end at the last frame.
+
+    A clip shifted back repeats frames; only those not restored before count. A video shorter than a clip is one clip.
+
+    Args:
+        num_frames: length of the video.
+        clip_length: frames in a clip; None for whole videos.
+
+    Raises:
+        ValueError: `clip_length` is less than 1.
+    """
+    if clip_length is None:
+        clip_length = max(num_frames, 1)
+    if clip_length < 1:
+        raise ValueError(f'clip_length is {clip_length}; it can be 1 or more, or None for whole videos')
+    schedule = []
+    for keep_start in range(0, num_frames, clip_length):
+        keep_stop = min(keep_start + clip_length, num_frames)
+        schedule.append(Clip(max(keep_stop - clip_length, 0), keep_stop, keep_start, keep_stop))
+    return schedule

@@ -1,0 +1,145 @@
+"""The order of samples, and the schedule of clips."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dstnet_arch.data.clips import clip_schedule
+from dstnet_arch.data.sampler import VideoDeblurSampler
+
+
+class FakeDataset:
+    def __init__(self, length: int, batch_size: int = 1, manual_seed: int = 0) -> None:
+        self.length = length
+        self.opt = {'batch_size_per_gpu': batch_size}
+        self.manual_seed = manual_seed
+
+    def __len__(self) -> int:
+        return self.length
+
+
+def epoch_of(sampler: VideoDeblurSampler, epoch: int) -> list[tuple[int, int]]:
+    sampler.set_epoch(epoch)
+    return list(sampler)
+
+
+@settings(deadline=None)
+@given(
+    length=st.integers(1, 40),
+    batch=st.integers(1, 4),
+    ranks=st.integers(1, 4),
+    ratio=st.sampled_from([0.3, 1, 2, 3.5]),
+    epochs=st.integers(1, 3),
+)
+def test_ranks_together_see_what_one_process_sees_at_every_iteration(
+    length: int, batch: int, ranks: int, ratio: float, epochs: int
+) -> None:
+    alone = VideoDeblurSampler(FakeDataset(length, batch * ranks), 1, 0, ratio)
+    together = [VideoDeblurSampler(FakeDataset(length, batch), ranks, rank, ratio) for rank in range(ranks)]
+    for epoch in range(epochs):
+        whole = epoch_of(alone, epoch)
+        parts = [epoch_of(sampler, epoch) for sampler in together]
+        assert len(whole) % (batch * ranks) == 0
+        assert {len(part) for part in parts} == {len(whole) // ranks} == {len(sampler) for sampler in together}
+        for rank, part in enumerate(parts):
+            assert part == whole[rank::ranks]
+        for iteration in range(len(whole) // (batch * ranks)):
+            seen = [part[iteration * batch : (iteration + 1) * batch] for part in parts]
+            expected = whole[iteration * batch * ranks : (iteration + 1) * batch * ranks]
+            assert sorted(itertools.chain(*seen)) == sorted(expected)
+
+
+@settings(deadline=None)
+@given(length=st.integers(1, 40), batch=st.integers(1, 4), ratio=st.sampled_from([0.3, 1, 2]))
+def test_draws_are_unique_and_no_sample_comes_twice_before_all_came_once(length: int, batch: int, ratio: float) -> None:
+    sampler = VideoDeblurSampler(FakeDataset(length, batch), 1, 0, ratio)
+    pairs = list(itertools.chain(*(epoch_of(sampler, epoch) for epoch in range(6))))
+    assert [draw for _, draw in pairs] == list(range(len(pairs)))
+    indices = [index for index, _ in pairs]
+    for start in range(0, len(indices) - length + 1, length):
+        assert sorted(indices[start : start + length]) == list(range(length))
+
+
+def test_order_depends_on_epoch_and_seed_alone() -> None:
+    sampler = VideoDeblurSampler(FakeDataset(50), 1, 0)
+    first, second = epoch_of(sampler, 0), epoch_of(sampler, 1)
+    assert [index for index, _ in first] != [index for index, _ in second] != list(range(50))
+    assert epoch_of(sampler, 0) == first
+    assert epoch_of(VideoDeblurSampler(FakeDataset(50), 1, 0), 1) == second
+    assert epoch_of(VideoDeblurSampler(FakeDataset(50, manual_seed=1), 1, 0), 0) != first
+
+
+@pytest.mark.parametrize(
+    ('length', 'batch', 'ranks', 'ratio'), [(7, 4, 1, 1), (7, 2, 2, 1), (3, 8, 2, 1), (5, 2, 1, 2.5)]
+)
+def test_an_epoch_has_the_iterations_that_the_training_loop_counts_on(
+    length: int, batch: int, ranks: int, ratio: float
+) -> None:
+    sampler = VideoDeblurSampler(FakeDataset(length, batch), ranks, 0, ratio)
+    counted_on = -(-length * ratio // (batch * ranks))
+    assert len(sampler) // batch == counted_on  # the loader drops batches that are not full
+    assert sampler.num_samples == len(sampler)
+
+
+def test_start_at_leaves_out_the_beginning_of_its_epoch_only() -> None:
+    sampler = VideoDeblurSampler(FakeDataset(10, batch_size=2), 2, 1, 3)
+    whole = [epoch_of(sampler, epoch) for epoch in range(3)]
+    sampler.set_epoch(0)
+    sampler.start_at(4, epoch=1)
+    assert next(iter(sampler)) == whole[0][0]  # a loader may begin another epoch in vain before it resumes
+    assert epoch_of(sampler, 1) == whole[1][4:]
+    assert epoch_of(sampler, 1) == whole[1][4:]
+    assert epoch_of(sampler, 2) == whole[2]
+    assert len(sampler) == len(whole[0])
+    sampler.start_at(len(sampler), epoch=2)
+    assert epoch_of(sampler, 2) == []
+    for position in (-1, len(sampler) + 1):
+        with pytest.raises(ValueError, match=f'position is {position}'):
+            sampler.start_at(position, epoch=2)
+
+
+def test_an_epoch_begun_keeps_its_order_when_the_next_one_is_set() -> None:
+    sampler = VideoDeblurSampler(FakeDataset(10), 1, 0)
+    expected = epoch_of(sampler, 0)
+    sampler.set_epoch(0)
+    iterator = iter(sampler)
+    begun = [next(iterator)]
+    sampler.set_epoch(1)
+    assert begun + list(iterator) == expected
+
+
+@pytest.mark.parametrize('wrong', [{'rank': 2}, {'rank': -1}, {'ratio': 0}, {'dataset': FakeDataset(0)}])
+def test_impossible_samplers_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError):
+        VideoDeblurSampler(**{'dataset': FakeDataset(3), 'num_replicas': 2, 'rank': 0} | wrong)
+
+
+def test_data_sets_of_others_can_be_sampled() -> None:
+    assert len(VideoDeblurSampler(['a', 'b', 'c'], 1, 0)) == 3
+
+
+@settings(deadline=None)
+@given(num_frames=st.integers(0, 200), clip_length=st.integers(1, 60) | st.none())
+def test_schedule_counts_every_frame_once_in_clips_of_full_length(num_frames: int, clip_length: int | None) -> None:
+    schedule = clip_schedule(num_frames, clip_length)
+    kept = [frame for clip in schedule for frame in range(clip.keep_start, clip.keep_stop)]
+    assert kept == list(range(num_frames))
+    for clip in schedule:
+        assert 0 <= clip.start <= clip.keep_start < clip.keep_stop <= clip.stop <= num_frames
+        assert clip.stop - clip.start == min(clip_length or num_frames, num_frames)
+    # Only the last clip may repeat frames.
+    assert all((clip.start, clip.stop) == (clip.keep_start, clip.keep_stop) for clip in schedule[:-1])
+
+
+def test_schedule_of_known_videos() -> None:
+    assert clip_schedule(77, 30) == [(0, 30, 0, 30), (30, 60, 30, 60), (47, 77, 60, 77)]
+    assert clip_schedule(60, 30) == [(0, 30, 0, 30), (30, 60, 30, 60)]
+    assert clip_schedule(12, 30) == [(0, 12, 0, 12)]
+    assert clip_schedule(77, None) == [(0, 77, 0, 77)]
+    with pytest.raises(ValueError, match='clip_length is 0'):
+        clip_schedule(77, 0)
