@@ -1,1 +1,1 @@
-"""BasicSR models."""
+"""BasicSR models: what trains, validates and tests the networks."""

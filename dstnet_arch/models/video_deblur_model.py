@@ -1,0 +1,639 @@
+"""BasicSR model for video deblurring, for any network that maps a clip (B, T, 3, H, W) to one of the same shape."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from copy import deepcopy
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
+
+import torch
+from basicsr.losses import build_loss
+from basicsr.metrics import calculate_metric
+from basicsr.models.sr_model import SRModel
+from basicsr.utils import get_root_logger
+from basicsr.utils.dist_util import master_only
+from basicsr.utils.registry import METRIC_REGISTRY
+from torch import Tensor, nn
+from torch import distributed as dist
+from torch.nn.parallel import DataParallel, DistributedDataParallel
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from dstnet_arch.archs.checkpoint import read_state_dict
+from dstnet_arch.errors import CheckpointError, DataError, DSTNetError, OptionsError, TrainingError
+from dstnet_arch.metrics.report import COLUMNS, Column, Record, ScoreBook
+from dstnet_arch.models.checkpoint_io import save_checkpoint
+from dstnet_arch.models.evaluation import Evaluation, Image, evaluate, image_path
+from dstnet_arch.models.loss_watch import LossWatch
+from dstnet_arch.models.training_state import resume_optimizer, resume_scheduler, rng_states, set_rng_states
+
+AUTOCAST_DTYPES = {'none': None, 'bf16': torch.bfloat16, 'fp16': torch.float16}
+"""What `train.amp` and `val.amp` can be."""
+
+_LOSSES = {'l_pix': 'pixel_opt', 'l_freq': 'frequency_opt'}
+_NOT_OPTIMIZERS = ('Optimizer', 'LBFGS', 'SparseAdam')  # the base class; wants a closure; wants sparse gradients
+_LEAST_LOSS_SCALE = 1e-6
+_NAMED_AT_MOST = 5
+
+T = TypeVar('T')
+
+
+class VideoDeblurModel(SRModel):
+    """Train, validate and test a video deblurring network with stock BasicSR's own loops.
+
+    `SRModel` puts network, averaged weights, losses, optimiser and schedule together in the way that BasicSR's users
+    know, so this class replaces the steps that fall short and keeps the frame. (`VideoBaseModel` and
+    `VideoRecurrentModel` would add a validation that is replaced as well.)
+
+    One iteration is one step of the optimiser. With `train.accum_iter: k` the batch of the data loader is cut into k
+    parts and their gradients are averaged, so that iterations, schedule, checkpoints and logs mean the same for every
+    k. `datasets.train.batch_size_per_gpu` is the batch of a step, a multiple of k.
+
+    A resumed run takes its progress (moments, learning rate, averaged weights, loss scale, random generators, best
+    scores) from the training state, and its settings (weight decay, period of the schedule, …) from the options.
+
+    Attributes:
+        lq, gt: the batch that `feed_data` took, (B, T, 3, H, W), RGB in [0, 1].
+        output: what `test` made of it, the same shape.
+
+    Args:
+        opt: BasicSR's options.
+
+    Raises:
+        OptionsError: an option does not suit the network, the data or the machine.
+        CheckpointError: `path.pretrain_network_g` cannot be read or does not fit the network.
+    """
+
+    def __init__(self, opt: dict[str, Any]) -> None:
+        if opt['num_gpu'] != 0 and not torch.cuda.is_available():
+            raise OptionsError(
+                f'num_gpu is {opt["num_gpu"]}, but PyTorch {torch.__version__} sees no GPU here. Set num_gpu to 0 or '
+                'auto, or install a PyTorch with CUDA and a driver for it.'
+            )
+        self.val_opt: dict[str, Any] = opt.get('val') or {}
+        self.val_dtype = _autocast_dtype(self.val_opt, 'val:amp')
+        self.metrics: dict[str, dict[str, Any]] = self.val_opt.get('metrics') or {}
+        _check_metrics(self.metrics)
+        # Keyed by data set. The blurry inputs' scores never change, so repeated validations look them up.
+        self._input_records: WeakKeyDictionary[Any, list[Record]] = WeakKeyDictionary()
+        self._last_validation: WeakKeyDictionary[Any, int | str] = WeakKeyDictionary()
+        super().__init__(opt)
+
+    # ---- building
+
+    def model_to_device(self, net: nn.Module) -> nn.Module:
+        """Move the network to the device and, for training, wrap it for several of them."""
+        net = net.to(self.device)
+        if not self.is_train:
+            return net
+        if self.opt['dist']:
+            return DistributedDataParallel(
+                net,
+                device_ids=[torch.cuda.current_device()] if self.device.type == 'cuda' else None,
+                find_unused_parameters=self.opt.get('find_unused_parameters', False),
+            )
+        return DataParallel(net) if self.opt['num_gpu'] > 1 else net
+
+    @master_only
+    def print_network(self, net: nn.Module) -> None:
+        """Log the network's name and size; its tree of modules would fill pages."""
+        net = self.get_bare_model(net)
+        count = sum(p.numel() for p in net.parameters())
+        get_root_logger().info(f'Network {type(net).__name__}: {count:,} parameters')
+
+    def load_network(
+        self, net: nn.Module, load_path: str, strict: bool = True, param_key: str | None = 'params'
+    ) -> None:
+        """Load weights: our checkpoints, .safetensors and, into a network that converts them, released files.
+
+        Args:
+            net: the network, wrapped or not.
+            load_path: the file.
+            strict: refuse weights that do not all fit; else load those that fit and log the others.
+            param_key: which weights of the file; one that is not there falls back to 'params'.
+
+        Raises:
+            CheckpointError: the file cannot be read, or its weights do not fit and `strict` is set.
+        """
+        net = self.get_bare_model(net)
+        state_dict = read_state_dict(load_path, param_key)
+        get_root_logger().info(f'Loading {type(net).__name__} from {load_path}, key {param_key}.')
+        try:
+            net.load_state_dict(state_dict, strict=True)
+        except RuntimeError as error:  # PyTorch raises it after it has loaded all that fits
+            problem = f'{load_path} does not fit {type(net).__name__}: {_first_problems(error)}'
+            if strict:
+                raise CheckpointError(
+                    f'{problem} Give the network_g that the file was made with, another file, or '
+                    'path:strict_load_g=false to load what fits.'
+                ) from None
+            get_root_logger().warning(f'{problem} The rest was loaded.')
+
+    def init_training_settings(self) -> None:
+        """Set up everything that only training needs."""
+        train_opt = self.opt['train']
+        net = self.get_bare_model(self.net_g).train()
+        self.train_dtype = _autocast_dtype(train_opt, 'train:amp')
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.train_dtype == torch.float16)
+        self.accum_iter = int(train_opt.get('accum_iter') or 1)
+        self.grad_clip = float(train_opt.get('grad_clip') or 0)
+        self.loss_watch = LossWatch()
+        self._resumed_rng: dict[str, Any] | None = None
+        if train_opt.get('gradient_checkpointing'):
+            if not hasattr(net, 'gradient_checkpointing'):
+                raise OptionsError(
+                    f'train:gradient_checkpointing is on, but {type(net).__name__} cannot do that: it has no attribute '
+                    'gradient_checkpointing. Set it to false; a larger train:accum_iter saves memory, too.'
+                )
+            net.gradient_checkpointing = True
+
+        self.ema_decay = float(train_opt.get('ema_decay') or 0)
+        if self.ema_decay > 0:
+            self.net_g_ema = deepcopy(net).eval().requires_grad_(False)
+            # To resume, BasicSR names the run's own checkpoint here, and 'params' for the other network.
+            if load_path := self.opt['path'].get('pretrain_network_g'):
+                strict = self.opt['path'].get('strict_load_g', True)
+                self.load_network(self.net_g_ema, load_path, strict, 'params_ema')
+
+        self.criteria = {
+            name: build_loss(train_opt[key]).to(self.device) for name, key in _LOSSES.items() if train_opt.get(key)
+        }
+        perceptual_opt = train_opt.get('perceptual_opt')
+        self.cri_perceptual = build_loss(perceptual_opt).to(self.device) if perceptual_opt else None
+        if not self.criteria and self.cri_perceptual is None:
+            raise OptionsError('There is no loss to train with: set train:pixel_opt, or train:frequency_opt, or both.')
+        self.setup_optimizers()
+        self.setup_schedulers()
+
+    def get_optimizer(self, optim_type: str, params: Any, lr: float, **kwargs: Any) -> torch.optim.Optimizer:
+        """Make any optimiser of `torch.optim`, fused where it can be.
+
+        Raises:
+            OptionsError: there is no such optimiser, or it does not take these arguments.
+        """
+        known: dict[str, Any] = {
+            name: cls
+            for name, cls in vars(torch.optim).items()
+            if inspect.isclass(cls) and issubclass(cls, torch.optim.Optimizer) and name not in _NOT_OPTIMIZERS
+        }
+        if optim_type not in known:
+            raise OptionsError(f'train:optim_g:type is {optim_type}; it can be {", ".join(sorted(known))}.')
+        make = partial(known[optim_type], params, lr=lr)
+        takes = inspect.signature(known[optim_type]).parameters
+        try:
+            if 'fused' in takes and not {'fused', 'foreach'} & kwargs.keys():
+                # One kernel for all parameters; on a CPU, too, it takes a third of the time.
+                with suppress(RuntimeError):  # there is none for this device
+                    return make(fused=True, **kwargs)
+            return make(**kwargs)
+        except (TypeError, ValueError) as error:
+            allowed = ', '.join(name for name in takes if name != 'params')
+            raise OptionsError(
+                f'train:optim_g does not suit {optim_type}: {error}. Its arguments are {allowed}.'
+            ) from error
+
+    # ---- training
+
+    def feed_data(self, data: Mapping[str, Any]) -> None:
+        """Take a batch: 'lq' (B, T, 3, H, W) and, where there is ground truth, 'gt' of the same shape.
+
+        Raises:
+            DataError: there is no 'lq'.
+        """
+        if 'lq' not in data:
+            raise DataError(f'The data set gives {", ".join(data)}; a video deblurring network needs "lq".')
+        self.lq = self._to_device(data['lq'])
+        if 'gt' in data:
+            self.gt = self._to_device(data['gt'])
+        elif hasattr(self, 'gt'):
+            del self.gt  # of the batch before
+
+    def _to_device(self, batch: Tensor) -> Tensor:
+        batch = batch.to(self.device, non_blocking=True)
+        if batch.is_cuda:
+            # Stock CUDAPrefetcher copies in a stream of its own, which could reuse this memory too early.
+            batch.record_stream(torch.cuda.current_stream())
+        # On the CPU, `to` returns the caller's own tensor; a view keeps its shape when the caller squeezes that.
+        return batch[:]
+
+    def optimize_parameters(self, current_iter: int) -> None:
+        """Make one step of the optimiser on the batch that `feed_data` took.
+
+        Raises:
+            DataError: the batch has no ground truth.
+            OptionsError: it cannot be cut into `accum_iter` parts, or the network changes the shape.
+            TrainingError: a loss is not finite, or memory is short.
+        """
+        self._restore_rng()
+        with _memory_advice('train:accum_iter=2 or more, train:gradient_checkpointing=true or train:amp=bf16'):
+            self.optimizer_g.zero_grad(set_to_none=True)
+            losses = self._backward()
+            if self.opt['dist']:  # every rank learns of a loss that is not finite: all stop, and none waits
+                mean = torch.stack(list(losses.values()))
+                dist.all_reduce(mean)
+                losses = dict(zip(losses, mean / self.opt['world_size'], strict=True))
+            self.loss_watch.add(current_iter, losses)
+            self._step()
+
+    def _backward(self) -> dict[str, Tensor]:
+        """Accumulate the gradients of the mean loss over the parts of the batch; returns the mean of each loss."""
+        parts = self._cut_batch()
+        means: dict[str, Tensor] = {}
+        for i, (lq, gt) in enumerate(parts):
+            with self._gradients_exchanged_if(i == len(parts) - 1):
+                losses = {name: loss / len(parts) for name, loss in self._losses(lq, gt).items()}
+                self.scaler.scale(torch.stack(list(losses.values())).sum()).backward()
+            means = {name: means.get(name, 0) + loss.detach() for name, loss in losses.items()}
+        return means
+
+    def _cut_batch(self) -> list[tuple[Tensor, Tensor]]:
+        if not hasattr(self, 'gt'):
+            raise DataError('The training set gives no "gt", but training needs sharp frames. Set its dataroot_gt.')
+        if len(self.lq) % self.accum_iter:
+            raise OptionsError(
+                f'A batch of {len(self.lq)} clips cannot be cut into train:accum_iter={self.accum_iter} equal parts. '
+                'Set datasets:train:batch_size_per_gpu, the clips of one step, to a multiple of it.'
+            )
+        return list(zip(self.lq.chunk(self.accum_iter), self.gt.chunk(self.accum_iter), strict=True))
+
+    def _gradients_exchanged_if(self, last: bool) -> AbstractContextManager[None]:
+        """Ranks exchange gradients in a backward pass; of those of one step, only the last needs to."""
+        return nullcontext() if last or not isinstance(self.net_g, DistributedDataParallel) else self.net_g.no_sync()
+
+    def _losses(self, lq: Tensor, gt: Tensor) -> dict[str, Tensor]:
+        with self._autocast(self.train_dtype):
+            output = self.net_g(lq)
+        if output.shape != gt.shape:
+            raise OptionsError(
+                f'{type(self.get_bare_model(self.net_g)).__name__} makes {tuple(output.shape)} of {tuple(lq.shape)}, '
+                f'but the sharp frames are {tuple(gt.shape)}. Choose a network_g that keeps the shape.'
+            )
+        output, gt = output.float(), gt.float()
+        losses = {name: criterion(output, gt) for name, criterion in self.criteria.items()}
+        if self.cri_perceptual is not None:  # made for pictures, not for clips
+            perceptual, style = self.cri_perceptual(output.flatten(0, 1), gt.flatten(0, 1))
+            losses |= {name: x for name, x in (('l_percep', perceptual), ('l_style', style)) if x is not None}
+        return losses
+
+    def _step(self) -> None:
+        if self.grad_clip > 0:
+            self.scaler.unscale_(self.optimizer_g)
+            nn.utils.clip_grad_norm_(self.net_g.parameters(), self.grad_clip)
+        self.scaler.step(self.optimizer_g)
+        self.scaler.update()
+        if self.ema_decay > 0:
+            self.model_ema(self.ema_decay)
+
+    def model_ema(self, decay: float = 0.999) -> None:
+        """Move the averaged weights by `1 - decay` towards the network's, and copy its buffers."""
+        net = self.get_bare_model(self.net_g)
+        average, current = list(self.net_g_ema.parameters()), list(net.parameters())
+        get_ema_multi_avg_fn(decay)(average, current, torch.ones(()))
+        for mine, theirs in zip(self.net_g_ema.buffers(), net.buffers(), strict=True):
+            mine.copy_(theirs)
+
+    def get_current_log(self) -> dict[str, float]:
+        """The losses of the latest iteration, means over its batch and the ranks.
+
+        Raises:
+            TrainingError: one of them is not finite, or fp16 overflows at every loss scale.
+        """
+        if self.scaler.is_enabled() and self.scaler.get_scale() < _LEAST_LOSS_SCALE:
+            raise TrainingError(
+                f'The loss scale of fp16 has fallen to {self.scaler.get_scale():.1e}: the gradients overflow at every '
+                'step, and nothing is learnt. Go on from the last checkpoint with train:amp=bf16 or none.'
+            )
+        return dict(self.loss_watch.read())
+
+    # ---- restoring
+
+    def restore(self, lq: Tensor) -> Tensor:
+        """Restore a clip, in training with the averaged weights where there are any.
+
+        Validation, testing and `test` all come through here: override it to restore in another way (as a stream, say).
+
+        Args:
+            lq: (B, T, 3, H, W), RGB in [0, 1], on any device.
+
+        Returns:
+            The restored clip: same shape, float32, on the model's device, not clamped.
+
+        Raises:
+            TrainingError: memory is short.
+        """
+        # Without its wrapper, which would wait for ranks that have no clip left.
+        net = self.net_g_ema if hasattr(self, 'net_g_ema') else self.get_bare_model(self.net_g)
+        was_training = net.training
+        net.eval()
+        try:
+            with (
+                _memory_advice('a smaller clip_length in the options of the data set, or val:amp=bf16'),
+                torch.inference_mode(),
+                self._autocast(self.val_dtype),
+            ):
+                return net(lq.to(self.device)).float()
+        finally:
+            net.train(was_training)
+
+    def test(self) -> None:
+        """Restore the clip that `feed_data` took."""
+        self.output = self.restore(self.lq)
+
+    def _autocast(self, dtype: torch.dtype | None) -> AbstractContextManager[Any]:
+        return torch.amp.autocast(self.device.type, dtype=dtype, enabled=dtype is not None)
+
+    # ---- saving and resuming
+
+    def save(self, epoch: int, current_iter: int) -> None:
+        """Save the weights and then the training state, each whole or not at all: a state has its weights beside it.
+
+        Args:
+            epoch: current epoch.
+            current_iter: current iteration; -1 saves the weights as 'latest', and no state.
+
+        Raises:
+            TrainingError: a loss or the weights are not finite; nothing was saved.
+            CheckpointError: a file cannot be written; those before are untouched.
+        """
+        self.loss_watch.read()
+        self._check_weights()
+        super().save(epoch, current_iter)
+
+    def _check_weights(self) -> None:
+        for name, parameter in self.get_bare_model(self.net_g).named_parameters():
+            if not torch.isfinite(parameter).all():
+                raise TrainingError(
+                    f'Training stopped: the weights {name} are no longer finite, so they were not saved. Go on from '
+                    'the last checkpoint with --auto_resume and a lower train:optim_g:lr or train:grad_clip=0.1.'
+                )
+
+    @master_only
+    def save_network(
+        self, net: nn.Module | list[nn.Module], net_label: str, current_iter: int, param_key: str | list[str] = 'params'
+    ) -> None:
+        """Save networks to one file, each under its key."""
+        nets = net if isinstance(net, list) else [net]
+        keys = param_key if isinstance(param_key, list) else [param_key]
+        weights = {key: _on_cpu(self.get_bare_model(net).state_dict()) for key, net in zip(keys, nets, strict=True)}
+        label = 'latest' if current_iter == -1 else current_iter
+        save_checkpoint(weights, Path(self.opt['path']['models'], f'{net_label}_{label}.pth'))
+
+    def save_training_state(self, epoch: int, current_iter: int) -> None:
+        """Save what a resumed run needs beside the weights."""
+        if current_iter == -1:
+            return
+        rng = self._on_all_ranks(rng_states)
+        if self.opt['rank'] != 0:
+            return
+        state = {
+            'epoch': epoch,
+            'iter': current_iter,
+            'optimizers': [optimizer.state_dict() for optimizer in self.optimizers],
+            'schedulers': [scheduler.state_dict() for scheduler in self.schedulers],
+            'classes': self._classes(),
+            'scaler': self.scaler.state_dict(),
+            'rng': rng,
+            'best_metric_results': getattr(self, 'best_metric_results', {}),
+        }
+        save_checkpoint(state, Path(self.opt['path']['training_states'], f'{current_iter}.state'))
+
+    def resume_training(self, resume_state: Mapping[str, Any]) -> None:
+        """Go on from a training state; its weights were loaded when the model was made.
+
+        Args:
+            resume_state: what `save_training_state` (or stock BasicSR's) saved, on any device.
+
+        Raises:
+            CheckpointError: it is of a run with another network, optimiser or schedule.
+        """
+        classes = resume_state.get('classes', self._classes())
+        try:
+            if classes != self._classes():
+                raise ValueError(f'it was made with {", ".join(classes)}, they say {", ".join(self._classes())}')
+            for optimizer, saved in zip(self.optimizers, resume_state['optimizers'], strict=True):
+                resume_optimizer(optimizer, saved)
+            for scheduler, saved in zip(self.schedulers, resume_state['schedulers'], strict=True):
+                resume_scheduler(scheduler, saved)
+        except (KeyError, ValueError) as error:
+            raise CheckpointError(
+                f'The training state does not fit the options: {error}. Resume with network_g, train:optim_g and '
+                'train:scheduler of that run, or begin anew from its weights (path:pretrain_network_g).'
+            ) from error
+        if self.scaler.is_enabled() and resume_state.get('scaler'):
+            self.scaler.load_state_dict(resume_state['scaler'])
+        self._resume_best(resume_state)
+        rng = resume_state.get('rng', [])
+        if len(rng) == self.opt['world_size']:
+            self._resumed_rng = rng[self.opt['rank']]
+            self._restore_rng(keep=True)
+        else:
+            get_root_logger().warning(
+                f'The training state holds random generators of {len(rng)} processes, for {self.opt["world_size"]} '
+                'here: they start from manual_seed instead.'
+            )
+
+    def _restore_rng(self, keep: bool = False) -> None:
+        """Called twice: between resuming and the first step, BasicSR makes its loader, which draws random numbers."""
+        if self._resumed_rng is not None:
+            set_rng_states(self._resumed_rng)
+            self._resumed_rng = self._resumed_rng if keep else None
+
+    def _resume_best(self, resume_state: Mapping[str, Any]) -> None:
+        self.best_metric_results = {
+            dataset: record
+            for dataset, record in resume_state.get('best_metric_results', {}).items()
+            if record.keys() == self.metrics.keys()  # unless they were changed meanwhile
+        }
+        # BasicSR saves an iteration before it validates it, so the scores of the last one stand in its tables only.
+        iteration = resume_state['iter']
+        for path in self._scores_folder().glob(f'*_{iteration}_summary.json'):
+            summary = json.loads(path.read_text(encoding='utf-8'))
+            means = summary['mean_over_frames']['restored']
+            if means.keys() == self.metrics.keys():
+                self._update_best(summary['dataset'], means, iteration)
+
+    def _classes(self) -> list[str]:
+        return [type(part).__name__ for part in (*self.optimizers, *self.schedulers)]
+
+    # ---- validation and test
+
+    def validation(self, dataloader: Any, current_iter: int | str, tb_logger: Any, save_img: bool = False) -> None:
+        """Restore a data set, score it beside its blurry input, save pictures and tables, and log the table.
+
+        Every rank takes its share of the clips, and rank 0 reports.
+
+        Args:
+            dataloader: its data set gives clips, see `evaluate`; the loader itself is not used.
+            current_iter: iteration; in stock's test the name of the run.
+            tb_logger: TensorBoard's writer or None.
+            save_img: save the restored frames under the source's own names.
+
+        Raises:
+            DataError: a clip cannot be loaded, scored or saved.
+            TrainingError: memory is short.
+        """
+        dataset = dataloader.dataset
+        name = dataset.opt['name']
+        if self.is_train:
+            self.loss_watch.read()
+            total = int(self.opt['train'].get('total_iter', current_iter))
+            # After the last iteration BasicSR validates once more, its counter being beyond the end.
+            if int(current_iter) > total and self._last_validation.get(dataset) == total:
+                return
+            current_iter = min(int(current_iter), total)
+        with_scores = bool(self.metrics) and dataset.has_gt
+        if not with_scores and not save_img:
+            get_root_logger().info(
+                f'{name}: no scores (val:metrics, dataroot_gt) and no pictures (val:save_img) wanted.'
+            )
+            return
+
+        folder = Path(self.opt['path']['visualization'], name, str(current_iter) if self.is_train else '')
+        known = self._input_records.get(dataset, [])
+        show_bar = self.val_opt.get('pbar', True) and self.opt['rank'] == 0
+        shares = self._on_all_ranks(
+            lambda: evaluate(
+                dataset,
+                self.restore,
+                score=self._score if with_scores else None,
+                score_input=not known,
+                save_path=partial(image_path, folder, suffix=self.val_opt.get('suffix')) if save_img else None,
+                rank=self.opt['rank'],
+                world_size=self.opt['world_size'],
+                pbar=name if show_bar else None,
+            )
+        )
+        records = known + [record for share in shares for record in share.records]
+        if self.is_train:
+            self._last_validation[dataset] = current_iter
+            self._input_records[dataset] = [record for record in records if record[0] == 'input']
+        if self.opt['rank'] == 0:
+            _log_times(name, shares, folder if save_img else None)
+            if with_scores:
+                self._report(name, current_iter, records, tb_logger)
+
+    def _score(self, image: Image, sharp: Image) -> list[float]:
+        return [float(calculate_metric({'img': image, 'img2': sharp}, opt)) for opt in self.metrics.values()]
+
+    def _report(self, dataset: str, current_iter: int | str, records: list[Record], tb_logger: Any) -> None:
+        """Write the tables of a data set, log them, and keep the best scores."""
+        book = ScoreBook(list(self.metrics), dataset, self._columns())
+        folder, stem = Path(self.opt['path'].get('results_root', '')), dataset
+        if self.is_train:
+            folder, stem = self._scores_folder(), f'{dataset}_{current_iter}'
+        try:
+            book.merge(records)
+            frames_csv, _ = book.write_csv(folder, stem)
+            book.write_json(folder / f'{stem}_summary.json', **self._provenance(current_iter))
+        except (ValueError, OSError) as error:
+            raise DataError(f'The tables {folder / stem}_* cannot be made: {error}') from error
+
+        self.metric_results = book.mean('restored')
+        lines = [f'Scores of {dataset}', book.table()]
+        if self.is_train:
+            self._update_best(dataset, self.metric_results, current_iter)
+            for metric, best in self.best_metric_results[dataset].items():
+                column = book.columns[metric]
+                lines.append(f'best {column.label}: {best["val"]:.{column.digits}f} at iteration {best["iter"]}')
+        get_root_logger().info('\n'.join([*lines, f'Frame by frame: {frames_csv}']))
+        if tb_logger:
+            for metric, value in self.metric_results.items():
+                tb_logger.add_scalar(f'metrics/{dataset}/{metric}', value, current_iter)
+
+    def _columns(self) -> dict[str, Column]:
+        return {
+            metric: COLUMNS.get(metric, Column(metric))._replace(higher_is_better=opt.get('better') != 'lower')
+            for metric, opt in self.metrics.items()
+        }
+
+    def _provenance(self, current_iter: int | str) -> dict[str, Any]:
+        """What the scores are of, for the summary."""
+        network = {'network': dict(self.opt['network_g']), 'amp': self.val_opt.get('amp') or 'none'}
+        if self.is_train:
+            return {'run': self.opt['name'], 'iteration': current_iter, **network}
+        return {'run': self.opt['name'], 'weights': self.opt['path'].get('pretrain_network_g'), **network}
+
+    def _update_best(self, dataset: str, means: Mapping[str, float | None], current_iter: int | str) -> None:
+        self._initialize_best_metric_results(dataset)
+        for metric, mean in means.items():
+            # JSON has no infinity and holds None for it.
+            self._update_best_metric_result(dataset, metric, float('inf') if mean is None else mean, current_iter)
+
+    def _scores_folder(self) -> Path:
+        return Path(self.opt['path']['experiments_root'], 'scores')
+
+    def _on_all_ranks(self, work: Callable[[], T]) -> list[T]:
+        """Run `work` on every rank and give all results to every rank.
+
+        Where it fails on one rank, all raise that error: none waits for a result that never comes.
+        """
+        if not self.opt['dist']:
+            return [work()]
+        mine: T | DSTNetError
+        try:
+            mine = work()
+        except DSTNetError as error:
+            mine = error
+        results: list[Any] = [None] * self.opt['world_size']
+        dist.all_gather_object(results, mine)
+        for result in results:
+            if isinstance(result, DSTNetError):
+                raise result
+        return results
+
+
+def _autocast_dtype(opt: Mapping[str, Any], key: str) -> torch.dtype | None:
+    amp = opt.get('amp') or 'none'
+    if amp not in AUTOCAST_DTYPES:
+        raise OptionsError(f'{key} is {amp}; it can be {", ".join(AUTOCAST_DTYPES)}.')
+    return AUTOCAST_DTYPES[amp]
+
+
+def _check_metrics(metrics: Mapping[str, Mapping[str, Any]]) -> None:
+    """Now, and not after the first thousands of iterations."""
+    for name, opt in metrics.items():
+        if opt.get('type') not in METRIC_REGISTRY:
+            known = ', '.join(sorted(METRIC_REGISTRY.keys()))
+            raise OptionsError(f'val:metrics:{name}:type is {opt.get("type")}; it can be {known}.')
+
+
+def _first_problems(error: RuntimeError) -> str:
+    """What `load_state_dict` complains about: the first few keys of each kind."""
+    problems = [line.strip() for line in str(error).splitlines()[1:]]
+    for i, problem in enumerate(problems):
+        keys = problem.split(', ')
+        if problem.startswith(('Missing key', 'Unexpected key')) and len(keys) > _NAMED_AT_MOST:
+            problems[i] = f'{", ".join(keys[:_NAMED_AT_MOST])} and {len(keys) - _NAMED_AT_MOST} more.'
+    more = f' And {len(problems) - _NAMED_AT_MOST} more.' if len(problems) > _NAMED_AT_MOST else ''
+    return ' '.join(problems[:_NAMED_AT_MOST]) + more
+
+
+def _on_cpu(state_dict: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value.cpu() if isinstance(value, Tensor) else value for name, value in state_dict.items()}
+
+
+def _log_times(dataset: str, shares: list[Evaluation], folder: Path | None) -> None:
+    frames = sum(share.num_frame for share in shares)
+    seconds = max(share.seconds for share in shares)
+    restoring = max(share.restore_seconds for share in shares)
+    saved = f', saved in {folder}' if folder else ''
+    get_root_logger().info(
+        f'{dataset}: {frames} frames restored in {seconds:.1f} s ({restoring:.1f} s in the network){saved}.'
+    )
+
+
+@contextmanager
+def _memory_advice(advice: str) -> Iterator[None]:
+    """Turn PyTorch's pages about memory that is short into one clear error."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, torch.cuda.OutOfMemoryError) and 'DefaultCPUAllocator' not in str(error):
+            raise
+        reason = str(error).splitlines()[0][:200]
+        raise TrainingError(f'There is not enough memory. Try {advice}. [{reason}]') from error
