@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 from setuptools import Command, find_packages, setup
 from setuptools.command.build import build
@@ -22,28 +23,27 @@ class BuildStartup(Command):
 
     user_options: list[tuple[str, str, str]] = []
     editable_mode = False  # set by setuptools
-    build_lib: str | None
 
     def initialize_options(self) -> None:
-        self.build_lib = None
+        self.build_lib: Any = None
 
     def finalize_options(self) -> None:
         self.set_undefined_options('build_py', ('build_lib', 'build_lib'))
 
     def run(self) -> None:
-        Path(self._target()).mkdir(parents=True, exist_ok=True)
+        self._target().mkdir(parents=True, exist_ok=True)
         for name in STARTUP_FILES:
-            shutil.copyfile(ROOT / STARTUP / name, Path(self._target(), name))
+            shutil.copyfile(ROOT / STARTUP / name, self._target() / name)
 
     def get_outputs(self) -> list[str]:
-        return [str(Path(self._target(), name)) for name in STARTUP_FILES]
+        return [str(self._target() / name) for name in STARTUP_FILES]
 
     def get_source_files(self) -> list[str]:
         return [str(STARTUP / name) for name in STARTUP_FILES]
 
-    def _target(self) -> str:
+    def _target(self) -> Path:
         # An editable install takes nothing from build_lib; what it packs is the folder given to `install`.
-        return self.get_finalized_command('install').install_lib if self.editable_mode else self.build_lib
+        return Path(self.get_finalized_command('install').install_lib if self.editable_mode else self.build_lib)
 
 
 class Build(build):

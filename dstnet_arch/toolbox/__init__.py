@@ -8,7 +8,8 @@ def activate() -> None:
 
     Called by the start-up hook right after BasicSR is imported. Calling it again does no harm.
     """
-    from dstnet_arch.toolbox import registration, shims
+    from dstnet_arch.toolbox.registration import register_all
+    from dstnet_arch.toolbox.shims import apply
 
-    shims.apply()
-    registration.register_all()
+    apply()
+    register_all()

@@ -60,8 +60,10 @@ def read_options(path: str | Path) -> dict[str, Any]:
         loader = _Loader(text)
         opt = loader.get_single_data()
     except yaml.YAMLError as error:
+        mark = getattr(error, 'problem_mark', None)
+        reason = f'line {mark.line + 1}: {getattr(error, "problem", "")}' if mark else ' '.join(str(error).split())
         raise OptionsError(
-            f'The options file {path} is not valid YAML: {" ".join(str(error).split())}. Mend the line that is named.'
+            f'The options file {path} is not valid YAML: {reason}. Mend it there, or in the lines before.'
         ) from None
     if not isinstance(opt, dict):
         raise OptionsError(f'The options file {path} holds no keys. See options/train_DSTNet_GoPro.yml for an example.')

@@ -11,6 +11,7 @@ import functools
 import os
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Sized
 from importlib import import_module
 from pathlib import Path
@@ -171,7 +172,17 @@ def sampler_of_the_dataset() -> None:
     stock.__new__ = new
 
 
+def no_warning_at_start() -> None:
+    """Silence runpy's warning at every ``python -m basicsr.train`` and ``python -m basicsr.test``.
+
+    Defect: ``basicsr/__init__`` imports these two files, which runpy then executes; with ``-W error`` nothing runs.
+    Acts: on this one warning about these two modules.
+    """
+    warnings.filterwarnings('ignore', r"'basicsr\.(train|test)' found in sys\.modules", RuntimeWarning)
+
+
 SHIMS = (
+    no_warning_at_start,
     outputs_in_current_folder,
     clear_option_errors,
     resume_anywhere,
@@ -189,4 +200,5 @@ def _replace(old: Callable[..., Any], new: Callable[..., Any]) -> None:
 
 
 def _file(module: ModuleType) -> Path | None:
-    return Path(module.__file__).resolve() if getattr(module, '__file__', None) else None
+    file = getattr(module, '__file__', None)
+    return Path(file).resolve() if file else None
