@@ -18,6 +18,7 @@ from dstnet_arch.archs.cwgdn import CWGDN, ChannelFilterNet, HighBandNet
 from dstnet_arch.archs.dstnet_arch import DSTNet
 from dstnet_arch.archs.dtff import DTFF, GatedFusion
 from dstnet_arch.archs.propagation import propagate
+from dstnet_arch.archs.reference import PlainDSTNet
 
 DATA = Path(__file__).parent / 'data'
 PACKAGE = Path(dstnet_arch.__file__).parent.parent
@@ -137,6 +138,19 @@ def test_network_against_the_paper(boundary: str, kwargs: dict[str, Any], num_fr
     net, x = small_net(boundary=boundary, **kwargs), clip(1, num_frame, 3, 16, 32)
     expected = naive.dstnet(frames_of(x[0]), weights(net), boundary)
     np.testing.assert_allclose(net(x)[0].detach(), expected, atol=1e-11)
+
+
+@pytest.mark.parametrize('kwargs', [{}, {'prop_feat': 3, 'num_block': 2, 'num_cwgdn': 2, 'boundary': 'paper'}])
+def test_network_equals_its_plain_schedule(kwargs: dict[str, Any]) -> None:
+    net, x = small_net(**kwargs), clip(2, 3, 3, 32, 48).requires_grad_()
+    plain = PlainDSTNet(**net.config).double()
+    plain.load_state_dict(net.state_dict())
+    results = []
+    for each in (net, plain):
+        out = each(x)
+        results.append([out.detach(), *torch.autograd.grad(out.square().sum(), [x, *each.parameters()])])
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)
 
 
 # Properties

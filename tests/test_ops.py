@@ -20,6 +20,13 @@ from dstnet_arch.ops.haar import (
     haar_synthesis,
     haar_synthesis_reference,
 )
+from dstnet_arch.ops.haar_conv import (
+    conv_haar_high,
+    conv_haar_low,
+    conv_haar_reference,
+    haar_conv,
+    haar_conv_reference,
+)
 from dstnet_arch.ops.pixel_filter import pixel_filter, pixel_filter_reference
 from dstnet_arch.ops.reflect_pad import reflect_pad
 from dstnet_arch.ops.temporal_conv import temporal_conv, temporal_conv_reference
@@ -209,3 +216,32 @@ def test_reflect_pad_is_torchs_where_that_is_defined() -> None:
     x = rand(1, 2, 3, 10, 12)
     assert torch.equal(reflect_pad(x, 16, 16), F.pad(x, (0, 4, 0, 6, 0, 0), mode='reflect'))
     assert reflect_pad(x, 10, 12) is x
+
+
+# A convolution before and after the Haar transform
+
+
+@LAYOUTS
+@DTYPES
+@pytest.mark.parametrize('level', [1, 2])
+def test_conv_haar_equals_its_steps(layout: Callable[[Tensor], Tensor], dtype: torch.dtype, level: int) -> None:
+    x, weight = layout(rand(2, 3, 8, 12, dtype=dtype)), rand(5, 3, 3, 3, dtype=dtype, seed=1)
+    bias = rand(5, dtype=dtype, seed=2)
+    assert_same(
+        lambda x, w, b: conv_haar_low(x, w, b, level),
+        lambda x, w, b: conv_haar_reference(x, w, b, level)[0],
+        x,
+        weight,
+        bias,
+    )
+    assert_same(
+        lambda x, w: conv_haar_high(x, w, level), lambda x, w: conv_haar_reference(x, w, bias, level)[1], x, weight
+    )
+
+
+@LAYOUTS
+@DTYPES
+def test_haar_conv_equals_its_steps(layout: Callable[[Tensor], Tensor], dtype: torch.dtype) -> None:
+    low, high = layout(rand(2, 5, 4, 3, dtype=dtype)), layout(rand(2, 15, 4, 3, dtype=dtype, seed=1))
+    weight, bias = rand(2, 5, 3, 3, dtype=dtype, seed=2), rand(2, dtype=dtype, seed=3)
+    assert_same(haar_conv, haar_conv_reference, low, high, weight, bias)

@@ -147,7 +147,8 @@ def _read_pickle(path: Path, map_location: str | torch.device) -> Any:
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f'{path} holds more than tensors, or is no checkpoint; it was not loaded, because that could run code '
-            f'from the file. Where you trust it, save its weights alone (torch.save of a state dict). [{_first_line(error)}]'
+            'from the file. Where you trust it, save its weights alone (torch.save of a state dict). '
+            f'[{_first_line(error)}]'
         ) from None
     except Exception as error:  # a damaged file can make the unpickler raise nearly anything
         raise CheckpointError(

@@ -10,7 +10,7 @@ Where each equation of the paper is (files beside this one, or in ops/)::
     Eq. (6)  fusion with the previous frame          dtff.py         DTFF
     Eq. (7)  backward propagation                    propagation.py  propagate, called below
     Eq. (8)  forward propagation                     propagation.py  propagate, called below
-    Eq. (9)  inverse Haar transform                  below, ops/haar.py
+    Eq. (9)  inverse Haar transform                  below, ops/haar.py, ops/haar_conv.py
     Eq. (10) restored frame = residual + blurry      below
 
 Where the paper is silent or differs from the weights its authors released, this network is the released one.
@@ -31,7 +31,8 @@ from dstnet_arch.archs.dtff import DTFF
 from dstnet_arch.archs.propagation import BOUNDARIES, propagate
 from dstnet_arch.archs.released_keys import DSTNET, from_released
 from dstnet_arch.archs.video_net import VideoNet
-from dstnet_arch.ops.haar import haar_analysis, haar_synthesis
+from dstnet_arch.ops.haar import haar_synthesis
+from dstnet_arch.ops.haar_conv import conv_haar_high, conv_haar_low, haar_conv
 
 SIZE_MULTIPLE = 16
 """Sides of frames inside the network: two Haar levels, and D_p's filters at an eighth of the first one's size."""
@@ -95,41 +96,37 @@ class DSTNet(VideoNet):
 
     def restore(self, frames: Tensor, num_frame: int) -> Tensor:
         """(T·B, 3, H, W), time-major, H and W multiples of 16 -> restored frames, the same shape."""
-        low1 = self._by_chunks(self.low_band, frames)  # (T·B, C, H/2, W/2)
-        low1 = self.explore_space(low1, num_frame)  # (T·B, C, H/2, W/2)
-        low1 = self.propagate(low1, num_frame)  # (T·B, C, H/2, W/2)
-        return self._by_chunks(self.synthesize, frames, low1)  # (T·B, 3, H, W)
-
-    def low_band(self, frames: Tensor) -> Tensor:
-        """Shallow features' low band: (N, 3, H, W) -> (N, C, H/2, W/2)."""
-        return haar_analysis(self.extract(frames))[0]
-
-    def explore_space(self, low1: Tensor, num_frame: int) -> Tensor:
-        """Enhance the second level's low band by the CWGDN: (T·B, C, H/2, W/2), time-major -> the same shape."""
-        low2, high2 = haar_analysis(low1)  # (T·B, C, H/4, W/4), (T·B, 3C, H/4, W/4)
-        high2 = self.high_band2(high2)
+        low2 = self._by_chunks(self.low_band, frames)  # (T·B, C, H/4, W/4)
         for block in self.cwgdn:
             low2 = block(low2, num_frame)
-        return haar_synthesis(low2, high2)
+        low1 = self._by_chunks(self.synthesize, frames, low2)  # (T·B, C, H/2, W/2)
+        low1 = self.propagate(low1, num_frame)  # (T·B, C, H/2, W/2)
+        return self._by_chunks(self.finish, frames, low1)  # (T·B, 3, H, W)
+
+    # The features' high bands bypass the spatial and the temporal part, and are made from the frames where they are
+    # wanted: that repeats a fraction of a per cent of the network's work, and no band has to be kept for the whole
+    # clip.
+
+    def low_band(self, frames: Tensor) -> Tensor:
+        """Low band, after two levels, of the shallow features: (N, 3, H, W) -> (N, C, H/4, W/4)."""
+        return conv_haar_low(frames, self.extract.weight, self.extract.bias, level=2)
+
+    def synthesize(self, frames: Tensor, low2: Tensor) -> Tensor:
+        """Features of the first level from the second's: (N, 3, H, W), (N, C, H/4, W/4) -> (N, C, H/2, W/2)."""
+        return haar_synthesis(low2, self.high_band2(conv_haar_high(frames, self.extract.weight, level=2)))
 
     def propagate(self, low1: Tensor, num_frame: int) -> Tensor:
-        """Propagate over all frames, backward, then forward: (T·B, C, H/2, W/2), time-major -> the same shape."""
+        """Over all frames, backward, then forward: (T·B, C, H/2, W/2), time-major -> the same shape."""
         x = list(self.widen(low1).chunk(num_frame))
         x = propagate(self._step(self.backward_dtff), x, reverse=True, boundary=self.boundary)  # Eq. (7)
         x = propagate(self._step(self.forward_dtff), x, boundary=self.boundary)  # Eq. (8)
         return self.narrow(torch.cat(x))
 
-    def synthesize(self, frames: Tensor, low1: Tensor) -> Tensor:
-        """Restored frames from the blurry ones and the propagated low band: (N, 3, H, W), (N, C, H/2, W/2) -> (N, 3,
-        H, W).
-
-        The high bands are made here, from the frames again, and not carried over the propagation: that repeats a
-        quarter of a per cent of the network's work and saves three quarters of the memory that the features of a clip
-        would take.
-        """
-        high1 = self.high_band1(haar_analysis(self.extract(frames))[1])  # (N, 3C, H/2, W/2)
-        features = haar_synthesis(low1, high1)  # Eq. (9)
-        return self.reconstruct(features) + frames  # Eq. (10)
+    def finish(self, frames: Tensor, low1: Tensor) -> Tensor:
+        """Restored frames: (N, 3, H, W), (N, C, H/2, W/2) -> (N, 3, H, W)."""
+        high1 = self.high_band1(conv_haar_high(frames, self.extract.weight, level=1))  # (N, 3C, H/2, W/2)
+        residual = haar_conv(low1, high1, self.reconstruct.weight, self.reconstruct.bias)  # Eq. (9), then N_f
+        return residual + frames  # Eq. (10)
 
     def convert_state_dict(self, state_dict: dict[str, Any]) -> dict[str, Any]:
         return from_released(DSTNET, state_dict)

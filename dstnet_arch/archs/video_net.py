@@ -54,8 +54,8 @@ class VideoNet(nn.Module):
         """
         if x.dim() != 5 or x.shape[2] != 3 or min(x.shape) < 1 or not x.is_floating_point():
             raise ValueError(
-                f'{type(self).__name__} takes a clip of RGB frames (B, T, 3, H, W), floating point in [0, 1], with at least '
-                f'one frame and one pixel; got {tuple(x.shape)} of {x.dtype}.'
+                f'{type(self).__name__} takes a clip of RGB frames (B, T, 3, H, W), floating point in [0, 1], with '
+                f'at least one frame and one pixel; got {tuple(x.shape)} of {x.dtype}.'
             )
         b, t, _, h, w = x.shape
         multiple = self.size_multiple

@@ -1,0 +1,55 @@
+"""DSTNet in the plainest schedule: one standard PyTorch operation for each step of the paper, nothing merged, nothing
+shared.
+
+The same parameters and the same results as `DSTNet`. Benchmarks measure against it and tests compare with it; for
+anything else use `DSTNet`.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dstnet_arch.archs.cwgdn import CWGDN
+from dstnet_arch.archs.dstnet_arch import DSTNet
+from dstnet_arch.archs.dtff import DTFF
+from dstnet_arch.archs.propagation import propagate
+from dstnet_arch.ops.channel_filter import channel_filter_reference
+from dstnet_arch.ops.haar import haar_analysis_reference, haar_synthesis_reference
+from dstnet_arch.ops.pixel_filter import pixel_filter_reference
+from dstnet_arch.ops.temporal_conv import temporal_conv_reference
+
+
+class PlainDSTNet(DSTNet):
+    """`DSTNet` in the plainest schedule. Arguments as there."""
+
+    def restore(self, frames: Tensor, num_frame: int) -> Tensor:
+        """(T·B, 3, H, W), time-major, H and W multiples of 16 -> restored frames, the same shape."""
+        frames = frames.contiguous()
+        features = self.extract(frames)
+        low1, high1 = haar_analysis_reference(features)
+        low2, high2 = haar_analysis_reference(low1)
+        for block in self.cwgdn:
+            low2 = _cwgdn(cast(CWGDN, block), low2, num_frame)
+        low1 = haar_synthesis_reference(low2, self.high_band2(high2))
+        x = list(self.widen(low1).chunk(num_frame))
+        x = propagate(lambda f, state: _dtff(self.backward_dtff, f, state), x, reverse=True, boundary=self.boundary)
+        x = propagate(lambda f, state: _dtff(self.forward_dtff, f, state), x, boundary=self.boundary)
+        features = haar_synthesis_reference(self.narrow(torch.cat(x)), self.high_band1(high1))
+        return self.reconstruct(features) + frames
+
+
+def _cwgdn(block: CWGDN, y: Tensor, num_frame: int) -> Tensor:
+    z1, z2 = temporal_conv_reference(block.norm(y).contiguous(), block.project_in.weight, num_frame).chunk(2, dim=1)
+    enhanced = channel_filter_reference(z1, block.filter_net(z1), block.filter_bias) * z2
+    return y + temporal_conv_reference(enhanced, block.project_out.weight, num_frame)
+
+
+def _dtff(dtff: DTFF, current: Tensor, propagated: Tensor) -> Tensor:
+    fusion = dtff.fusion
+    x1, x2 = F.leaky_relu(fusion.conv(torch.cat([current, propagated], dim=1)), 0.1).chunk(2, dim=1)
+    fused = x1 * torch.sigmoid(fusion.gate1(x1)) + x2 * torch.sigmoid(fusion.gate2(x2))
+    return dtff.refine(pixel_filter_reference(fused, dtff.filter_net(fused)))
