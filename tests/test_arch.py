@@ -200,7 +200,7 @@ def test_chunked_inference_is_the_whole(monkeypatch: pytest.MonkeyPatch) -> None
     for pixels in (1, 3 * 32 * 16, 10**9):
         monkeypatch.setattr(dstnet_arch, '_CHUNK_PIXELS', pixels)
         with torch.no_grad():
-            torch.testing.assert_close(net(x), whole, rtol=0, atol=1e-12)
+            assert (net(x) - whole).abs().max() < 1e-11 * whole.abs().max()
 
 
 @pytest.mark.parametrize(

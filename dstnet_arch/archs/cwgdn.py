@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from dstnet_arch.archs.blocks import leaky_relu
 from dstnet_arch.ops.channel_filter import channel_filter
-from dstnet_arch.ops.temporal_conv import temporal_conv
+from dstnet_arch.ops.temporal_conv import temporal_conv, temporal_gather, temporal_scatter
 
 EXPANSION = 4  # the gate and the gated features have 4C channels each; Section 3.1 writes 8C for both
 
@@ -79,10 +79,28 @@ class CWGDN(nn.Module):
 
     def forward(self, y: Tensor, num_frame: int) -> Tensor:
         """(T·B, C, H, W), time-major -> (T·B, C, H, W)."""
-        z1, z2 = self.project_in(self.norm(y), num_frame).chunk(2, dim=1)  # (T·B, 4C, H, W) each
+        return y + self.project_out(self._gate(self.project_in(self.norm(y), num_frame)), num_frame)
+
+    def forward_by_chunks(self, y: Tensor, num_frame: int, chunk: int) -> Tensor:
+        """`forward`, the wide features (8C) made for `chunk` time steps at a time: the same work in less memory."""
+        batch = y.shape[0] // num_frame
+        end = y.new_zeros(batch, *y.shape[1:])
+        normed = torch.cat([end, self.norm(y), end])
+        # Frame t of the clip stands at time step t + 1, so that the first and the last may add to neighbours outside.
+        out = torch.cat([end, y, end])
+        for start in range(0, y.shape[0], chunk * batch):
+            stop = min(start + chunk * batch, y.shape[0])
+            z = temporal_gather(normed[start : stop + 2 * batch], self.project_in.weight, batch)
+            before, here, after = temporal_scatter(self._gate(z), self.project_out.weight)
+            for offset, part in ((2, before), (1, here), (0, after)):
+                out[start + offset * batch : stop + offset * batch] += part
+        return out[batch:-batch]
+
+    def _gate(self, z: Tensor) -> Tensor:
+        """(N, 8C, H, W) -> (N, 4C, H, W)."""
+        z1, z2 = z.chunk(2, dim=1)
         gate = channel_filter(z1, self.filter_net(z1), self.filter_bias)  # Eq. (1)
-        enhanced = gate * z2  # Eq. (2)
-        return y + self.project_out(enhanced, num_frame)
+        return gate * z2  # Eq. (2)
 
 
 class HighBandNet(nn.Module):

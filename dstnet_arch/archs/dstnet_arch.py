@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -96,9 +96,8 @@ class DSTNet(VideoNet):
 
     def restore(self, frames: Tensor, num_frame: int) -> Tensor:
         """(T·B, 3, H, W), time-major, H and W multiples of 16 -> restored frames, the same shape."""
-        low2 = self._by_chunks(self.low_band, frames)  # (T·B, C, H/4, W/4)
-        for block in self.cwgdn:
-            low2 = block(low2, num_frame)
+        low2 = self.low_band(frames)  # (T·B, C, H/4, W/4)
+        low2 = self.explore(low2, num_frame)  # (T·B, C, H/4, W/4)
         low1 = self._by_chunks(self.synthesize, frames, low2)  # (T·B, C, H/2, W/2)
         low1 = self.propagate(low1, num_frame)  # (T·B, C, H/2, W/2)
         return self._by_chunks(self.finish, frames, low1)  # (T·B, 3, H, W)
@@ -110,6 +109,15 @@ class DSTNet(VideoNet):
     def low_band(self, frames: Tensor) -> Tensor:
         """Low band, after two levels, of the shallow features: (N, 3, H, W) -> (N, C, H/4, W/4)."""
         return conv_haar_low(frames, self.extract.weight, self.extract.bias, level=2)
+
+    def explore(self, low2: Tensor, num_frame: int) -> Tensor:
+        """Explore the space of each frame by the CWGDN: (T·B, C, H/4, W/4), time-major -> the same shape."""
+        for block in self.cwgdn:
+            if torch.is_grad_enabled():
+                low2 = block(low2, num_frame)
+            else:
+                low2 = cast(CWGDN, block).forward_by_chunks(low2, num_frame, _chunk(16 * low2[0, 0].numel()))
+        return low2
 
     def synthesize(self, frames: Tensor, low2: Tensor) -> Tensor:
         """Features of the first level from the second's: (N, 3, H, W), (N, C, H/4, W/4) -> (N, C, H/2, W/2)."""
@@ -138,8 +146,12 @@ class DSTNet(VideoNet):
 
     def _by_chunks(self, function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
         """Apply a function of single frames, to a few of them at a time where no gradients are wanted."""
-        frames = tensors[0]
         if torch.is_grad_enabled():
             return function(*tensors)
-        n = max(1, _CHUNK_PIXELS // (frames.shape[-2] * frames.shape[-1]))
-        return torch.cat([function(*chunk) for chunk in zip(*(x.split(n) for x in tensors), strict=True)])
+        size = _chunk(tensors[0][0, 0].numel())
+        return torch.cat([function(*chunk) for chunk in zip(*(x.split(size) for x in tensors), strict=True)])
+
+
+def _chunk(pixels: int) -> int:
+    """How many frames of `pixels` pixels to work on at a time."""
+    return max(1, _CHUNK_PIXELS // pixels)
