@@ -20,6 +20,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, default_collate
 
 from data_prep.lmdb_format import MetaEntry, format_meta_line
+from dstnet_arch.data import frame_source
 from dstnet_arch.data.frame_source import FolderSource, FrameSource, LMDBSource, open_source
 from dstnet_arch.data.sampler import VideoDeblurSampler
 from dstnet_arch.data.video_deblur_dataset import VideoDeblurTestDataset, VideoDeblurTrainDataset
@@ -159,19 +160,28 @@ def test_pixels_are_read_as_stored_whatever_the_orientation_tag(tmp_path: Path) 
     assert FolderSource(tmp_path).read('clip', '0').shape == (HEIGHT, WIDTH, 3)
 
 
-@pytest.mark.parametrize('damage', ['empty', 'half', 'text'])
+@pytest.mark.parametrize('damage', ['empty', 'half', 'almost whole', 'text'])
 @pytest.mark.parametrize('extension', ['.png', '.jpg'])
 def test_damaged_pictures_name_themselves(tmp_path: Path, damage: str, extension: str) -> None:
     whole = encode(np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8), extension)
     (tmp_path / 'clip').mkdir()
     path = tmp_path / 'clip' / f'007{extension}'
-    path.write_bytes({'empty': b'', 'half': whole[: len(whole) // 2], 'text': b'no picture'}[damage])
+    contents = {'empty': b'', 'half': whole[: len(whole) // 2], 'almost whole': whole[:-40], 'text': b'no picture'}
+    path.write_bytes(contents[damage])
     source = FolderSource(tmp_path)
     with pytest.raises(DataError, match='007'):
         source.read('clip', '007')
     path.unlink()
     with pytest.raises(DataError, match='007'):
         source.read('clip', '007')
+
+
+def test_truncated_jpeg_is_refused_where_opencv_takes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / 'clip').mkdir()
+    (tmp_path / 'clip' / '0.jpg').write_bytes(encode(picture('b9', '1'), '.jpg')[:-40])
+    monkeypatch.setattr(cv2, 'imdecode', lambda *_: picture('b9', '1'))
+    with pytest.raises(DataError, match=r'0\.jpg cannot be decoded'):
+        FolderSource(tmp_path).read('clip', '0')
 
 
 def test_pictures_that_change_after_they_were_listed_are_refused(tmp_path: Path) -> None:
@@ -200,7 +210,8 @@ def test_lmdb_made_anew_is_read_anew(tmp_path: Path) -> None:
 
 
 def _read_and_send(source: FrameSource, connection: Any) -> None:
-    connection.send([source.read('b9', '1') for _ in range(2)])
+    inherited = list(frame_source._environments)
+    connection.send((inherited, [source.read('b9', '1') for _ in range(2)]))
 
 
 @pytest.mark.skipif(not hasattr(os, 'fork'), reason='processes are not forked here')
@@ -214,7 +225,9 @@ def test_forked_child_reads_while_the_parent_has_the_database_open(tmp_path: Pat
         child = context.Process(target=_read_and_send, args=(source, sender))
         child.start()
         assert receiver.poll(60)
-        for image in receiver.recv():
+        inherited, images = receiver.recv()
+        assert inherited == []  # LMDB does not support the use of a parent's environment
+        for image in images:
             np.testing.assert_array_equal(image, picture('b9', '1'))
         child.join()
         assert child.exitcode == 0

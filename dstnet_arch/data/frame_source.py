@@ -254,7 +254,7 @@ def _names(folder: Path, folders: bool) -> list[str]:
 
 def _decode(data: NDArray[np.uint8]) -> NDArray[np.uint8] | None:
     """(H, W, 3) RGB, or None for what is no whole picture."""
-    # OpenCV fills the rest of a truncated JPEG with gray and says nothing; the end marker occurs nowhere in a scan.
+    # OpenCV before 5 fills the rest of a truncated JPEG with gray and says nothing. The end marker is in no scan.
     if data[:2].tobytes() == b'\xff\xd8' and b'\xff\xd9' not in data[2:].tobytes():
         return None
     try:
