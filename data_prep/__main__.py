@@ -1,0 +1,147 @@
+"""The command `python -m data_prep`. Heavy imports wait until a sub-command needs them."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from data_prep.errors import PrepError
+from data_prep.layouts import LAYOUTS, Layout
+
+_CONVERT_TEXT = """\
+Convert {title} to LMDB, as both this project and stock BasicSR read it.
+
+SOURCE is the folder that the data set was unpacked to, in one of these arrangements:
+{arrangements}
+
+Files are copied byte for byte, and each is decoded once to see that it is whole. Names, partners and sizes are
+checked before anything is written. An interrupted run continues when the same command is given again; finished data
+is never overwritten."""
+
+_VERIFY_TEXT = """\
+Read converted data back: decode every frame, compare meta_info.txt with the contents, and the keys of blurry sets
+with those of their sharp ones. Ends with status 1 where something is wrong, and names it."""
+
+_SAMPLE_TEXT = """\
+Make a small data set without any download: photographs that come with scikit-image, filmed by a shaky virtual camera.
+Many short exposures are averaged in linear light to a blurry frame; the middle one is its sharp partner. The frames
+land in OUTPUT/raw in GoPro's layout, and are converted from there like any other data set. Needs scikit-image."""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """All sub-commands; the converters follow from the descriptions in `layouts.py`."""
+    parser = argparse.ArgumentParser(
+        prog='python -m data_prep',
+        description='Make LMDB data sets for training and testing: from public ones, or from nothing.',
+        epilog='python -m data_prep COMMAND --help explains a command, with examples.',
+    )
+    commands = parser.add_subparsers(dest='command', required=True, metavar='COMMAND')
+    for layout in LAYOUTS:
+        _add_converter(commands, layout)
+
+    verify = _add_command(
+        commands, 'verify', 'check converted data', _VERIFY_TEXT, 'python -m data_prep verify datasets/GoPro'
+    )
+    verify.add_argument('path', metavar='PATH', type=Path, help='an .lmdb folder, or a folder that holds several')
+    _add_threads(verify)
+
+    sample = _add_command(
+        commands,
+        'sample',
+        'make a small data set out of nothing',
+        _SAMPLE_TEXT,
+        'python -m data_prep sample -o datasets/sample',
+    )
+    sample.add_argument('-o', '--output', type=Path, required=True, help='folder for the result')
+    sample.add_argument('--seed', type=int, default=0, help='of the camera paths: another seed, other blur (default 0)')
+    _add_threads(sample)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Returns:
+        Exit status: 0 done; 1 `verify` found faults; 2 an error, told in one message; 130 interrupted.
+    """
+    arguments = build_parser().parse_args(argv)
+    try:
+        return _run(arguments)
+    except (PrepError, OSError) as error:
+        print(f'error: {error}', file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print('\ninterrupted; the same command continues where it stopped', file=sys.stderr)
+        return 130
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    if arguments.command == 'verify':
+        from data_prep.verify import verify
+
+        return 0 if verify(arguments.path, arguments.threads) else 1
+    if arguments.command == 'sample':
+        from data_prep.sample import make_sample
+
+        make_sample(arguments.output, arguments.seed, arguments.threads)
+        return 0
+    from data_prep.convert import convert
+
+    layout = next(layout for layout in LAYOUTS if layout.command == arguments.command)
+    convert(layout, arguments.source, arguments.output, arguments.choice, arguments.threads)
+    return 0
+
+
+def _add_converter(commands: argparse._SubParsersAction[argparse.ArgumentParser], layout: Layout) -> None:
+    name = layout.title.split()[0]
+    example = f'python -m data_prep {layout.command} /data/{name} -o datasets/{name}'
+    arrangements = '\n'.join(f'  {layout.spelt_out(arrangement)}' for arrangement in layout.arrangements)
+    text = _CONVERT_TEXT.format(title=layout.title, arrangements=arrangements)
+    command = _add_command(commands, layout.command, f'convert {layout.title}', text, example)
+    command.add_argument('source', metavar='SOURCE', type=Path, help='folder of the unpacked data set')
+    command.add_argument('-o', '--output', type=Path, required=True, help='folder for the .lmdb folders')
+    if layout.choice is not None:
+        meanings = '; '.join(f'{value}: {meaning}' for value, meaning in layout.choice.values.items())
+        default = f' (default {layout.choice.default})' if layout.choice.default else ''
+        command.add_argument(
+            layout.choice.option,
+            dest='choice',
+            choices=list(layout.choice.values),
+            required=layout.choice.default is None,
+            help=f'which blurry frames to take{default}. {meanings}',
+        )
+    else:
+        command.set_defaults(choice=None)
+    _add_threads(command)
+
+
+def _add_command(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, help_line: str, text: str, example: str
+) -> argparse.ArgumentParser:
+    command: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=help_line,
+        description=text,
+        epilog=f'example:\n  {example}',
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    return command
+
+
+def _positive(text: str) -> int:
+    number = int(text) if text.isascii() and text.isdigit() else 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f'{text!r} is no whole number from 1 up')
+    return number
+
+
+def _add_threads(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        '--threads', type=_positive, metavar='N', help='threads that read and decode (default: as many as cores)'
+    )
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,83 @@
+"""Is an image file whole? Its size from the header alone, and the thorough check by decoding."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from pathlib import Path
+
+_PNG = b'\x89PNG\r\n\x1a\n'
+_JPEG = b'\xff\xd8'
+_EXIF_ORIENTATION = 0x0112
+
+
+def read_header(path: Path) -> tuple[int, int, int]:
+    """(height, width, channels) of an image file as BasicSR will see it, without decoding its pixels.
+
+    Raises:
+        ValueError: the file has no readable image header.
+        OSError: the file cannot be read.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            channels = 3 if image.mode == 'P' else len(image.getbands())
+            # OpenCV turns JPEG pictures upright when it decodes them.
+            if image.format == 'JPEG' and image.getexif().get(_EXIF_ORIENTATION, 1) >= 5:
+                width, height = height, width
+    except UnidentifiedImageError:
+        raise ValueError('is empty' if path.stat().st_size == 0 else 'is no readable image') from None
+    except (Image.DecompressionBombError, SyntaxError) as error:
+        raise ValueError(f'is no usable image ({error})') from None
+    return height, width, channels
+
+
+def check_image(data: bytes) -> tuple[int, int]:
+    """Decode an image file given as bytes and return (height, width).
+
+    Decoders differ in how much of a damaged file they let pass (truncated JPEG files decode with a gray rest), so that
+    the file's own structure is checked first.
+
+    Raises:
+        ValueError: the image is truncated, damaged or of an unknown kind.
+    """
+    import cv2
+    import numpy as np
+
+    if data.startswith(_PNG):
+        _check_png(data)
+    elif data.startswith(_JPEG):
+        _check_jpeg(data)
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
+    except cv2.error as error:
+        raise ValueError(f'cannot be decoded ({error})') from None
+    if image is None:
+        raise ValueError('cannot be decoded')
+    return image.shape[0], image.shape[1]
+
+
+def _check_png(data: bytes) -> None:
+    """Walk through the chunks: length, type, content, checksum, until the end chunk."""
+    view = memoryview(data)
+    position = len(_PNG)
+    kind = b''
+    while kind != b'IEND':
+        if position + 12 > len(data):
+            raise ValueError('is truncated')
+        length, kind = struct.unpack_from('>I4s', data, position)
+        end = position + 8 + length
+        if end + 4 > len(data):
+            raise ValueError('is truncated')
+        if zlib.crc32(view[position + 4 : end]) != struct.unpack_from('>I', data, end)[0]:
+            raise ValueError('is damaged (a checksum is wrong)')
+        position = end + 4
+
+
+def _check_jpeg(data: bytes) -> None:
+    """The last scan must be followed by the end marker; a thumbnail in the header has its own, earlier ones."""
+    last_scan = data.rfind(b'\xff\xda')
+    if last_scan < 0 or data.find(b'\xff\xd9', last_scan) < 0:
+        raise ValueError('is truncated')
