@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dstnet_arch.archs import dstnet_arch
+from dstnet_arch.archs import dstnet_arch, video_net
 from dstnet_arch.archs.checkpoint import load_checkpoint
 from dstnet_arch.archs.cwgdn import CWGDN, ChannelFilterNet, HighBandNet
 from dstnet_arch.archs.dstnet_arch import DSTNet
+from dstnet_arch.archs.dstnet_plus_arch import DSTNetPlus
 from dstnet_arch.archs.dtff import DTFF, GatedFusion
 from dstnet_arch.archs.propagation import propagate
 from dstnet_arch.archs.reference import PlainDSTNet
@@ -42,6 +45,12 @@ def small_net(**kwargs: Any) -> DSTNet:
     return net
 
 
+def small_plus() -> DSTNetPlus:
+    net = randomize(DSTNetPlus(num_feat=2, num_kernel_block=1, num_block=1))
+    assert isinstance(net, DSTNetPlus)
+    return net
+
+
 def clip(*shape: int, seed: int = 0) -> Tensor:
     return torch.rand(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
@@ -57,13 +66,13 @@ def frames_of(x: Tensor) -> list[naive.Array]:
 # The released network
 
 
-@pytest.mark.parametrize('name', ['base', 'large'])
+@pytest.mark.parametrize('name', ['base_f4b2', 'large_f4b2', 'plus_f4k2b2', 'plus_f4k2b2_odd'])
 @pytest.mark.parametrize(
     ('dtype', 'key', 'tolerance'),
     [(torch.float64, 'output', 2e-6), (torch.float32, 'output', 1e-5), (torch.float32, 'output_float32', 1e-5)],
 )
 def test_recorded_outputs(name: str, dtype: torch.dtype, key: str, tolerance: float) -> None:
-    recorded = np.load(DATA / f'released_{name}_f4b2.npz')
+    recorded = np.load(DATA / f'released_{name}.npz')
     state_dict = {
         k.removeprefix('weights/'): torch.from_numpy(recorded[k]).to(dtype)
         for k in recorded
@@ -75,6 +84,16 @@ def test_recorded_outputs(name: str, dtype: torch.dtype, key: str, tolerance: fl
         inferred = net(x)
     for out in (inferred, net(x).detach()):  # with and without gradients
         np.testing.assert_allclose(out, recorded[key], rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize(
+    ('kwargs', 'count'), [({}, 3_903_811), ({'num_feat': 96, 'num_kernel_block': 5, 'num_block': 25}, 14_088_675)]
+)
+def test_parameter_counts_of_the_journal_version(kwargs: dict[str, Any], count: int) -> None:
+    with torch.device('meta'):
+        net = DSTNetPlus(**kwargs)
+    haar = 4 * kwargs.get('num_feat', 64) * 4
+    assert sum(p.numel() for p in net.parameters()) + haar == count
 
 
 @pytest.mark.parametrize(('kwargs', 'paper'), [({}, 7.45), (LARGE, 16.96)])
@@ -156,6 +175,17 @@ def test_network_equals_its_plain_schedule(kwargs: dict[str, Any]) -> None:
 # Properties
 
 
+def test_journal_version_at_any_size() -> None:
+    net = small_plus()
+    for height, width in [(1, 1), (2, 40), (15, 16), (17, 31), (37, 51)]:
+        x = clip(2, 3, 3, height, width)
+        with torch.no_grad():
+            out = net(x)
+            torch.testing.assert_close(out, torch.cat([net(one[None]) for one in x]), rtol=0, atol=1e-12)
+        assert out.shape == x.shape
+        assert (out - x).abs().max() > 1e-3
+
+
 def test_backward_is_forward_of_the_flipped_clip() -> None:
     step = randomize(DTFF(2, num_block=1))
     frames = list(clip(4, 1, 2, 8, 8))
@@ -198,7 +228,7 @@ def test_chunked_inference_is_the_whole(monkeypatch: pytest.MonkeyPatch) -> None
     net, x = small_net(num_cwgdn=2), clip(2, 5, 3, 32, 16)
     whole = net(x).detach()
     for pixels in (1, 3 * 32 * 16, 10**9):
-        monkeypatch.setattr(dstnet_arch, '_CHUNK_PIXELS', pixels)
+        monkeypatch.setattr(video_net, '_CHUNK_PIXELS', pixels)
         with torch.no_grad():
             assert (net(x) - whole).abs().max() < 1e-11 * whole.abs().max()
 
@@ -231,12 +261,15 @@ def test_wrong_arguments_are_named(kwargs: dict[str, Any], message: str) -> None
         DSTNet(**kwargs)
 
 
-@pytest.mark.parametrize('kwargs', [{}, {'prop_feat': 3}, {'boundary': 'paper'}])
-def test_every_parameter_gets_a_gradient(kwargs: dict[str, Any]) -> None:
-    net = small_net(**kwargs)
+@pytest.mark.parametrize(
+    'make_net',
+    [small_net, partial(small_net, prop_feat=3), partial(small_net, boundary='paper'), small_plus],
+    ids=['base', 'large', 'paper', 'plus'],
+)
+def test_every_parameter_gets_a_gradient(make_net: Callable[[], nn.Module]) -> None:
+    net = make_net()
     net(clip(1, 2, 3, 16, 32)).square().mean().backward()
     without = [k for k, p in net.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
-    # A bias that every pixel of every gate shares may cancel nowhere: none may be missing.
     assert without == []
 
 

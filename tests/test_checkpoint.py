@@ -14,7 +14,9 @@ from torch import Tensor
 
 from dstnet_arch.archs.checkpoint import load_checkpoint, load_weights, read_state_dict
 from dstnet_arch.archs.dstnet_arch import DSTNet
+from dstnet_arch.archs.dstnet_plus_arch import DSTNetPlus
 from dstnet_arch.archs.released_keys import DSTNET, from_released, to_released
+from dstnet_arch.archs.video_net import VideoNet
 from dstnet_arch.errors import CheckpointError
 
 DATA = Path(__file__).parent / 'data'
@@ -32,16 +34,25 @@ def assert_same_weights(a: torch.nn.Module, b: torch.nn.Module) -> None:
     assert all(torch.equal(v, expected[k]) for k, v in a.state_dict().items())
 
 
-@pytest.mark.parametrize(('name', 'kwargs'), [('base', {}), ('large', {'prop_feat': 96, 'num_block': 30})])
-def test_released_keys_and_shapes_both_ways(name: str, kwargs: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ('name', 'architecture', 'kwargs'),
+    [
+        ('base', DSTNet, {}),
+        ('large', DSTNet, {'prop_feat': 96, 'num_block': 30}),
+        ('plus_base', DSTNetPlus, {}),
+        ('plus_large', DSTNetPlus, {'num_feat': 96, 'num_kernel_block': 5, 'num_block': 25}),
+    ],
+)
+def test_released_keys_and_shapes_both_ways(name: str, architecture: type[VideoNet], kwargs: dict[str, Any]) -> None:
+    table = architecture.released_keys
     listed = {}
     for line in (DATA / f'checkpoint_keys_{name}.txt').read_text().splitlines():
         key, shape = re.fullmatch(r'(\S+) \(([^)]*)\) float32', line).groups()  # type: ignore[union-attr]
         listed[key] = tuple(int(n) for n in shape.split(',') if n.strip())
-    ours = {k: v for k, v in DSTNet(**kwargs).state_dict().items() if k != '_extra_state'}
-    released = to_released(DSTNET, ours)
+    ours = {k: v for k, v in architecture(**kwargs).state_dict().items() if k != '_extra_state'}
+    released = to_released(table, ours)
     assert {k: tuple(v.shape) for k, v in released.items()} == listed
-    back = from_released(DSTNET, released)
+    back = from_released(table, released)
     assert back.keys() == ours.keys()
     assert all(torch.equal(back[k], ours[k]) for k in ours)
 
@@ -86,7 +97,9 @@ def test_averaged_weights_are_preferred_and_can_be_chosen(tmp_path: Path) -> Non
 
 
 def test_double_precision_stays() -> None:
-    assert load_checkpoint(make_net().double().state_dict()).extract.weight.dtype == torch.float64  # type: ignore[union-attr]
+    net = make_net().double()
+    net.extract.weight.data += 1e-12
+    assert_same_weights(load_checkpoint(net.state_dict()), net)
 
 
 def test_plain_load_state_dict_takes_released_names() -> None:
@@ -102,6 +115,18 @@ def test_nested_network_loads_released_names() -> None:
     outer['net'].extract.weight.data += 1  # type: ignore[union-attr, operator]
     outer.load_state_dict({f'net.{k}': v for k, v in to_released(DSTNET, net.state_dict()).items()})
     assert_same_weights(outer['net'], net)
+
+
+def test_architecture_is_recognised(tmp_path: Path) -> None:
+    net = DSTNetPlus(num_feat=4, num_kernel_block=2, num_block=1)
+    torch.save({'params': net.state_dict()}, tmp_path / 'net.pth')
+    for source in (tmp_path / 'net.pth', to_released(net.released_keys, net.state_dict())):
+        loaded = load_checkpoint(source)
+        assert isinstance(loaded, DSTNetPlus)
+        assert loaded.config == net.config
+        assert_same_weights(loaded, net)
+    bare = {k: v for k, v in net.state_dict().items() if k != '_extra_state'}
+    assert isinstance(load_checkpoint(bare), DSTNetPlus)
 
 
 def test_another_boundary_is_not_loaded_silently() -> None:
@@ -170,7 +195,7 @@ def test_damaged_files(tmp_path: Path, name: str, length: int) -> None:
         ({}, 'holds no weights'),
         (
             {'params': {'conv.weight': torch.zeros(1)}},
-            "not a checkpoint of DSTNet: it has no 'extract.weight' but conv.weight",
+            'not a checkpoint of DSTNet or DSTNetPlus: it holds conv.weight, …, but DSTNet has a extract.weight',
         ),
     ],
     ids=['training state', 'list', 'empty', 'another network'],

@@ -148,9 +148,20 @@ def test_pixel_filter_keeps_no_full_size_filters_for_backward() -> None:
     assert sum(saved) == features.numel() + filters.numel()
 
 
-def test_pixel_filter_refuses_wrong_filters() -> None:
-    with pytest.raises(ValueError, match=r'\(1, 27, h, w\), got \(1, 26, 2, 2\)'):
-        pixel_filter(rand(1, 3, 4, 4), rand(1, 26, 2, 2))
+def test_pixel_filter_of_several_sizes() -> None:
+    features, filters = (
+        rand(2, 3, 9, 7),
+        [rand(2, 27, *size, seed=i) for i, size in enumerate([(4, 3), (2, 1), (9, 7)])],
+    )
+    assert_same(pixel_filter, pixel_filter_reference, features, *filters)
+    expected = sum(pixel_filter_reference(features, f) for f in filters)
+    torch.testing.assert_close(pixel_filter(features, *filters), expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize('filters', [[(1, 26, 2, 2)], [(1, 27, 2, 2), (2, 27, 2, 2)], []])
+def test_pixel_filter_refuses_wrong_filters(filters: list[tuple[int, ...]]) -> None:
+    with pytest.raises(ValueError, match=r'need filters of shape \(1, 27, h, w\), got'):
+        pixel_filter(rand(1, 3, 4, 4), *(rand(*shape) for shape in filters))
 
 
 # Channel-wise dynamic filter, Eq. (1)

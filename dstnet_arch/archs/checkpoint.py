@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import re
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
@@ -13,14 +12,17 @@ import torch
 from torch import Tensor
 
 from dstnet_arch.archs.dstnet_arch import DSTNet
-from dstnet_arch.archs.released_keys import DSTNET, from_released
-from dstnet_arch.archs.video_net import VideoNet, decode_config
+from dstnet_arch.archs.dstnet_plus_arch import DSTNetPlus
+from dstnet_arch.archs.released_keys import from_released
+from dstnet_arch.archs.video_net import CONFIG_KEY, VideoNet, stored_config
 from dstnet_arch.errors import CheckpointError
 
 # Keys under which a file may hold the weights, the most wanted first: BasicSR's averaged and plain weights,
 # Lightning's.
 _PARAM_KEYS = ('params_ema', 'params', 'state_dict')
 _NAMED_AT_MOST = 5
+
+ARCHITECTURES: tuple[type[VideoNet], ...] = (DSTNet, DSTNetPlus)
 
 
 def read_state_dict(
@@ -58,8 +60,8 @@ def load_checkpoint(
 ) -> VideoNet:
     """Build the network that a checkpoint belongs to, with its weights.
 
-    Width, depth and variant come from the tensors; what leaves no trace in them (`boundary`) from the configuration
-    that our checkpoints store, and is the released choice in files that store none.
+    Architecture, width and depth come from the tensors; what leaves no trace in them (`boundary`) from the
+    configuration that our checkpoints store, and is the released choice in files that store none.
 
     Args:
         path_or_state_dict: a file for `read_state_dict` (the authors' released files among them), or what it holds.
@@ -76,10 +78,10 @@ def load_checkpoint(
         source, state_dict = 'The state dict', _unwrap(path_or_state_dict, None, 'The state dict')
     else:
         source, state_dict = str(path_or_state_dict), read_state_dict(path_or_state_dict, map_location=map_location)
-    state_dict = from_released(DSTNET, state_dict)
-    net = DSTNet(**infer_config(state_dict, source))
+    dtype = next((v.dtype for v in state_dict.values() if v.is_floating_point()), torch.float32)
+    net = _build(state_dict, source).to(map_location, dtype=dtype)
     load_weights(net, state_dict, source)
-    return net.to(map_location, dtype=state_dict['extract.weight'].dtype).eval()
+    return net.eval()
 
 
 def load_weights(net: VideoNet, state_dict: Mapping[str, Any], source: str) -> None:
@@ -94,8 +96,8 @@ def load_weights(net: VideoNet, state_dict: Mapping[str, Any], source: str) -> N
         CheckpointError: names the first keys that are missing, unknown or of another shape.
     """
     wanted = net.state_dict()
-    given = net.convert_state_dict(dict(state_dict))
-    given.setdefault('_extra_state', wanted['_extra_state'])
+    given = from_released(net.released_keys, state_dict)
+    given.setdefault(CONFIG_KEY, wanted[CONFIG_KEY])
     shapes = [
         f'{k} is {tuple(given[k].shape)}, not {tuple(wanted[k].shape)}'
         for k in wanted
@@ -117,28 +119,25 @@ def load_weights(net: VideoNet, state_dict: Mapping[str, Any], source: str) -> N
         raise CheckpointError(f'{source}: {str(error).splitlines()[-1].strip()}') from None
 
 
-def infer_config(state_dict: Mapping[str, Tensor], source: str = 'The state dict') -> dict[str, Any]:
-    """Constructor arguments of the DSTNet that a state dict (our names) belongs to.
-
-    Raises:
-        CheckpointError: the state dict is of another network.
-    """
-    try:
-        config: dict[str, Any] = {
-            'num_feat': state_dict['extract.weight'].shape[0],
-            'num_block': _count(state_dict, 'backward_dtff.refine'),
-            'prop_feat': state_dict['backward_dtff.fusion.gate1.weight'].shape[0],
-            'num_cwgdn': _count(state_dict, 'cwgdn'),
-        }
-    except KeyError as missing:
-        some = ', '.join(list(state_dict)[:3]) or 'nothing'
-        raise CheckpointError(
-            f'{source} is not a checkpoint of DSTNet: it has no {missing} but {some}, …. Give a file that BasicSR made '
-            "with this project, or one of DSTNet's authors."
-        ) from None
-    if '_extra_state' in state_dict:
-        config['boundary'] = decode_config(state_dict['_extra_state'])['boundary']
-    return config
+def _build(state_dict: Mapping[str, Tensor], source: str) -> VideoNet:
+    """The network that a state dict belongs to, its weights not yet loaded."""
+    missing = []
+    for architecture in ARCHITECTURES:
+        ours = from_released(architecture.released_keys, state_dict)
+        stored = stored_config(ours[CONFIG_KEY]) if CONFIG_KEY in ours else {}
+        if stored.pop('type', architecture.__name__) != architecture.__name__:
+            continue
+        try:
+            config = architecture.infer_config(ours)
+        except KeyError as error:
+            missing.append(f'{architecture.__name__} has a {error.args[0]}')
+            continue
+        return architecture(**{**stored, **config})
+    names = ' or '.join(a.__name__ for a in ARCHITECTURES)
+    raise CheckpointError(
+        f'{source} is not a checkpoint of {names}: it holds {", ".join(list(state_dict)[:3])}, …, but '
+        f'{", ".join(missing)}. Give a file that BasicSR made with this project, or one of the authors.'
+    )
 
 
 def _read_pickle(path: Path, map_location: str | torch.device) -> Any:
@@ -186,14 +185,8 @@ def _first_line(error: Exception) -> str:
     return ((str(error) or type(error).__name__).splitlines()[0])[:200]
 
 
-def _count(state_dict: Mapping[str, Tensor], prefix: str) -> int:
-    """How many numbered modules `prefix.0`, `prefix.1`, … there are."""
-    numbers = {int(m[1]) for k in state_dict if (m := re.match(re.escape(prefix) + r'\.(\d+)\.', k))}
-    return max(numbers, default=-1) + 1
-
-
 def _other_shape(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor], key: str) -> bool:
-    return key in given and key != '_extra_state' and given[key].shape != wanted[key].shape
+    return key in given and key != CONFIG_KEY and given[key].shape != wanted[key].shape
 
 
 def _first(what: str, keys: list[str]) -> str:

@@ -8,8 +8,8 @@ Where each equation of the paper is (files beside this one, or in ops/)::
     Eq. (4)  pixel-wise filters                      dtff.py         DTFF, ops/pixel_filter.py
     Eq. (5)  fusion with the next frame              dtff.py         DTFF
     Eq. (6)  fusion with the previous frame          dtff.py         DTFF
-    Eq. (7)  backward propagation                    propagation.py  propagate, called below
-    Eq. (8)  forward propagation                     propagation.py  propagate, called below
+    Eq. (7)  backward propagation                    propagation.py  propagate, called in video_net.py
+    Eq. (8)  forward propagation                     propagation.py  propagate, called in video_net.py
     Eq. (9)  inverse Haar transform                  below, ops/haar.py, ops/haar_conv.py
     Eq. (10) restored frame = residual + blurry      below
 
@@ -18,28 +18,22 @@ Where the paper is silent or differs from the weights its authors released, this
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from dstnet_arch.archs.cwgdn import CWGDN, HighBandNet
 from dstnet_arch.archs.dtff import DTFF
-from dstnet_arch.archs.propagation import BOUNDARIES, propagate
-from dstnet_arch.archs.released_keys import DSTNET, from_released
-from dstnet_arch.archs.video_net import VideoNet
+from dstnet_arch.archs.propagation import BOUNDARIES
+from dstnet_arch.archs.released_keys import DSTNET, count_modules
+from dstnet_arch.archs.video_net import VideoNet, chunk_size
 from dstnet_arch.ops.haar import haar_synthesis
 from dstnet_arch.ops.haar_conv import conv_haar_high, conv_haar_low, haar_conv
 
 SIZE_MULTIPLE = 16
 """Sides of frames inside the network: two Haar levels, and D_p's filters at an eighth of the first one's size."""
-
-# Without gradients, work that needs no neighbouring frames is done for so many pixels at a time (a 720p frame, or
-# sixteen of 256x256), so that maps at full frame size exist for a few frames only, whatever the length of the clip.
-_CHUNK_PIXELS = 2**20
 
 
 class DSTNet(VideoNet):
@@ -58,7 +52,8 @@ class DSTNet(VideoNet):
         ValueError: an argument is out of range.
     """
 
-    size_multiple = SIZE_MULTIPLE
+    size_multiple = min_size = SIZE_MULTIPLE
+    released_keys = DSTNET
 
     def __init__(
         self,
@@ -85,8 +80,8 @@ class DSTNet(VideoNet):
         self.high_band2 = HighBandNet(num_feat)
         self.cwgdn = nn.ModuleList(CWGDN(num_feat) for _ in range(num_cwgdn))
         self.widen = nn.Conv2d(num_feat, prop_feat, 1) if prop_feat != num_feat else nn.Identity()
-        self.backward_dtff = DTFF(prop_feat, num_block)
-        self.forward_dtff = DTFF(prop_feat, num_block)
+        self.backward_dtff: DTFF = DTFF(prop_feat, num_block)
+        self.forward_dtff: DTFF = DTFF(prop_feat, num_block)
         self.narrow = nn.Conv2d(prop_feat, num_feat, 1) if prop_feat != num_feat else nn.Identity()
         self.reconstruct = nn.Conv2d(num_feat, 3, 3, padding=1)
 
@@ -94,64 +89,45 @@ class DSTNet(VideoNet):
     def config(self) -> dict[str, Any]:
         return {k: getattr(self, k) for k in ('num_feat', 'num_block', 'prop_feat', 'num_cwgdn', 'boundary')}
 
+    @classmethod
+    def infer_config(cls, state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
+        return {
+            'num_feat': state_dict['extract.weight'].shape[0],
+            'num_block': count_modules(state_dict, 'backward_dtff.refine'),
+            'prop_feat': state_dict['backward_dtff.fusion.gate1.weight'].shape[0],
+            'num_cwgdn': count_modules(state_dict, 'cwgdn'),
+        }
+
     def restore(self, frames: Tensor, num_frame: int) -> Tensor:
         """(T·B, 3, H, W), time-major, H and W multiples of 16 -> restored frames, the same shape."""
         low2 = self.low_band(frames)  # (T·B, C, H/4, W/4)
         low2 = self.explore(low2, num_frame)  # (T·B, C, H/4, W/4)
-        low1 = self._by_chunks(self.synthesize, frames, low2)  # (T·B, C, H/2, W/2)
-        low1 = self.propagate(low1, num_frame)  # (T·B, C, H/2, W/2)
-        return self._by_chunks(self.finish, frames, low1)  # (T·B, 3, H, W)
+        low1 = self.by_chunks(self.synthesize, frames, low2)  # (T·B, C, H/2, W/2)
+        low1 = self.narrow(self.propagate(self.widen(low1), num_frame))  # (T·B, C, H/2, W/2)
+        return self.by_chunks(self.finish, frames, low1)  # (T·B, 3, H, W)
 
     # The features' high bands bypass the spatial and the temporal part, and are made from the frames where they are
-    # wanted: that repeats a fraction of a per cent of the network's work, and no band has to be kept for the whole
-    # clip.
+    # wanted: that repeats a fraction of a per cent of the network's work, and no band is kept for the whole clip.
 
     def low_band(self, frames: Tensor) -> Tensor:
         """Low band, after two levels, of the shallow features: (N, 3, H, W) -> (N, C, H/4, W/4)."""
         return conv_haar_low(frames, self.extract.weight, self.extract.bias, level=2)
 
     def explore(self, low2: Tensor, num_frame: int) -> Tensor:
-        """Explore the space of each frame by the CWGDN: (T·B, C, H/4, W/4), time-major -> the same shape."""
+        """The CWGDN blocks, on frames and their neighbours: (T·B, C, H/4, W/4), time-major -> the same shape."""
         for block in self.cwgdn:
             if torch.is_grad_enabled():
                 low2 = block(low2, num_frame)
             else:
-                low2 = cast(CWGDN, block).forward_by_chunks(low2, num_frame, _chunk(16 * low2[0, 0].numel()))
+                low2 = cast(CWGDN, block).forward_by_chunks(low2, num_frame, chunk_size(16 * low2[0, 0].numel()))
         return low2
 
     def synthesize(self, frames: Tensor, low2: Tensor) -> Tensor:
         """Features of the first level from the second's: (N, 3, H, W), (N, C, H/4, W/4) -> (N, C, H/2, W/2)."""
         return haar_synthesis(low2, self.high_band2(conv_haar_high(frames, self.extract.weight, level=2)))
 
-    def propagate(self, low1: Tensor, num_frame: int) -> Tensor:
-        """Over all frames, backward, then forward: (T·B, C, H/2, W/2), time-major -> the same shape."""
-        x = list(self.widen(low1).chunk(num_frame))
-        x = propagate(self._step(self.backward_dtff), x, reverse=True, boundary=self.boundary)  # Eq. (7)
-        x = propagate(self._step(self.forward_dtff), x, boundary=self.boundary)  # Eq. (8)
-        return self.narrow(torch.cat(x))
-
     def finish(self, frames: Tensor, low1: Tensor) -> Tensor:
         """Restored frames: (N, 3, H, W), (N, C, H/2, W/2) -> (N, 3, H, W)."""
         high1 = self.high_band1(conv_haar_high(frames, self.extract.weight, level=1))  # (N, 3C, H/2, W/2)
         residual = haar_conv(low1, high1, self.reconstruct.weight, self.reconstruct.bias)  # Eq. (9), then N_f
         return residual + frames  # Eq. (10)
-
-    def convert_state_dict(self, state_dict: dict[str, Any]) -> dict[str, Any]:
-        return from_released(DSTNET, state_dict)
-
-    def _step(self, dtff: DTFF) -> Callable[[Tensor, Tensor], Tensor]:
-        if self.gradient_checkpointing and torch.is_grad_enabled():
-            return partial(checkpoint, dtff, use_reentrant=False)
-        return dtff
-
-    def _by_chunks(self, function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
-        """Apply a function of single frames, to a few of them at a time where no gradients are wanted."""
-        if torch.is_grad_enabled():
-            return function(*tensors)
-        size = _chunk(tensors[0][0, 0].numel())
-        return torch.cat([function(*chunk) for chunk in zip(*(x.split(size) for x in tensors), strict=True)])
-
-
-def _chunk(pixels: int) -> int:
-    """How many frames of `pixels` pixels to work on at a time."""
-    return max(1, _CHUNK_PIXELS // pixels)

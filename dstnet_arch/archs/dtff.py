@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dstnet_arch.archs.blocks import leaky_relu, residual_blocks
+from dstnet_arch.archs.blocks import init_refinement, leaky_relu, residual_blocks
 from dstnet_arch.ops.pixel_filter import TAPS, pixel_filter
 
 NUM_FILTER_BLOCK = 3  # residual blocks at each of D_p's two scales
@@ -66,13 +66,7 @@ class DTFF(nn.Module):
         super().__init__()
         self.fusion = GatedFusion(num_feat)
         self.filter_net = PixelFilterNet(num_feat)
-        self.refine = residual_blocks(num_feat, num_block)
-        for module in self.refine.modules():
-            if isinstance(module, nn.Conv2d):
-                # Small at first, so that a long chain of blocks starts near the identity.
-                nn.init.kaiming_normal_(module.weight)
-                module.weight.data *= 0.1
-                nn.init.zeros_(module.bias)  # type: ignore[arg-type]
+        self.refine = init_refinement(residual_blocks(num_feat, num_block))
 
     def forward(self, current: Tensor, propagated: Tensor) -> Tensor:
         """(B, C, H, W) of this frame, (B, C, H, W) from its neighbour -> (B, C, H, W). H and W multiples of 8."""

@@ -46,14 +46,27 @@ def _directions(*pairs: tuple[str, str]) -> tuple[tuple[str, str], ...]:
     )
 
 
+def _both(*pairs: tuple[str, str]) -> tuple[tuple[str, str], ...]:
+    """Parts that every network of the family has."""
+    return (
+        ('feat_extractor.{p}', 'extract.{p}'),
+        ('recons.{p}', 'reconstruct.{p}'),
+        ('x_wave_{i}_conv{j}.{p}', 'high_band{i}.conv{j}.{p}'),
+        *_directions(
+            ('kernel_conv_pixel.Block1.{i}.conv{j}.{p}', 'filter_net.stage1.{i}.conv{j}.{p}'),
+            ('kernel_conv_pixel.Block2.{i}.conv{j}.{p}', 'filter_net.stage2.{i}.conv{j}.{p}'),
+            ('kernel_conv_pixel.tokernel.{p}', 'filter_net.to_filter.{p}'),
+            ('resblock_bcakward2d.main.0.{i}.conv{j}.{p}', 'refine.{i}.conv{j}.{p}'),  # spelt so in both directions
+        ),
+        *pairs,
+    )
+
+
 _CWGDN = 'transformer_scale4.{i}.0.'
 
 DSTNET = KeyTable(
     marker='x_wave_1_conv1.weight',
-    pairs=(
-        ('feat_extractor.{p}', 'extract.{p}'),
-        ('recons.{p}', 'reconstruct.{p}'),
-        ('x_wave_{i}_conv{j}.{p}', 'high_band{i}.conv{j}.{p}'),
+    pairs=_both(
         (_CWGDN + 'norm2.body.{p}', 'cwgdn.{i}.norm.{p}'),
         (_CWGDN + 'ffn.project_in.weight', 'cwgdn.{i}.project_in.weight'),
         (_CWGDN + 'ffn.project_out.weight', 'cwgdn.{i}.project_out.weight'),
@@ -67,14 +80,21 @@ DSTNET = KeyTable(
             ('conv1.{p}', 'fusion.conv.{p}'),
             ('conv2.{p}', 'fusion.gate1.{p}'),
             ('conv3.{p}', 'fusion.gate2.{p}'),
-            ('kernel_conv_pixel.Block1.{i}.conv{j}.{p}', 'filter_net.stage1.{i}.conv{j}.{p}'),
-            ('kernel_conv_pixel.Block2.{i}.conv{j}.{p}', 'filter_net.stage2.{i}.conv{j}.{p}'),
-            ('kernel_conv_pixel.tokernel.{p}', 'filter_net.to_filter.{p}'),
-            ('resblock_bcakward2d.main.0.{i}.conv{j}.{p}', 'refine.{i}.conv{j}.{p}'),  # spelt so in both directions
         ),
     ),
     frame_convs=('extract.weight', 'reconstruct.weight'),
     time_convs=('project_in.weight', 'project_out.weight'),
+)
+
+DSTNET_PLUS = KeyTable(
+    marker='forward_propagation.fusion.conv0.weight',
+    pairs=_both(
+        *_directions(
+            ('fusion.conv0.{p}', 'fusion.compare.{p}'),
+            ('fusion.conv1.{p}', 'fusion.conv.{p}'),
+            ('kernel_conv_pixel.Block3.{i}.conv{j}.{p}', 'filter_net.stage3.{i}.conv{j}.{p}'),
+        ),
+    ),
 )
 
 
@@ -119,6 +139,12 @@ def to_released(table: KeyTable, state_dict: Mapping[str, Tensor]) -> dict[str, 
     num_feat = state_dict['extract.weight'].shape[0]
     released[HAAR_KEY] = haar_filters().repeat(num_feat, 1, 1, 1)
     return released
+
+
+def count_modules(state_dict: Mapping[str, Any], prefix: str) -> int:
+    """How many numbered modules `prefix.0`, `prefix.1`, … a state dict has."""
+    numbers = {int(m[1]) for k in state_dict if (m := re.match(re.escape(prefix) + r'\.(\d+)\.', k))}
+    return max(numbers, default=-1) + 1
 
 
 def _translator(pairs: tuple[tuple[str, str], ...]) -> Callable[[str], str]:

@@ -1,31 +1,51 @@
-"""What the networks have in common: input checks, any frame size, checkpoints that describe themselves."""
+"""What the networks have in common: input checks, any frame size, propagation, checkpoints that describe themselves."""
 
 from __future__ import annotations
 
 import json
-from typing import Any
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
+from dstnet_arch.archs.propagation import propagate
+from dstnet_arch.archs.released_keys import KeyTable, from_released
 from dstnet_arch.ops.reflect_pad import reflect_pad
+
+# Without gradients, work that needs no neighbouring frames is done for so many pixels at a time (a 720p frame, or
+# sixteen of 256x256), so that maps at full frame size exist for a few frames only, whatever the length of the clip.
+_CHUNK_PIXELS = 2**20
+
+CONFIG_KEY = '_extra_state'
 
 
 class VideoNet(nn.Module):
     """Base of networks that map a blurry clip to a restored clip of the same shape.
 
-    A subclass implements `restore` for frames whose sides are multiples of `size_multiple`, and `config`. This class
-    checks the input, pads and crops, and stores `config` in the state dict (key `_extra_state`, JSON in a uint8
-    tensor, so that `weights_only` loading and safetensors can hold it): hyperparameters that leave no trace in the
-    tensors' shapes are not lost, and a checkpoint is never silently run by a network that differs in them.
+    A subclass implements `restore` for frames whose sides are multiples of `size_multiple` and at least `min_size`,
+    `config` and `infer_config`. This class checks the input, pads and crops, and stores `config` in the state dict (key
+    `_extra_state`, JSON in a uint8 tensor, so that `weights_only` loading and safetensors can hold it): hyperparameters
+    that leave no trace in the tensors' shapes are not lost, and a checkpoint is never silently run by a network that
+    differs in them. `load_state_dict` takes the names of released files as well.
 
     Attributes:
-        size_multiple: the sides that `restore` can take are the multiples of this.
+        size_multiple: the sides that `restore` can take are multiples of this.
+        min_size: the smallest side that `restore` can take.
+        released_keys: names of the parameters in the authors' files.
         gradient_checkpointing: in training, keep the inputs of each propagation step only and recompute the rest in
             the backward pass: less memory for more time, the same gradients.
     """
 
-    size_multiple: int = 1
+    size_multiple: ClassVar[int]
+    min_size: ClassVar[int]
+    released_keys: ClassVar[KeyTable]
+
+    boundary = 'zeros'
+    backward_dtff: nn.Module
+    forward_dtff: nn.Module
 
     def __init__(self) -> None:
         super().__init__()
@@ -36,8 +56,17 @@ class VideoNet(nn.Module):
         """Keyword arguments that build this network again."""
         raise NotImplementedError
 
+    @classmethod
+    def infer_config(cls, state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Constructor arguments that the tensors of a state dict (our names) show.
+
+        Raises:
+            KeyError: a tensor that this network must have is missing.
+        """
+        raise NotImplementedError
+
     def restore(self, frames: Tensor, num_frame: int) -> Tensor:
-        """(T·B, 3, H, W), time-major, sides multiples of `size_multiple` -> the restored frames, same shape."""
+        """(T·B, 3, H, W), time-major -> the restored frames, the same shape."""
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
@@ -58,37 +87,62 @@ class VideoNet(nn.Module):
                 f'at least one frame and one pixel; got {tuple(x.shape)} of {x.dtype}.'
             )
         b, t, _, h, w = x.shape
-        multiple = self.size_multiple
-        padded = reflect_pad(x, -(-h // multiple) * multiple, -(-w // multiple) * multiple)
+        padded = reflect_pad(x, self.padded_side(h), self.padded_side(w))
         frames = padded.transpose(0, 1).flatten(0, 1)  # (T·B, 3, H', W'): time-major, each time step one dense block
         restored = self.restore(frames.contiguous(memory_format=torch.channels_last), num_frame=t)
         return restored[..., :h, :w].unflatten(0, (t, b)).transpose(0, 1).contiguous()
 
+    @classmethod
+    def padded_side(cls, side: int) -> int:
+        """The side that frames of this side have inside the network."""
+        return max(-(-side // cls.size_multiple) * cls.size_multiple, cls.min_size)
+
+    def propagate(self, x: Tensor, num_frame: int) -> Tensor:
+        """Over all frames, backward, then forward: (T·B, C, h, w), time-major -> the same shape."""
+        frames = list(x.chunk(num_frame))
+        frames = propagate(self._step(self.backward_dtff), frames, reverse=True, boundary=self.boundary)  # Eq. (7)
+        frames = propagate(self._step(self.forward_dtff), frames, boundary=self.boundary)  # Eq. (8)
+        return torch.cat(frames)
+
+    def by_chunks(self, function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
+        """Apply a function of single frames, to a few of them at a time where no gradients are wanted."""
+        if torch.is_grad_enabled():
+            return function(*tensors)
+        size = chunk_size(tensors[0][0, 0].numel())
+        return torch.cat([function(*chunk) for chunk in zip(*(x.split(size) for x in tensors), strict=True)])
+
+    def _step(self, dtff: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
+        if self.gradient_checkpointing and torch.is_grad_enabled():
+            return partial(checkpoint, dtff, use_reentrant=False)
+        return dtff
+
     def get_extra_state(self) -> Tensor:
-        """`config` as JSON in a uint8 tensor (called by `state_dict`)."""
-        return torch.frombuffer(bytearray(json.dumps(self.config, sort_keys=True).encode()), dtype=torch.uint8)
+        """The network's type and `config` as JSON in a uint8 tensor (called by `state_dict`)."""
+        text = json.dumps({'type': type(self).__name__, **self.config}, sort_keys=True)
+        return torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
 
     def set_extra_state(self, state: Any) -> None:
         """Nothing to restore: `_load_from_state_dict` has compared the stored configuration with this network's."""
 
-    def convert_state_dict(self, state_dict: dict[str, Any]) -> dict[str, Any]:
-        """Translate foreign (released) key names to this network's; returns what needs no translation unchanged."""
-        return state_dict
-
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        # PyTorch's hook into `load_state_dict`; it works on a copy of the caller's dict and hands it on to the
+        # PyTorch's hook into `load_state_dict`. It works on a copy of the caller's dict and hands that on to the
         # sub-modules.
         error_msgs = args[-1]
         own = {k[len(prefix) :]: state_dict.pop(k) for k in [k for k in state_dict if k.startswith(prefix)]}
-        own = self.convert_state_dict(own)
-        stored = own.setdefault('_extra_state', self.get_extra_state())  # foreign checkpoints hold none
-        error_msgs.extend(_differences(decode_config(stored), self.config))
+        own = from_released(self.released_keys, own)
+        stored = own.setdefault(CONFIG_KEY, self.get_extra_state())  # foreign checkpoints hold none
+        error_msgs.extend(_differences(stored_config(stored), self.config))
         state_dict.update({prefix + k: v for k, v in own.items()})
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
-def decode_config(extra_state: Tensor) -> dict[str, Any]:
-    """The configuration stored under `_extra_state` in a state dict."""
+def chunk_size(pixels: int) -> int:
+    """How many frames of `pixels` pixels to work on at a time."""
+    return max(1, _CHUNK_PIXELS // pixels)
+
+
+def stored_config(extra_state: Tensor) -> dict[str, Any]:
+    """What a state dict holds under `_extra_state`: 'type' and the constructor arguments."""
     return json.loads(bytes(extra_state.cpu().tolist()))
 
 

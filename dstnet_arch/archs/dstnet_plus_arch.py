@@ -1,0 +1,145 @@
+"""DSTNet+, the authors' journal version of DSTNet (IEEE TPAMI 2025): smaller and better.
+
+What differs from DSTNet: one level of the Haar transform in place of two and no CWGDN; the propagated features are
+blended in by their similarity to the frame's own; the pixel-wise filters are predicted at three sizes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dstnet_arch.archs.blocks import init_refinement, residual_blocks
+from dstnet_arch.archs.cwgdn import HighBandNet
+from dstnet_arch.archs.released_keys import DSTNET_PLUS, count_modules
+from dstnet_arch.archs.video_net import VideoNet
+from dstnet_arch.ops.haar_conv import conv_haar_high, conv_haar_low, haar_conv
+from dstnet_arch.ops.pixel_filter import TAPS, pixel_filter
+
+
+class SimilarityFusion(nn.Module):
+    """Blend the propagated features in where they resemble the frame's own.
+
+    Args:
+        num_feat: C, channels of each of the two inputs.
+    """
+
+    def __init__(self, num_feat: int) -> None:
+        super().__init__()
+        self.compare = nn.Conv2d(2 * num_feat, 2 * num_feat, 1)
+        self.conv = nn.Conv2d(num_feat, num_feat, 3, padding=1)
+
+    def forward(self, current: Tensor, propagated: Tensor) -> Tensor:
+        """(B, C, H, W), (B, C, H, W) -> (B, C, H, W)."""
+        q, k = self.compare(torch.cat([current, propagated], dim=1)).chunk(2, dim=1)
+        return self.conv(torch.lerp(current, propagated, torch.sigmoid(q * k)))
+
+
+class PyramidFilterNet(nn.Module):
+    """Pixel-wise filters from features at a half, a quarter and an eighth of their size.
+
+    The 1x1 convolution `to_filter` is defined on the three scales resized to full size and concatenated. It commutes
+    with the resizing: it is applied at each scale with its part of the weight, and `pixel_filter` sums the resized
+    results.
+
+    Args:
+        num_feat: C, channels of the features.
+        num_block: residual blocks at each scale.
+    """
+
+    def __init__(self, num_feat: int, num_block: int) -> None:
+        super().__init__()
+        self.stage1 = residual_blocks(num_feat, num_block)
+        self.stage2 = residual_blocks(num_feat, num_block)
+        self.stage3 = residual_blocks(num_feat, num_block)
+        self.to_filter = nn.Conv2d(3 * num_feat, TAPS * num_feat, 1)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """(B, C, H, W), H and W at least 8 -> three of (B, 9C, H/2^k, W/2^k), sizes rounded down."""
+        h, w = x.shape[-2:]
+        filters = []
+        bias = self.to_filter.bias
+        for k, weight in enumerate(self.to_filter.weight.chunk(3, dim=1), start=1):
+            x = getattr(self, f'stage{k}')(F.adaptive_max_pool2d(x, (h // 2**k, w // 2**k)))
+            filters.append(F.conv2d(x, weight, bias))
+            bias = None  # once
+        return filters
+
+
+class DTFFPlus(nn.Module):
+    """One propagation step: fuse, filter every pixel, refine.
+
+    Args:
+        num_feat: C, channels of each input and of the output.
+        num_kernel_block: residual blocks at each scale of the filter prediction.
+        num_block: residual blocks of the refinement.
+    """
+
+    def __init__(self, num_feat: int, num_kernel_block: int, num_block: int) -> None:
+        super().__init__()
+        self.fusion = SimilarityFusion(num_feat)
+        self.filter_net = PyramidFilterNet(num_feat, num_kernel_block)
+        self.refine = init_refinement(residual_blocks(num_feat, num_block))
+
+    def forward(self, current: Tensor, propagated: Tensor) -> Tensor:
+        """(B, C, H, W) of this frame, (B, C, H, W) from its neighbour -> (B, C, H, W). H and W at least 8."""
+        fused = self.fusion(current, propagated)
+        return self.refine(pixel_filter(fused, *self.filter_net(fused)))
+
+
+class DSTNetPlus(VideoNet):
+    """DSTNet+.
+
+    Args:
+        num_feat: C, feature channels. Base: 64; large: 96.
+        num_kernel_block: residual blocks at each scale of the filter prediction. Base: 3; large: 5.
+        num_block: residual blocks of each direction's refinement. Base: 15; large: 25.
+
+    Raises:
+        ValueError: an argument is out of range.
+    """
+
+    size_multiple = 2
+    min_size = 16  # below, an eighth of the low band leaves nothing to pool
+    released_keys = DSTNET_PLUS
+
+    def __init__(self, num_feat: int = 64, num_kernel_block: int = 3, num_block: int = 15) -> None:
+        super().__init__()
+        if num_feat < 1 or min(num_kernel_block, num_block) < 0:
+            raise ValueError(
+                'DSTNetPlus needs num_feat of at least 1, num_kernel_block and num_block of at least 0; got '
+                f'num_feat={num_feat}, num_kernel_block={num_kernel_block}, num_block={num_block}.'
+            )
+        self.num_feat, self.num_kernel_block, self.num_block = num_feat, num_kernel_block, num_block
+        self.extract = nn.Conv2d(3, num_feat, 3, padding=1)
+        self.high_band2 = HighBandNet(num_feat)  # numbered as in the released files
+        self.backward_dtff = DTFFPlus(num_feat, num_kernel_block, num_block)
+        self.forward_dtff = DTFFPlus(num_feat, num_kernel_block, num_block)
+        self.reconstruct = nn.Conv2d(num_feat, 3, 3, padding=1)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return {k: getattr(self, k) for k in ('num_feat', 'num_kernel_block', 'num_block')}
+
+    @classmethod
+    def infer_config(cls, state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
+        return {
+            'num_feat': state_dict['backward_dtff.fusion.compare.weight'].shape[0] // 2,
+            'num_kernel_block': count_modules(state_dict, 'backward_dtff.filter_net.stage3'),
+            'num_block': count_modules(state_dict, 'backward_dtff.refine'),
+        }
+
+    def restore(self, frames: Tensor, num_frame: int) -> Tensor:
+        """(T·B, 3, H, W), time-major, H and W even and at least 16 -> restored frames, the same shape."""
+        low = conv_haar_low(frames, self.extract.weight, self.extract.bias, level=1)  # (T·B, C, H/2, W/2)
+        low = self.propagate(low, num_frame)  # (T·B, C, H/2, W/2)
+        return self.by_chunks(self.finish, frames, low)  # (T·B, 3, H, W)
+
+    def finish(self, frames: Tensor, low: Tensor) -> Tensor:
+        """Restored frames: (N, 3, H, W), (N, C, H/2, W/2) -> (N, 3, H, W)."""
+        high = self.high_band2(conv_haar_high(frames, self.extract.weight, level=1))  # (N, 3C, H/2, W/2)
+        return haar_conv(low, high, self.reconstruct.weight, self.reconstruct.bias) + frames
