@@ -1,0 +1,99 @@
+"""The frequency loss of DSTNet's training: a distance between spectra."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+FORMS = ('cho', 'modulus')
+REDUCTIONS = ('mean', 'sum')
+
+
+class FrequencyLoss(nn.Module):
+    r"""Distance between the 2-D Fourier transforms of a prediction and its target.
+
+    With the un-normalised transform over the last two dimensions, for one plane of H x W pixels,
+
+    .. math:: D[u, v] = \sum_{y=0}^{H-1} \sum_{x=0}^{W-1} (pred - target)[y, x]
+                        \exp(-2 \pi i \, (u y / H + v x / W))
+
+    the loss is, for `reduction='mean'`,
+
+    - `form='cho'`: the mean of ``|Re D[u, v]|`` and ``|Im D[u, v]|`` over all planes and the whole spectrum
+      (u < H, v < W), real and imaginary parts being separate elements: ``sum(|Re D| + |Im D|) / (2 H W)`` for one
+      plane. Cho et al., MIMO-UNet, ICCV 2021; the paper takes "the same loss function".
+    - `form='modulus'`: the mean of ``sqrt(Re D^2 + Im D^2)`` over all planes and the half spectrum of `rfft2`
+      (u < H, v <= W // 2). This is what the released code of DSTNet computes.
+
+    `reduction='sum'` is the sum of the same elements. Where an element is zero, so is its gradient.
+
+    Args:
+        loss_weight: factor on the loss; 0.1 in the paper's training, beside a Charbonnier loss of weight 1.
+        reduction: 'mean' or 'sum'. There is no 'none': the elements are frequencies, not pixels.
+        form: 'cho' or 'modulus'.
+
+    Raises:
+        ValueError: unknown `reduction` or `form`.
+    """
+
+    def __init__(self, loss_weight: float = 0.1, reduction: str = 'mean', form: str = 'cho') -> None:
+        super().__init__()
+        if form not in FORMS:
+            raise ValueError(f'FrequencyLoss: form is {form!r}, but must be one of {", ".join(FORMS)}')
+        if reduction not in REDUCTIONS:
+            raise ValueError(f'FrequencyLoss: reduction is {reduction!r}, but must be one of {", ".join(REDUCTIONS)}')
+        self.loss_weight = loss_weight
+        self.reduction = reduction
+        self.form = form
+
+    def forward(self, pred: Tensor, target: Tensor) -> Tensor:
+        """Weighted loss, a scalar: float64 where an input is float64, else float32, under autocast as well.
+
+        Args:
+            pred: (..., H, W), floating point, e.g. (B, T, C, H, W); images in [0, 1].
+            target: the same shape.
+
+        Raises:
+            ValueError: shapes that differ, or that have no pixels.
+            TypeError: inputs that are not floating point.
+        """
+        if pred.shape != target.shape:
+            raise ValueError(
+                f'FrequencyLoss: pred has shape {tuple(pred.shape)}, target {tuple(target.shape)}; they must be equal'
+            )
+        if pred.dim() < 2 or pred.numel() == 0:
+            raise ValueError(f'FrequencyLoss: expected (..., height, width) with pixels, got {tuple(pred.shape)}')
+        if not (pred.is_floating_point() and target.is_floating_point()):
+            raise TypeError(
+                f'FrequencyLoss: expected floating point images, got {pred.dtype} and {target.dtype}; '
+                'divide uint8 images by 255 first'
+            )
+        # Half precision has neither the range nor the digits for sums over a whole plane.
+        dtype = torch.float64 if torch.float64 in (pred.dtype, target.dtype) else torch.float32
+        with torch.autocast(pred.device.type, enabled=False):
+            # The transform is linear, so one of the difference serves for two.
+            spectrum = torch.fft.rfft2(pred.to(dtype) - target.to(dtype))
+            total, count = _modulus(spectrum) if self.form == 'modulus' else _cho(spectrum, width=pred.shape[-1])
+            return self.loss_weight * (total / count if self.reduction == 'mean' else total)
+
+
+def _modulus(spectrum: Tensor) -> tuple[Tensor, int]:
+    """Sum and number of the elements of `form='modulus'`."""
+    return spectrum.abs().sum(), spectrum.numel()
+
+
+def _cho(spectrum: Tensor, width: int) -> tuple[Tensor, int]:
+    """Sum and number of the elements of `form='cho'`, over the whole spectrum, from the half that `rfft2` gives.
+
+    The spectrum of a real plane is Hermitian, D[-u, -v] = conj(D[u, v]): the columns that `rfft2` leaves out hold the
+    same absolute values as columns 1, 2, ..., which therefore count twice. Column 0 and, for even widths, the last
+    one (the Nyquist frequency) are their own partners and count once.
+    """
+    elements = torch.view_as_real(spectrum).abs()
+    per_column = elements.sum(-1).flatten(end_dim=-2).sum(0)
+    weights = torch.full_like(per_column, 2)
+    weights[0] = 1
+    if width % 2 == 0:
+        weights[-1] = 1
+    count = 2 * (spectrum.numel() // spectrum.shape[-1]) * width
+    return (per_column * weights).sum(), count

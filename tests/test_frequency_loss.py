@@ -1,0 +1,171 @@
+import cmath
+import math
+
+import pytest
+import torch
+
+from dstnet_arch.losses.frequency_loss import FrequencyLoss
+
+SIZES = [(4, 6), (5, 7), (4, 5), (3, 4), (1, 1), (1, 6), (1, 5), (2, 1), (5, 1), (2, 2)]
+FORMS = ['cho', 'modulus']
+
+
+def planes(*shape, seed=0, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(seed)
+    return tuple(torch.rand(shape, generator=generator, dtype=torch.float64).to(dtype) for _ in range(2))
+
+
+def naive_spectrum(plane):
+    """The transform by its definition: every pair of frequencies, every pixel."""
+    height, width = len(plane), len(plane[0])
+    return [
+        [
+            sum(
+                plane[y][x] * cmath.exp(-2j * math.pi * (u * y / height + v * x / width))
+                for y in range(height)
+                for x in range(width)
+            )
+            for v in range(width)
+        ]
+        for u in range(height)
+    ]
+
+
+def naive_elements(pred, target, form):
+    """All elements that the loss averages: transforms taken apart and subtracted afterwards."""
+    elements = []
+    for a, b in zip(pred.flatten(0, -3), target.flatten(0, -3), strict=True):
+        width = a.shape[-1]
+        for row_a, row_b in zip(naive_spectrum(a.tolist()), naive_spectrum(b.tolist()), strict=True):
+            differences = [x - y for x, y in zip(row_a, row_b, strict=True)]
+            if form == 'cho':
+                elements += [abs(part) for z in differences for part in (z.real, z.imag)]
+            else:
+                elements += [abs(z) for z in differences[: width // 2 + 1]]
+    return elements
+
+
+@pytest.mark.parametrize('form', FORMS)
+@pytest.mark.parametrize('size', SIZES)
+def test_equals_the_definition(form, size):
+    pred, target = planes(2, 3, *size)
+    elements = naive_elements(pred, target, form)
+    mean = FrequencyLoss(loss_weight=1.0, form=form)(pred, target)
+    total = FrequencyLoss(loss_weight=0.3, reduction='sum', form=form)(pred, target)
+    assert mean.item() == pytest.approx(math.fsum(elements) / len(elements), rel=1e-12)
+    assert total.item() == pytest.approx(0.3 * math.fsum(elements), rel=1e-12)
+
+
+@pytest.mark.parametrize('size', [(16, 24), (15, 23), (16, 23)])
+def test_half_spectrum_stands_for_the_whole_one(size):
+    pred, target = planes(2, 4, 3, *size)
+    pred.requires_grad_()
+    whole = torch.fft.fft2(pred) - torch.fft.fft2(target)
+    reference = torch.stack([whole.real, whole.imag]).abs().mean()
+    loss = FrequencyLoss(loss_weight=1.0)(pred, target)
+    torch.testing.assert_close(loss, reference, rtol=1e-12, atol=0)
+    # Imaginary parts that are zero by symmetry come out of fft2 as rounding noise, whose signs are no gradient; they
+    # are a handful of frequencies, each worth at most 1 / number of elements.
+    gradients = [torch.autograd.grad(value, pred)[0] for value in (loss, reference)]
+    torch.testing.assert_close(*gradients, rtol=0, atol=4.5 / whole.numel())
+
+
+def test_defaults_are_the_papers():
+    pred, target = planes(1, 3, 8, 8)
+    elements = naive_elements(pred, target, 'cho')
+    assert FrequencyLoss()(pred, target).item() == pytest.approx(0.1 * math.fsum(elements) / len(elements), rel=1e-12)
+
+
+@pytest.mark.parametrize('form', FORMS)
+@pytest.mark.parametrize('reduction', ['mean', 'sum'])
+@pytest.mark.parametrize('size', [(4, 6), (5, 3), (1, 4)])
+def test_gradients(form, reduction, size):
+    pred, target = planes(2, 3, *size, seed=1)
+    pred.requires_grad_()
+    target.requires_grad_()
+    assert torch.autograd.gradcheck(FrequencyLoss(1.0, reduction, form), (pred, target), eps=1e-7, atol=1e-5)
+
+
+@pytest.mark.parametrize('form', FORMS)
+def test_gradient_of_nothing_is_nothing(form):
+    pred = torch.full((1, 3, 6, 5), 0.5, requires_grad=True)
+    loss = FrequencyLoss(form=form)(pred, pred.detach().clone())
+    loss.backward()
+    assert loss.item() == 0
+    assert torch.equal(pred.grad, torch.zeros_like(pred))
+
+
+@pytest.mark.parametrize('form', FORMS)
+def test_leading_dimensions_do_not_matter(form):
+    pred, target = planes(2, 3, 4, 6, 5)
+    loss = FrequencyLoss(form=form)
+    expected = loss(pred, target)
+    for shape in [(24, 6, 5), (6, 4, 6, 5), (2, 3, 2, 2, 6, 5)]:
+        torch.testing.assert_close(loss(pred.reshape(shape), target.reshape(shape)), expected)
+    torch.testing.assert_close(loss(pred[0, 0, 0], target[0, 0, 0]), loss(pred[:1, :1, :1], target[:1, :1, :1]))
+
+
+@pytest.mark.parametrize('form', FORMS)
+def test_non_contiguous_inputs(form):
+    pred, target = planes(2, 3, 10, 12)
+    views = [x.transpose(-1, -2)[..., ::2, 1:] for x in (pred, target)]
+    assert not views[0].is_contiguous()
+    loss = FrequencyLoss(form=form)
+    torch.testing.assert_close(loss(*views), loss(*(view.contiguous() for view in views)))
+
+
+@pytest.mark.parametrize('form', FORMS)
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16, torch.float32])
+def test_float32_inside_autocast(form, dtype):
+    pred, target = planes(1, 2, 3, 32, 32, dtype=dtype)
+    pred.requires_grad_()
+    expected = FrequencyLoss(form=form)(pred.double(), target.double()).item()
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        # The network's output is half precision there, the target stays float32.
+        loss = FrequencyLoss(form=form)(pred, target.float())
+    assert loss.dtype == torch.float32
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
+    loss.backward()
+    assert pred.grad.dtype == dtype
+    assert pred.grad.isfinite().all()
+
+
+def test_half_precision_does_not_overflow():
+    pred = torch.ones(1, 1, 300, 300, dtype=torch.float16)
+    loss = FrequencyLoss(loss_weight=1.0, reduction='sum', form='modulus')(pred, torch.zeros_like(pred))
+    assert loss.item() == pytest.approx(300 * 300, rel=1e-5)  # above float16's 65504
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
+def test_keeps_full_precision(dtype):
+    pred, target = planes(1, 3, 8, 8, dtype=dtype)
+    assert FrequencyLoss()(pred, target).dtype == dtype
+    assert FrequencyLoss()(pred, target.double()).dtype == torch.float64
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'given', 'choices'),
+    [
+        ({'form': 'l1'}, "'l1'", 'cho, modulus'),
+        ({'reduction': 'none'}, "'none'", 'mean, sum'),
+        ({'reduction': None}, 'None', 'mean, sum'),
+    ],
+)
+def test_unknown_choices(arguments, given, choices):
+    with pytest.raises(ValueError, match=f'{given}.* {choices}'):
+        FrequencyLoss(**arguments)
+
+
+@pytest.mark.parametrize(
+    ('pred', 'target', 'error', 'message'),
+    [
+        (torch.zeros(1, 3, 4, 4), torch.zeros(1, 3, 4, 5), ValueError, r'\(1, 3, 4, 4\).*\(1, 3, 4, 5\)'),
+        (torch.zeros(1, 3, 4, 4), torch.zeros(3, 4, 4), ValueError, 'equal'),
+        (torch.zeros(4), torch.zeros(4), ValueError, 'height, width'),
+        (torch.zeros(1, 3, 0, 4), torch.zeros(1, 3, 0, 4), ValueError, 'height, width'),
+        (torch.zeros(4, 4), torch.zeros(4, 4, dtype=torch.uint8), TypeError, 'torch.uint8.*255'),
+    ],
+)
+def test_unfit_inputs(pred, target, error, message):
+    with pytest.raises(error, match=message):
+        FrequencyLoss()(pred, target)
