@@ -75,7 +75,7 @@ def _read(path: Path, opt: dict[str, Any]) -> Any:
         state = torch.load(path, map_location='cpu', weights_only=True)
         iteration = state['iter']
     except Exception as error:  # what a damaged file raises depends on where the damage is
-        reason = ' '.join(str(error).split())[:200]
+        reason = ' '.join(str(error).split()).partition('. ')[0]
         raise CheckpointError(f'The training state {path} cannot be read ({type(error).__name__}: {reason}).') from None
     kept = opt['path'].get('ignore_resume_networks') or ()
     for network in (key for key in opt if key.startswith('network_') and key not in kept):

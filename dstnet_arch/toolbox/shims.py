@@ -1,8 +1,8 @@
 """Repairs for stock BasicSR 1.4.2 on today's libraries, one function each; its files are never touched.
 
 Each docstring names the defect and the condition under which the repair acts. Everything else keeps BasicSR's own
-behaviour. One more repair, for torchvision's missing module, is needed while BasicSR is being imported and stands in
-the start-up hook (``startup/_dstnet_arch_hook.py``).
+behaviour. One more repair, for modules that torchvision and SciPy have moved, is needed while BasicSR is being imported
+and stands in the start-up hook (``startup/_dstnet_arch_hook.py``).
 """
 
 from __future__ import annotations

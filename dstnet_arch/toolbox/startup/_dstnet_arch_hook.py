@@ -10,7 +10,11 @@ package, imports nothing but ``sys``, and does nothing until somebody imports Ba
 
 import sys
 
-FUNCTIONAL_TENSOR = 'torchvision.transforms.functional_tensor'
+# Modules that BasicSR imports and that are gone or announced to go, with those that hold their contents now.
+MOVED = {
+    'torchvision.transforms.functional_tensor': 'torchvision.transforms.functional',  # since torchvision 0.17
+    'scipy.ndimage.filters': 'scipy.ndimage',  # from SciPy 2.0 on
+}
 
 
 class BasicSRFinder:
@@ -27,15 +31,14 @@ class BasicSRFinder:
         return None
 
 
-class FunctionalTensorFinder:
-    """Supplies ``torchvision.transforms.functional_tensor`` where torchvision has none.
+class MovedModuleFinder:
+    """Supplies the modules that BasicSR imports under names they no longer have.
 
-    Defect: BasicSR imports ``rgb_to_grayscale`` from this module, which torchvision dropped in 0.17.
-    It stands at the end of ``sys.meta_path``, so that a module of that name from anywhere else comes first.
+    It stands at the end of ``sys.meta_path``, and so acts only on names that nothing else can find.
     """
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> object:
-        if name != FUNCTIONAL_TENSOR:
+        if name not in MOVED:
             return None
         from importlib.machinery import ModuleSpec
 
@@ -44,13 +47,12 @@ class FunctionalTensorFinder:
     def create_module(self, spec: object) -> None:
         return None
 
-    def exec_module(self, module: object) -> None:
-        # Every name, and not BasicSR's one alone: other packages that find this module expect a whole one.
-        try:
-            from torchvision.transforms import _functional_tensor as successor
-        except ImportError:
-            from torchvision.transforms import functional as successor
-        vars(module).update({name: value for name, value in vars(successor).items() if not name.startswith('__')})
+    def exec_module(self, module) -> None:  # type: ignore[no-untyped-def]
+        from importlib import import_module
+
+        # Every name, and not BasicSR's alone: other packages that find the module expect a whole one.
+        successor = vars(import_module(MOVED[module.__name__]))
+        vars(module).update({name: value for name, value in successor.items() if not name.startswith('__')})
 
 
 def install() -> None:
@@ -87,8 +89,8 @@ def _activate_after(loader) -> None:  # type: ignore[no-untyped-def]
     run = loader.exec_module
 
     def exec_module(module) -> None:  # type: ignore[no-untyped-def]
-        if not _installed(FunctionalTensorFinder):
-            sys.meta_path.append(FunctionalTensorFinder())  # type: ignore[arg-type]
+        if not _installed(MovedModuleFinder):
+            sys.meta_path.append(MovedModuleFinder())  # type: ignore[arg-type]
         try:
             run(module)
         except (AttributeError, RuntimeError) as error:
