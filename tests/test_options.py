@@ -1,0 +1,495 @@
+"""The options files, the check of options, and the reference page that is made from the same descriptions."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import random
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dstnet_arch.archs.propagation import BOUNDARIES
+from dstnet_arch.errors import OptionsError
+from dstnet_arch.losses.frequency_loss import FORMS, REDUCTIONS
+from dstnet_arch.toolbox.options import read_options
+from dstnet_arch.toolbox.options_page import reference_page
+from dstnet_arch.toolbox.options_schema import check_options, targets
+from dstnet_arch.toolbox.options_sections import LossArguments, NetworkArguments, allowed, argument_texts
+
+ROOT = Path(__file__).parents[1]
+FILES = sorted((ROOT / 'options').rglob('*.yml'))
+GOPRO = ROOT / 'options/train_DSTNet_GoPro.yml'
+GOPRO_TEST = ROOT / 'options/test_DSTNet_GoPro.yml'
+
+# The paper's counts are of the released state dicts, where the fixed Haar filters (1,024 numbers) stand among the
+# parameters.
+PARAMETERS = {'DSTNet': 7_450_819 - 1_024}
+
+
+def set_at(opt: dict[str, Any], path: str, value: Any) -> None:
+    *sections, key = path.split(':')
+    for section in sections:
+        opt = opt[section]
+    opt[key] = value
+
+
+def get_at(opt: dict[str, Any], path: str) -> Any:
+    for key in path.split(':'):
+        opt = opt[key]
+    return opt
+
+
+def gopro(changes: dict[str, Any] | None = None) -> dict[str, Any]:
+    opt = read_options(GOPRO)
+    for path, value in (changes or {}).items():
+        set_at(opt, path, value)
+    return opt
+
+
+def problems(opt: dict[str, Any], is_train: bool = True, check_paths: bool = False) -> list[str]:
+    """The lines of the error, one a problem."""
+    try:
+        check_options(opt, is_train, check_paths=check_paths)
+    except OptionsError as error:
+        return [line.strip() for line in str(error).splitlines()[1:-1]]
+    return []
+
+
+def paths_of(opt: dict[str, Any], prefix: str = '') -> Iterator[str]:
+    for key, value in opt.items():
+        yield f'{prefix}{key}'
+        if isinstance(value, dict):
+            yield from paths_of(value, f'{prefix}{key}:')
+
+
+# The options files
+
+
+@pytest.mark.parametrize('file', FILES, ids=lambda file: file.stem)
+def test_file_is_right_and_builds_its_network(file: Path) -> None:
+    opt = read_options(file)
+    is_train = file.name.startswith('train')
+    given = copy.deepcopy(opt)
+    check_options(opt, is_train, check_paths=False)
+    opt['datasets'].get('train', {}).pop('manual_seed', None)
+    assert opt == given, 'options files hold values of the right types'
+    assert opt['name'] == file.stem
+    network = dict(opt['network_g'])
+    with torch.device('meta'):
+        net = targets('arch')[network.pop('type')](**network)
+    paper = next((name for name in PARAMETERS if file.stem.split('_')[1] == name and 'sample' not in file.stem), None)
+    if paper:
+        assert sum(p.numel() for p in net.parameters()) == PARAMETERS[paper]
+
+
+def test_paper_files_are_among_them() -> None:
+    assert {'train_DSTNet_GoPro', 'test_DSTNet_GoPro', 'train_DSTNet_sample', 'test_DSTNet_sample'} <= {
+        file.stem for file in FILES
+    }
+
+
+@pytest.mark.parametrize('name', ['DSTNet_GoPro', 'DSTNet_sample'])
+def test_test_file_fits_its_train_file(name: str) -> None:
+    train, test = (read_options(ROOT / f'options/{run}_{name}.yml') for run in ('train', 'test'))
+    assert test['network_g'] == train['network_g']
+    assert test['datasets']['test'] == train['datasets']['val']
+    assert test['val']['metrics'] == train['val']['metrics']
+    assert test['path']['pretrain_network_g'] == f'experiments/{train["name"]}/models/net_g_latest.pth'
+
+
+# Misspelt, missing and misplaced keys
+
+# Names that the file's author chooses.
+FREE = ('val:metrics:psnr', 'val:metrics:ssim3d', 'val:metrics:ssim')
+KEYS = [path for path in paths_of(gopro()) if path not in FREE]
+
+
+def misspellings(key: str) -> list[str]:
+    """One letter left out, doubled, replaced, or exchanged with its neighbour."""
+    at = random.Random(key).randrange(len(key))
+    wrong = [
+        key[:at] + key[at + 1 :],
+        key[:at] + key[at] + key[at:],
+        key[:at] + ('x' if key[at] != 'x' else 'y') + key[at + 1 :],
+        key[:at] + key[at : at + 2][::-1] + key[at + 2 :],
+    ]
+    return [word for word in wrong if word and word != key]
+
+
+@pytest.mark.parametrize('path', KEYS)
+def test_misspelt_key_is_found_and_the_right_one_named(path: str) -> None:
+    *sections, key = path.split(':')
+    for wrong in misspellings(key):
+        opt = gopro()
+        section = get_at(opt, ':'.join(sections)) if sections else opt
+        section[wrong] = section.pop(key)
+        wrong_path = ':'.join([*sections, wrong])
+        lines = problems(opt)
+        found = [line for line in lines if line.startswith(f'{wrong_path}: ')]
+        assert len(found) == 1, wrong_path
+        if len(key) > 2 or wrong[0] == key[0]:  # lr written xr is like nothing
+            assert f'the nearest right one is {path}.' in found[0]
+        assert not [line for line in lines if line.startswith(f'{path}: missing')]
+
+
+@pytest.mark.parametrize(
+    'path',
+    [
+        'name',
+        'num_gpu',
+        'datasets',
+        'datasets:train',
+        'datasets:train:batch_size_per_gpu',
+        'datasets:train:dataroot_gt',
+        'datasets:train:type',
+        'datasets:val:dataroot_lq',
+        'network_g',
+        'network_g:type',
+        'path',
+        'train',
+        'train:total_iter',
+        'train:optim_g',
+        'train:optim_g:type',
+        'train:optim_g:lr',
+        'train:scheduler:periods',
+        'train:pixel_opt:type',
+        'val:val_freq',
+        'val:metrics:psnr:crop_border',
+        'logger',
+    ],
+)
+def test_missing_key_is_named(path: str) -> None:
+    opt = gopro()
+    *sections, key = path.split(':')
+    del (get_at(opt, ':'.join(sections)) if sections else opt)[key]
+    assert [line for line in problems(opt) if line.startswith(f'{path}: missing')]
+
+
+def test_key_in_the_wrong_section_is_sent_to_the_right_one() -> None:
+    (line,) = problems(gopro({'train:val_freq': 100}))
+    assert line.startswith('train:val_freq: unknown key; its place is val:val_freq')
+
+
+def test_all_problems_come_in_one_message() -> None:
+    opt = gopro({'train:amp_mod': 'bf16', 'train:ema_decay': 1, 'datasets:train:gt_size': 0, 'val:amp': 'half'})
+    with pytest.raises(OptionsError) as error:
+        check_options(opt, True, check_paths=False)
+    text = str(error.value)
+    assert text.startswith('The options have 4 problems:')
+    for part in (
+        'train:amp_mod: unknown key; the nearest right one is train:amp.',
+        'train:ema_decay: 1 given; allowed: number >= 0 and < 1.',
+        'datasets:train:gt_size: 0 given; allowed: whole number >= 1.',
+        'val:amp: half given; allowed: none, bf16 or fp16.',
+        '--force_yml',
+        'docs/options.md',
+    ):
+        assert part in text
+
+
+# Values
+
+
+@pytest.mark.parametrize(
+    ('path', 'text', 'value'),
+    [
+        ('train:optim_g:lr', '1e-4', 1e-4),
+        ('train:warmup_iter', '-1', -1),
+        ('val:val_freq', '5e3', 5000),
+        ('train:total_iter', 300.0, 300),
+        ('train:scheduler:periods', '[600000]', [600000]),
+        ('train:scheduler:periods', ['6e5'], [600000]),
+        ('train:amp', None, 'none'),  # --force_yml train:amp=none
+        ('train:ema_decay', '.999', 0.999),
+        ('val:suffix', 5, '5'),
+        ('val:save_img', 'yes', True),
+        ('datasets:val:dataroot_gt', 'None', None),
+        ('datasets:val:clip_length', 'none', None),
+        ('datasets:train:prefetch_mode', 'none', None),
+        ('network_g:num_feat', '8', 8),
+        ('network_g:prop_feat', '~', None),
+        ('train:pixel_opt:eps', '1e-9', 1e-9),
+        ('train:optim_g:amsgrad', 'true', True),
+        ('val:metrics:psnr:crop_border', '4', 4),
+    ],
+)
+def test_text_is_written_back_as_the_value_it_stands_for(path: str, text: Any, value: Any) -> None:
+    opt = gopro({path: text})
+    assert check_options(opt, True, check_paths=False) is opt
+    assert get_at(opt, path) == value
+    assert type(get_at(opt, path)) is type(value)
+
+
+@pytest.mark.parametrize(
+    ('path', 'value'),
+    [
+        ('datasets:train:num_frame', True),
+        ('datasets:train:num_frame', 2.5),
+        ('datasets:train:interval_list', []),
+        ('datasets:train:interval_list', [0]),
+        ('datasets:train:io_backend:type', 'hdf5'),
+        ('datasets:train:prefetch_mode', 'cpu'),
+        ('datasets:val:name', 'a/b'),
+        ('network_g:boundary', 'reflect'),
+        ('network_g:num_feat', 0),
+        ('scale', 4),
+        ('train:total_iter', 0),
+        ('train:accum_iter', 0),
+        ('train:ema_decay', 1.0),
+        ('train:ema_decay', 'nan'),
+        ('train:grad_clip', -1),
+        ('train:optim_g:lr', 0),
+        ('train:optim_g:betas', [0.9]),
+        ('train:scheduler:eta_min', '1e'),
+        ('train:frequency_opt:form', 'abs'),
+        ('train:pixel_opt', 'CharbonnierLoss'),
+        ('val:val_freq', 0),
+        ('logger:print_freq', 0),
+        ('dist_params:backend', 'mpi'),
+        ('path', []),
+    ],
+)
+def test_value_out_of_range_is_one_problem_that_says_what_is_allowed(path: str, value: Any) -> None:
+    (line,) = problems(gopro({path: value}))
+    assert line.startswith(f'{path}: ')
+    assert 'given; allowed: ' in line
+
+
+def test_missing_keys_that_stock_reads_directly_are_filled_in() -> None:
+    opt = gopro()
+    del opt['val']['save_img'], opt['logger']['use_tb_logger'], opt['train']['amp']
+    check_options(opt, True, check_paths=False)
+    assert opt['val']['save_img'] is False
+    assert opt['logger']['use_tb_logger'] is False
+    assert 'amp' not in opt['train'], 'nothing else is'
+
+
+def test_train_data_get_the_seed() -> None:
+    opt = check_options(gopro({'manual_seed': 7}), True, check_paths=False)
+    assert opt['datasets']['train']['manual_seed'] == 7
+
+
+# Combinations
+
+
+@pytest.mark.parametrize(
+    ('changes', 'path', 'text'),
+    [
+        ({'train:scheduler:periods': [300], 'train:total_iter': 301}, 'train:scheduler:periods', 'such as [301]'),
+        (
+            {'train:scheduler:restart_weights': [1, 1]},
+            'train:scheduler:restart_weights',
+            '2 values given for 1 periods',
+        ),
+        (
+            {'train:scheduler': {'type': 'MultiStepLR', 'milestones': [1], 'restarts': [0, 5]}},
+            'train:scheduler:restart_weights',
+            '1 values given for 2 restarts',
+        ),
+        ({'num_gpu': 0, 'train:amp': 'fp16'}, 'train:amp', 'bf16'),
+        ({'num_gpu': 0, 'val:amp': 'fp16'}, 'val:amp', 'bf16'),
+        ({'num_gpu': 0, 'datasets:train:prefetch_mode': 'cuda'}, 'datasets:train:prefetch_mode', 'CPU'),
+        ({'datasets:train:num_worker_per_gpu': 0}, 'datasets:train:persistent_workers', 'allowed there: false'),
+        ({'train:accum_iter': 3}, 'train:accum_iter', 'a divisor'),
+        ({'train:pixel_opt': None, 'train:frequency_opt': None}, 'train', 'no loss given'),
+        ({'logger:use_tb_logger': False, 'logger:wandb:project': 'x'}, 'logger:use_tb_logger', 'wandb'),
+        ({'val:metrics:ssim3d:test_y_channel': True}, 'val:metrics:ssim3d:test_y_channel', 'false'),
+        ({'datasets:val_2': gopro()['datasets']['val']}, 'datasets:val_2:name', 'another name'),
+        ({'datasets:test': gopro()['datasets']['val']}, 'datasets:test', 'not for training'),
+        ({'datasets:train:type': 'VideoDeblurTestDataset'}, 'datasets:train:type', 'VideoDeblurTrainDataset'),
+        ({'datasets:train:type': 'VideoDeblurTrainDatase'}, 'datasets:train:type', 'VideoDeblurTrainDataset'),
+        ({'model_type': 'VideoDeblurModle'}, 'model_type', 'VideoDeblurModel'),
+        ({'network_g:type': 'DSTNett'}, 'network_g:type', 'DSTNet'),
+        ({'train:optim_g:type': 'Adamw'}, 'train:optim_g:type', 'AdamW'),
+        ({'train:optim_g:type': 'LBFGS'}, 'train:optim_g:type', 'no registered optimizer'),
+        ({'train:optim_g:momentum': 0.9}, 'train:optim_g:momentum', 'unknown key'),
+        ({'train:scheduler:type': 'CosineRestartLR'}, 'train:scheduler:type', 'CosineAnnealingRestartLR'),
+        ({'val:metrics:psnr:type': 'calculate_psn'}, 'val:metrics:psnr:type', 'calculate_psnr'),
+        ({'num_gpu': torch.cuda.device_count() + 1}, 'num_gpu', 'PyTorch sees'),
+    ],
+)
+def test_impossible_combination_is_refused(changes: dict[str, Any], path: str, text: str) -> None:
+    found = [line for line in problems(gopro(changes)) if line.startswith(f'{path}: ')]
+    assert len(found) == 1
+    assert text in found[0]
+
+
+@pytest.mark.parametrize(
+    'changes',
+    [
+        {'train:scheduler:periods': [400000, 300000], 'train:scheduler:restart_weights': [1, 0.5]},
+        {'train:scheduler': {'type': 'MultiStepLR', 'milestones': [300000], 'gamma': 0.5}},
+        {'train:optim_g': {'type': 'SGD', 'lr': 0.1, 'momentum': 0.9, 'nesterov': True}},
+        {'train:optim_g': {'type': 'Adafactor', 'lr': 0.01, 'eps': [1e-30, 1e-3]}},
+        {'train:frequency_opt': None},
+        {'train:pixel_opt': {'type': 'L1Loss'}},
+        {'train:accum_iter': 8, 'datasets:train:batch_size_per_gpu': 16},
+        {'val': None},
+        {'val:metrics': None},
+        {'val:metrics:psnr:better': 'higher'},
+        {'datasets:val': {'name': 'other', 'type': 'PairedImageDataset', 'anything': 1}},
+        {'num_gpu': 0, 'train:amp': 'bf16'},
+    ],
+)
+def test_possible_combination_is_let_through(changes: dict[str, Any]) -> None:
+    assert problems(gopro(changes)) == []
+
+
+def test_keys_that_basicsr_adds_are_let_through() -> None:
+    added = dict.fromkeys(('dist', 'rank', 'world_size', 'auto_resume', 'is_train', 'root_path'))
+    added |= {f'path:{key}': 'x' for key in ('experiments_root', 'models', 'training_states', 'log', 'visualization')}
+    added |= {'datasets:train:phase': 'train', 'datasets:train:scale': 1, 'datasets:val:phase': 'val'}
+    assert problems(gopro(added)) == []
+
+
+def test_test_run_wants_test_data_and_no_training_section() -> None:
+    test = read_options(GOPRO_TEST)
+    assert problems(test, is_train=False) == []
+    del test['val']
+    assert [line.split(';')[0] for line in problems(test, is_train=False)] == ['val: missing']
+    assert 'datasets:train: not for a test' in problems(gopro(), is_train=False)[0]
+
+
+def test_other_peoples_models_are_checked_for_our_data_only() -> None:
+    opt = gopro({'model_type': 'VideoRecurrentModel', 'train:fix_flow': 100, 'network_g:whatever': 1})
+    assert problems(opt) == []
+    opt['datasets']['train']['gt_sizes'] = 64
+    (line,) = problems(opt)
+    assert line.startswith('datasets:train:gt_sizes: unknown key')
+
+
+class ForeignNet(torch.nn.Module):
+    def __init__(self, width: int, depth: int = 3) -> None:
+        super().__init__()
+
+
+def test_other_peoples_networks_keep_their_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
+    from basicsr.utils.registry import ARCH_REGISTRY
+
+    monkeypatch.setitem(ARCH_REGISTRY._obj_map, 'ForeignNet', ForeignNet)
+    assert problems(gopro({'network_g': {'type': 'ForeignNet', 'width': 'any', 'depth': '3'}})) == []
+    found = problems(gopro({'network_g': {'type': 'ForeignNet', 'dept': 3}}))
+    assert [line.split(';')[0] for line in found] == ['network_g:dept: unknown key', 'network_g:width: missing']
+    stock = {'type': 'BasicVSRPlusPlus', 'mid_channels': 64, 'num_blocks': 7, 'is_low_res_input': False}
+    assert problems(gopro({'network_g': stock})) == []
+
+
+# What is there
+
+
+def test_data_that_are_not_there_say_how_to_make_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = problems(gopro(), check_paths=True)
+    assert [line.split(':')[2] for line in found] == ['dataroot_lq', 'dataroot_gt'] * 2
+    assert all('python -m data_prep gopro SOURCE -o datasets/GoPro' in line for line in found)
+    sample = problems(read_options(ROOT / 'options/train_DSTNet_sample.yml'), check_paths=True)
+    assert all('python -m data_prep sample -o datasets/sample' in line for line in sample)
+    for split in ('train_blur', 'train_sharp', 'test_blur', 'test_sharp'):
+        (tmp_path / f'datasets/GoPro/{split}.lmdb').mkdir(parents=True)
+    assert problems(gopro(), check_paths=True) == []
+
+
+def test_named_prep_commands_exist() -> None:
+    from data_prep.__main__ import build_parser
+    from dstnet_arch.toolbox.options_schema import DATA_COMMANDS
+
+    for command in DATA_COMMANDS.values():
+        build_parser().parse_args(command.format(folder='x').removeprefix('python -m data_prep ').split())
+
+
+def test_weights_and_states_must_be_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    opt = read_options(GOPRO_TEST)
+    line = problems(opt, is_train=False, check_paths=True)[-1]
+    assert 'Train train_DSTNet_GoPro first' in line
+    models = tmp_path / 'experiments/train_DSTNet_GoPro/models'
+    models.mkdir(parents=True)
+    (models / 'net_g_5000.pth').touch()
+    assert 'There are: net_g_5000.pth' in problems(opt, is_train=False, check_paths=True)[-1]
+    (models / 'net_g_latest.pth').touch()
+    assert not [line for line in problems(opt, is_train=False, check_paths=True) if line.startswith('path:')]
+
+    # A resumed run takes its weights from where its state is, and looks at no others.
+    weights = {'path:pretrain_network_g': 'gone.pth'}
+    assert any(line.startswith('path:pretrain') for line in problems(gopro(weights), check_paths=True))
+    found = problems(gopro(weights | {'path:resume_state': 'gone.state'}), check_paths=True)
+    assert [line.split(':')[1] for line in found if line.startswith('path:')] == ['resume_state']
+    states = tmp_path / 'experiments/train_DSTNet_GoPro/training_states'
+    states.mkdir()
+    (states / '5000.state').touch()
+    found = problems(gopro(weights | {'auto_resume': True}), check_paths=True)
+    assert not [line for line in found if line.startswith('path:')]
+
+
+# The command line, and any input
+
+
+def test_forced_values_arrive_coerced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from basicsr.utils.options import parse_options
+
+    monkeypatch.chdir(tmp_path)
+    for split in ('train_blur', 'train_sharp', 'test_blur', 'test_sharp'):
+        (tmp_path / f'datasets/GoPro/{split}.lmdb').mkdir(parents=True)
+    forced = (
+        'train:optim_g:lr=1e-4 train:amp=none train:warmup_iter=-1 val:val_freq=1e2 train:scheduler:periods=[700000]'
+    )
+    monkeypatch.setattr(sys, 'argv', ['train.py', '-opt', str(GOPRO), '--force_yml', *forced.split()])
+    opt, _ = parse_options(str(tmp_path), is_train=True)
+    assert opt['train']['optim_g']['lr'] == 1e-4
+    assert (opt['train']['amp'], opt['train']['warmup_iter'], opt['val']['val_freq']) == ('none', -1, 100)
+    assert opt['train']['scheduler']['periods'] == [700000]
+    assert opt['datasets']['train']['manual_seed'] == 0
+
+    monkeypatch.setattr(sys, 'argv', ['train.py', '-opt', str(GOPRO), '--force_yml', 'train:acum_iter=8'])
+    with pytest.raises(OptionsError, match='train:acum_iter: unknown key; the nearest right one is train:accum_iter'):
+        parse_options(str(tmp_path), is_train=True)
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.just('\0'),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=5) | st.integers(), inner, max_size=2),
+    max_leaves=4,
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(path=st.sampled_from([*KEYS, *FREE]), value=VALUES, is_train=st.booleans(), check_paths=st.booleans())
+def test_any_value_anywhere_is_taken_or_named(path: str, value: Any, is_train: bool, check_paths: bool) -> None:
+    opt = gopro({path: value})
+    found = problems(opt, is_train, check_paths)  # no other error
+    if not found:
+        assert problems(opt, is_train, check_paths) == [], 'what was written back is right as well'
+
+
+# The descriptions
+
+
+def test_reference_page_is_up_to_date() -> None:
+    committed = (ROOT / 'docs/options.md').read_text(encoding='utf-8')
+    assert committed == reference_page(), 'python -m dstnet_arch.toolbox.options_page > docs/options.md'
+
+
+def test_reference_page_describes_every_key() -> None:
+    rows = [line.strip('| ').split(' | ') for line in reference_page().splitlines() if line.startswith('| `')]
+    described = {cells[0].strip('`') for cells in rows if len(cells) == 4 and cells[3]}
+    assert {path.split(':')[-1] for path in KEYS} <= described
+    assert len(rows) == len([cells for cells in rows if len(cells) == 4])
+
+
+def test_choices_are_those_of_the_classes() -> None:
+    assert allowed(NetworkArguments, 'boundary') == ' or '.join(BOUNDARIES)
+    assert allowed(LossArguments, 'form') == ' or '.join(FORMS)
+    assert allowed(LossArguments, 'reduction') == ' or '.join(REDUCTIONS)
+
+
+@pytest.mark.parametrize('name', ['DSTNet', 'FrequencyLoss'])
+def test_every_argument_of_our_classes_is_described(name: str) -> None:
+    target = (targets('arch') | targets('loss'))[name]
+    assert set(argument_texts(target)) >= set(inspect.signature(target).parameters)
