@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from data_prep.errors import PrepError
@@ -55,7 +55,9 @@ def build_parser() -> argparse.ArgumentParser:
         'python -m data_prep sample -o datasets/sample',
     )
     sample.add_argument('-o', '--output', type=Path, required=True, help='folder for the result')
-    sample.add_argument('--seed', type=int, default=0, help='of the camera paths: another seed, other blur (default 0)')
+    sample.add_argument(
+        '--seed', type=_from(0), default=0, help='of the camera paths: another seed, other blur (default 0)'
+    )
     _add_threads(sample)
     return parser
 
@@ -130,18 +132,22 @@ def _add_command(
     return command
 
 
-def _positive(text: str) -> int:
-    number = int(text) if text.isascii() and text.isdigit() else 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f'{text!r} is no whole number from 1 up')
+def _from(minimum: int) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        if not (text.isascii() and text.isdigit()) or int(text) < minimum:
+            raise argparse.ArgumentTypeError(f'{text!r} is no whole number from {minimum} up')
+        return int(text)
+
     return number
 
 
 def _add_threads(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        '--threads', type=_positive, metavar='N', help='threads that read and decode (default: as many as cores)'
+        '--threads', type=_from(1), metavar='N', help='threads that read and decode (default: as many as cores)'
     )
 
 
 if __name__ == '__main__':
+    # File names may hold bytes that no encoding knows; showing one must not end the command.
+    sys.stdout.reconfigure(errors='backslashreplace')  # type: ignore[union-attr]
     sys.exit(main())

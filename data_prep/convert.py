@@ -16,7 +16,7 @@ from typing import Any
 from data_prep.errors import PrepError, Problems, counted
 from data_prep.image_check import read_header
 from data_prep.layouts import Clip, Found, Layout, find_clips, is_litter
-from data_prep.lmdb_format import frame_key, natural_key
+from data_prep.lmdb_format import check_key, frame_key, natural_key
 from data_prep.lmdb_writer import (
     Frame,
     bytes_needed,
@@ -191,13 +191,15 @@ def _read_headers(
     from tqdm import tqdm
 
     jobs = []
+    badly_named = _check_clip_names({clip for clip, *_ in pairs}, problems)
     for clip, name, blur, sharp in pairs:
-        try:
-            key = frame_key(clip.name, name)
-        except ValueError as error:
-            problems.add(f'{clip.label}: {error}; rename it in SOURCE')
-            continue
+        key = f'{clip.name}/{name}'
         jobs += [(clip, 'blur', key, blur), (clip, 'sharp', key, sharp)]
+        try:
+            frame_key(clip.name, name)
+        except ValueError as error:
+            if clip not in badly_named:
+                problems.add(f'{clip.label}: {error}; rename the frame in SOURCE')
 
     def read(job: tuple[Clip, str, str, Path]) -> Frame | str:
         _, _, key, path = job
@@ -233,6 +235,18 @@ def _read_headers(
             f'{counted(len(unusual), "frame")} in gray or with alpha, e.g. {unusual[0]}; BasicSR reads RGB of them'
         )
     return frames
+
+
+def _check_clip_names(clips: Iterable[Clip], problems: Problems) -> set[Clip]:
+    """Report the clips whose names cannot be used: once for a clip, not for each of its frames."""
+    bad = set()
+    for clip in sorted(clips, key=lambda clip: clip.label):
+        try:
+            check_key(clip.name)
+        except ValueError as error:
+            problems.add(f'{clip.label}: {error}; rename the clip in SOURCE')
+            bad.add(clip)
+    return bad
 
 
 def _check_space(output: Path, needed: int) -> None:

@@ -308,7 +308,7 @@ def no_image(clip: Path) -> str:
 
 def dot_in_clip(clip: Path) -> str:
     clip.rename(clip.with_name('A.00'))
-    return "train/A.00: 'A.00/000047' holds a dot"
+    return "(1 problem):\n  train/A.00: 'A.00' holds a dot"
 
 
 def dot_in_frame(clip: Path) -> str:
@@ -319,7 +319,7 @@ def dot_in_frame(clip: Path) -> str:
 
 def not_ascii(clip: Path) -> str:
     clip.rename(clip.with_name('Übung'))
-    return "train/Übung: 'Übung/000047' is not ASCII"
+    return "(1 problem):\n  train/Übung: 'Übung' is not ASCII"
 
 
 def twice(clip: Path) -> str:
@@ -753,7 +753,8 @@ def test_help_of_every_command(capsys) -> None:
 
 
 @pytest.mark.parametrize('argv', [[], ['gopro'], ['gopro', 'x'], ['gopro', 'x', '-o', 'y', '--blur', 'raw'],
-                                  ['gopro', 'x', '-o', 'y', '--threads', '0'], ['dvdd']])  # fmt: skip
+                                  ['gopro', 'x', '-o', 'y', '--threads', '0'],
+        ['sample', '-o', 'y', '--seed', '-1'], ['dvdd']])  # fmt: skip
 def test_wrong_usage(argv: list[str], capsys) -> None:
     with pytest.raises(SystemExit) as stop:
         main(argv)
