@@ -24,7 +24,7 @@ $(READY): setup.py pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.10 or later is needed: make PYTHON=python3.12" if sys.version_info < (3, 10) else 0)'
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install torch torchvision setuptools wheel numpy
-	PYTHONPATH=.ci/basicsr $(RUN) -m pip install --no-build-isolation basicsr==1.4.2
+	PYTHONPATH=$(CURDIR)/.ci/basicsr $(RUN) -m pip install --no-build-isolation basicsr==1.4.2
 	$(RUN) -m pip install --no-build-isolation -e '.[test,dev]'
 	@touch $@
 
