@@ -26,7 +26,9 @@ from dstnet_arch.toolbox.options_sections import (
     arguments_of,
     yaml_text,
 )
+from dstnet_arch.toolbox.registration import PARTS
 
+ARCHS = 'ARCH_REGISTRY'
 INTRODUCTION = """\
 <!-- Made by: python -m dstnet_arch.toolbox.options_page > docs/options.md
      The sentences stand in dstnet_arch/toolbox/options_sections.py and in the docstrings of the classes. -->
@@ -62,14 +64,10 @@ def reference_page() -> str:
                 'Data to validate with or to test; further sets stand under `val_2`, `test_2`, …',
             ),
             _table('datasets:…:io_backend', IoBackend),
-            _arguments(
-                'network_g',
-                'arch',
-                'DSTNet',
-                NetworkArguments,
-                "Any network in BasicSR's registry that maps a clip (B, T, 3, H, W) to one of the same shape: `type` "
-                'is its name there, the other keys are its arguments.',
-            ),
+            '## network_g\n\n'
+            "Any network in BasicSR's registry that maps a clip (B, T, 3, H, W) to one of the same shape: `type` is its "
+            'name there, the other keys are its arguments. Ours:\n',
+            *(_arguments('network_g', 'arch', part.name, NetworkArguments) for part in PARTS if part.registry == ARCHS),
             _table('path', Paths),
             _table('train', Train),
             _arguments(
