@@ -452,10 +452,11 @@ class VideoDeblurModel(SRModel):
         # BasicSR saves an iteration before it validates it, so the scores of the last one stand in its tables only.
         iteration = resume_state['iter']
         for path in self._scores_folder().glob(f'*_{iteration}_summary.json'):
-            summary = json.loads(path.read_text(encoding='utf-8'))
-            means = summary['mean_over_frames']['restored']
-            if means.keys() == self.metrics.keys():
-                self._update_best(summary['dataset'], means, iteration)
+            with suppress(KeyError, ValueError):  # not a summary of this version; a run is not lost for a best score
+                summary = json.loads(path.read_text(encoding='utf-8'))
+                means = summary['mean_over_frames']['restored']
+                if means.keys() == self.metrics.keys():
+                    self._update_best(summary['dataset'], means, iteration)
 
     def _classes(self) -> list[str]:
         return [type(part).__name__ for part in (*self.optimizers, *self.schedulers)]
@@ -537,9 +538,13 @@ class VideoDeblurModel(SRModel):
         lines = [f'Scores of {dataset}', book.table()]
         if self.is_train:
             self._update_best(dataset, self.metric_results, current_iter)
-            for metric, best in self.best_metric_results[dataset].items():
-                column = book.columns[metric]
-                lines.append(f'best {column.label}: {best["val"]:.{column.digits}f} at iteration {best["iter"]}')
+            best = [
+                f'{column.label} {record["val"]:.{column.digits}f} (iteration {record["iter"]})'
+                for column, record in zip(
+                    book.columns.values(), self.best_metric_results[dataset].values(), strict=True
+                )
+            ]
+            lines.append(f'best so far: {", ".join(best)}')
         get_root_logger().info('\n'.join([*lines, f'Frame by frame: {frames_csv}']))
         if tb_logger:
             for metric, value in self.metric_results.items():
