@@ -65,8 +65,8 @@ def reference_page() -> str:
             ),
             _table('datasets:…:io_backend', IoBackend),
             '## network_g\n\n'
-            "Any network in BasicSR's registry that maps a clip (B, T, 3, H, W) to one of the same shape: `type` is its "
-            'name there, the other keys are its arguments. Ours:\n',
+            "Any network in BasicSR's registry that maps a clip (B, T, 3, H, W) to one of the same shape: `type` is "
+            'its name there, the other keys are its arguments. Ours:\n',
             *(_arguments('network_g', 'arch', part.name, NetworkArguments) for part in PARTS if part.registry == ARCHS),
             _table('path', Paths),
             _table('train', Train),
