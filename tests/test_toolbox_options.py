@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,10 @@ def test_reads_what_basicsr_reads(root: Path) -> None:
         ('a: [1,\nb: 2\n', 'is not valid YAML: line 3'),
         ('a: 1\n\tb: 2\n', 'is not valid YAML: line 2'),
         ('a: \x00', 'is not valid YAML'),
+        ('a: 2024-13-45\n', 'is not valid YAML: month must be in 1..12'),
+        ('a: !!float x\n', 'is not valid YAML: could not convert'),
+        ('a: !!map 5\n', 'is not valid YAML'),
+        ('[' * 3000, 'is not valid YAML'),
         ('- 1\n- 2\n', 'holds no keys'),
         ('', 'holds no keys'),
         (f'{OURS}train:\n  a: 1\ntrain:\n  b: 2\n', 'train stands twice in the section from line 1 on'),
@@ -75,6 +80,7 @@ def test_a_tag_in_other_peoples_options_runs_nothing_here(write: Any, tmp_path: 
         ({'model_type': 'SRModel', 'datasets': {'val': {'type': 'VideoDeblurTestDataset'}}}, True),
         ({'model_type': 'SRModel', 'datasets': {'val': {'type': 'PairedImageDataset'}}}, False),
         ({'datasets': None}, False),
+        ({'model_type': ['VideoDeblurModel'], 'datasets': {'val': {'type': {}}}}, False),
         ({'datasets': {'val': None}}, False),
     ],
 )
@@ -150,6 +156,19 @@ def test_our_options_are_checked_as_a_whole(parse: Any, write: Any) -> None:
 
     with pytest.raises(OptionsError, match='no section a'):
         parse('-opt', path, '--force_yml', 'a:b=1', '--launcher', 'none')
+
+
+def test_processes_without_gpus_cannot_talk_through_them(
+    parse: Any, write: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dstnet_arch.toolbox import options_schema
+
+    monkeypatch.setattr(options_schema, 'check_options', lambda opt, is_train: opt)
+    opt = {'dist': True, 'num_gpu': 0}
+    for backend, wrong in {'gloo': False, 'nccl': True}.items():
+        monkeypatch.setattr('torch.distributed.get_backend', lambda backend=backend: backend)
+        with pytest.raises(OptionsError, match='CUDA_VISIBLE_DEVICES') if wrong else nullcontext():
+            parse('-opt', str(write(OURS)), stock=lambda root, is_train: (opt, argparse.Namespace()))
 
 
 def test_an_error_of_ours_ends_the_program_with_status_2(run_python: RunPython, tmp_path: Path) -> None:

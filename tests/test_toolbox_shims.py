@@ -58,10 +58,10 @@ def test_another_root_stays(here: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_tb_logger_goes_to_the_current_folder(here: Path) -> None:
-    mkdir_and_rename(str(SITE_PACKAGES / 'tb_logger' / 'theirs'))
-    writer = init_tb_logger(log_dir=str(SITE_PACKAGES / 'tb_logger' / 'theirs'))
+    mkdir_and_rename(str(SITE_PACKAGES / 'tb_logger' / 'group' / 'theirs'))
+    writer = init_tb_logger(log_dir=str(SITE_PACKAGES / 'tb_logger' / 'group' / 'theirs'))
     writer.close()
-    assert list((here / 'tb_logger' / 'theirs').iterdir())
+    assert list((here / 'tb_logger' / 'group' / 'theirs').iterdir())
     assert not (SITE_PACKAGES / 'tb_logger').exists()
     mkdir_and_rename(str(here / 'another' / 'tb_logger'))
     assert (here / 'another' / 'tb_logger').is_dir()

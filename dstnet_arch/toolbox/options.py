@@ -33,7 +33,7 @@ class _Loader(yaml.SafeLoader):
         )
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value if key.tag != 'tag:yaml.org,2002:merge']
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
         for key in {key for key in keys if keys.count(key) > 1}:
             self.problems.append(f'{key} stands twice in the section from line {node.start_mark.line + 1} on. Keep one')
         return super().construct_mapping(node, deep)
@@ -59,11 +59,11 @@ def read_options(path: str | Path) -> dict[str, Any]:
     try:
         loader = _Loader(text)
         opt = loader.get_single_data()
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:  # PyYAML lets those of bad values through
         mark = getattr(error, 'problem_mark', None)
         reason = f'line {mark.line + 1}: {getattr(error, "problem", "")}' if mark else ' '.join(str(error).split())
         raise OptionsError(
-            f'The options file {path} is not valid YAML: {reason}. Mend it there, or in the lines before.'
+            f'The options file {path} is not valid YAML: {reason}. Mend it there, or close what the lines before open.'
         ) from None
     if not isinstance(opt, dict):
         raise OptionsError(f'The options file {path} holds no keys. See options/train_DSTNet_GoPro.yml for an example.')
@@ -75,8 +75,9 @@ def read_options(path: str | Path) -> dict[str, Any]:
 def concerns_us(opt: dict[str, Any]) -> bool:
     """Whether options are for this package's model or data sets, and not for somebody else's alone."""
     datasets = opt.get('datasets')
-    types = [d.get('type') for d in datasets.values() if isinstance(d, dict)] if isinstance(datasets, dict) else []
-    return opt.get('model_type') in names('MODEL_REGISTRY') or any(t in names('DATASET_REGISTRY') for t in types)
+    sections = datasets.values() if isinstance(datasets, dict) else []
+    types = {str(section.get('type')) for section in sections if isinstance(section, dict)}
+    return str(opt.get('model_type')) in names('MODEL_REGISTRY') or not types.isdisjoint(names('DATASET_REGISTRY'))
 
 
 def force(opt: dict[str, Any], entries: Sequence[str]) -> dict[str, Any]:
@@ -129,7 +130,9 @@ def checked_parse_options(parse: ParseOptions) -> ParseOptions:
         except (AttributeError, KeyError, TypeError):
             check_options(forced, is_train)  # names the key that BasicSR has missed, and all other problems
             raise
-        return check_options(opt, is_train), args
+        opt = check_options(opt, is_train)
+        _check_processes(opt)
+        return opt, args
 
     return parse_options
 
@@ -156,6 +159,17 @@ def command(arguments: Sequence[str]) -> int:
         else:
             print(f'{file}: fine')
     return status
+
+
+def _check_processes(opt: dict[str, Any]) -> None:
+    if opt['dist'] and opt['num_gpu'] == 0:
+        import torch.distributed
+
+        if torch.distributed.get_backend() == 'nccl':
+            raise OptionsError(
+                'num_gpu: 0 given for several processes, which find GPUs here and would talk through them. Allowed: '
+                'auto; or hide the GPUs: CUDA_VISIBLE_DEVICES= torchrun …'
+            )
 
 
 def _command_line() -> argparse.Namespace:

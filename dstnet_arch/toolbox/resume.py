@@ -23,21 +23,25 @@ def resuming_anywhere(load: LoadResumeState) -> LoadResumeState:
     """
 
     def load_resume_state(opt: dict[str, Any]) -> Any:
-        if concerns_us(opt):
-            found = _last_good(opt) if opt['auto_resume'] else _chosen(opt)
-        elif torch.cuda.is_available():
+        ours = concerns_us(opt)
+        if not ours and torch.cuda.is_available():
             return load(opt)
-        else:
-            path = _states(opt)[:1] if opt['auto_resume'] else [opt['path'].get('resume_state')]
-            found = (path[0], torch.load(path[0], map_location='cpu')) if path and path[0] else None
-        if found is None:
+        candidates = _states(opt) if opt['auto_resume'] else _chosen(opt)
+        if not candidates:
             return None
+        if not ours:
+            path, state = candidates[0], torch.load(candidates[0], map_location='cpu')
+        elif opt['auto_resume']:
+            path, state = _first_good(candidates, opt)
+        else:
+            path, state = candidates[0], _read(candidates[0], opt)
+
         # As BasicSR does: the options name the state, and check_resume sets the paths of the networks beside it.
         from basicsr.utils import check_resume
 
-        opt['path']['resume_state'] = str(found[0])
-        check_resume(opt, found[1]['iter'])
-        return found[1]
+        opt['path']['resume_state'] = str(path)
+        check_resume(opt, state['iter'])
+        return state
 
     return load_resume_state
 
@@ -48,25 +52,22 @@ def _states(opt: dict[str, Any]) -> list[Path]:
     return sorted((file for file in files if file.stem.isdigit()), key=lambda file: int(file.stem), reverse=True)
 
 
-def _last_good(opt: dict[str, Any]) -> tuple[Path, Any] | None:
-    states = _states(opt)
+def _chosen(opt: dict[str, Any]) -> list[Path]:
+    path = opt['path'].get('resume_state')
+    return [Path(path)] if path else []
+
+
+def _first_good(states: list[Path], opt: dict[str, Any]) -> tuple[Path, Any]:
     for path in states:
         try:
             return path, _read(path, opt)
         except CheckpointError as error:
             print(f'dstnet_arch: {error} Trying the one before.', file=sys.stderr, flush=True)
-    if states:
-        # Starting anew would move the whole run aside.
-        raise CheckpointError(
-            f'None of the {len(states)} training states in {states[0].parent} can be read. '
-            'Start without --auto_resume to begin anew; the former run is kept under another name.'
-        )
-    return None
-
-
-def _chosen(opt: dict[str, Any]) -> tuple[Path, Any] | None:
-    path = opt['path'].get('resume_state')
-    return (Path(path), _read(Path(path), opt)) if path else None
+    # Starting anew would move the whole run aside.
+    raise CheckpointError(
+        f'None of the {len(states)} training states in {states[0].parent} can be read. '
+        'Start without --auto_resume to begin anew; the former run is kept under another name.'
+    )
 
 
 def _read(path: Path, opt: dict[str, Any]) -> Any:

@@ -62,8 +62,8 @@ def outputs_in_current_folder() -> None:
         resolved = Path(path).resolve()
         if resolved == installed:
             return os.getcwd()
-        if resolved.parent == installed / 'tb_logger':
-            return str(Path.cwd() / 'tb_logger' / resolved.name)
+        if resolved.is_relative_to(installed / 'tb_logger'):
+            return str(Path.cwd() / resolved.relative_to(installed))
         return path
 
     @functools.wraps(parse)
@@ -146,7 +146,7 @@ def distributed_anywhere() -> None:
         os.environ['MASTER_PORT'] = str(port or os.environ.get('MASTER_PORT', 29500))
         os.environ['WORLD_SIZE'] = os.environ['SLURM_NTASKS']
         os.environ['RANK'] = os.environ['SLURM_PROCID']
-        os.environ['LOCAL_RANK'] = os.environ['SLURM_LOCALID']
+        os.environ['LOCAL_RANK'] = os.environ.get('SLURM_LOCALID', os.environ['SLURM_PROCID'])
         init_pytorch(backend)
 
     _replace(dist_util._init_dist_pytorch, init_pytorch)
