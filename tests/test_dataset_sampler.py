@@ -143,3 +143,22 @@ def test_schedule_of_known_videos() -> None:
     assert clip_schedule(77, None) == [(0, 77, 0, 77)]
     with pytest.raises(ValueError, match='clip_length is 0'):
         clip_schedule(77, 0)
+
+
+@pytest.mark.parametrize('iteration', [0, 1, 7, 8, 13, 16])
+def test_resumed_sampler_goes_on_where_the_run_was(iteration: int) -> None:
+    batch_size, per_epoch = 2, 8
+    whole = VideoDeblurSampler(FakeDataset(16, batch_size=batch_size), 1, 0)
+    assert len(whole) == per_epoch * batch_size
+    run = [pair for epoch in range(3) for pair in epoch_of(whole, epoch)]
+    dataset = FakeDataset(16, batch_size=batch_size)
+    epoch = max(0, iteration - 1) // per_epoch  # of the iteration that the state was saved after
+    dataset.opt['resume_at'] = {'epoch': epoch, 'iter': iteration}
+    resumed = VideoDeblurSampler(dataset, 1, 0)
+    assert [pair for e in range(epoch, 3) for pair in epoch_of(resumed, e)] == run[iteration * batch_size :]
+
+
+def test_sampler_resumed_with_another_batch_starts_the_epoch_anew() -> None:
+    dataset = FakeDataset(16, batch_size=1)
+    dataset.opt['resume_at'] = {'epoch': 2, 'iter': 5}
+    assert epoch_of(VideoDeblurSampler(dataset, 1, 0), 2) == epoch_of(VideoDeblurSampler(FakeDataset(16), 1, 0), 2)

@@ -27,7 +27,8 @@ class VideoDeblurSampler(Sampler[tuple[int, int]]):
 
     Args:
         dataset: the training set; of its attributes `opt` gives `batch_size_per_gpu` (1 where it does not), and
-            `manual_seed` the seed (0 where there is none).
+            `manual_seed` the seed (0 where there is none). Where a run is resumed, its options hold `resume_at`
+            ({'epoch', 'iter'} of the training state): the samples of that epoch already trained on are left out.
         num_replicas: number of ranks.
         rank: of this process, from 0.
         ratio: length of an epoch in passes over the data set; more than 0, and not necessarily whole.
@@ -48,6 +49,11 @@ class VideoDeblurSampler(Sampler[tuple[int, int]]):
         self.total_size = self.num_samples * num_replicas
         self.epoch = 0
         self._start = (-1, 0)
+        if resume_at := opt.get('resume_at'):
+            epoch = resume_at['epoch']
+            position = resume_at['iter'] * batch_size - epoch * self.num_samples
+            if 0 <= position <= self.num_samples:  # else the run was begun with another batch or number of ranks
+                self.start_at(position, epoch)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch that the next iteration goes through."""

@@ -131,7 +131,7 @@ def checked_parse_options(parse: ParseOptions) -> ParseOptions:
             check_options(forced, is_train)  # names the key that BasicSR has missed, and all other problems
             raise
         opt = check_options(opt, is_train)
-        _check_processes(opt)
+        _check_processes(opt, forced.get('num_gpu'))
         return opt, args
 
     return parse_options
@@ -161,7 +161,18 @@ def command(arguments: Sequence[str]) -> int:
     return status
 
 
-def _check_processes(opt: dict[str, Any]) -> None:
+def _check_processes(opt: dict[str, Any], num_gpu: Any) -> None:
+    """Several GPUs are for several processes.
+
+    Within one, BasicSR would use DataParallel, which is slower, and count fewer samples than it draws: training would
+    end before `total_iter`.
+    """
+    if not opt['dist'] and opt['num_gpu'] > 1:
+        how = f'torchrun --nproc_per_node={opt["num_gpu"]} -m basicsr.train -opt … --launcher pytorch'
+        if num_gpu != 'auto':
+            raise OptionsError(f'num_gpu is {num_gpu}, but one process uses one GPU. Set it to auto and start {how}')
+        print(f'One process uses one of the {opt["num_gpu"]} GPUs here; all of them: {how}', flush=True)
+        opt['num_gpu'] = 1
     if opt['dist'] and opt['num_gpu'] == 0:
         import torch.distributed
 

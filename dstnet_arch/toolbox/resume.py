@@ -41,6 +41,9 @@ def resuming_anywhere(load: LoadResumeState) -> LoadResumeState:
 
         opt['path']['resume_state'] = str(path)
         check_resume(opt, state['iter'])
+        if ours and 'train' in opt.get('datasets', {}):
+            # For the sampler, which is made before the model and knows nothing of training states.
+            opt['datasets']['train']['resume_at'] = {'epoch': state['epoch'], 'iter': state['iter']}
         return state
 
     return load_resume_state
