@@ -46,7 +46,7 @@ def test_reads_what_basicsr_reads(root: Path) -> None:
         ('a: 2024-13-45\n', 'is not valid YAML: month must be in 1..12'),
         ('a: !!float x\n', 'is not valid YAML: could not convert'),
         ('a: !!map 5\n', 'is not valid YAML'),
-        ('[' * 3000, 'is not valid YAML'),
+        ('[' * 500, 'is not valid YAML'),
         ('- 1\n- 2\n', 'holds no keys'),
         ('', 'holds no keys'),
         (f'{OURS}train:\n  a: 1\ntrain:\n  b: 2\n', 'train stands twice in the section from line 1 on'),
