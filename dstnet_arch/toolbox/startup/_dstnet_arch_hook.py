@@ -73,8 +73,8 @@ def activate() -> None:
     except Exception as error:
         reason = ' '.join(f'{type(error).__name__}: {error}'.split())
         print(
-            f'dstnet_arch: the plugin is not available in BasicSR ({reason}). BasicSR itself goes on. '
-            'Mend it with "pip install --force-reinstall --no-deps dstnet-arch" or remove it with '
+            f'dstnet_arch: the plugin is not available in BasicSR ({reason}). BasicSR itself goes on. Mend it with '
+            '"pip install --force-reinstall --no-deps FOLDER" (that of its source), or remove it with '
             '"pip uninstall dstnet-arch".',
             file=sys.stderr,
         )
