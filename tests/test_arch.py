@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from dstnet_arch.archs import dstnet_arch, video_net
+from dstnet_arch.archs.ablations import GMLP, BlendFusion
 from dstnet_arch.archs.checkpoint import load_checkpoint
 from dstnet_arch.archs.cwgdn import CWGDN, ChannelFilterNet, HighBandNet
 from dstnet_arch.archs.dstnet_arch import DSTNet
@@ -109,9 +110,9 @@ def test_each_equation_has_its_place() -> None:
     for file in [*PACKAGE.glob('archs/*.py'), *PACKAGE.glob('ops/*.py')]:
         code = file.read_text(encoding='utf-8')
         found += re.findall(r'#.*?Eq\. \((\d+)\)', code)
-    assert sorted(map(int, found)) == [1, 2, 3, 4, 7, 8, 9, 10]  # (5) and (6) are DTFF itself
+    assert sorted(map(int, found)) == [1, 2, 3, 4, 7, 8, 9, 10, 11]  # (5) and (6) are DTFF itself
     index = dstnet_arch.__doc__ or ''
-    assert [int(n) for n in re.findall(r'^    Eq\. \((\d+)\)', index, re.M)] == list(range(1, 11))
+    assert [int(n) for n in re.findall(r'^    Eq\. \((\d+)\)', index, re.M)] == list(range(1, 12))
     assert 'Eqs. (5) and (6)' in (DTFF.__doc__ or '')
 
 
@@ -170,6 +171,64 @@ def test_network_equals_its_plain_schedule(kwargs: dict[str, Any]) -> None:
         results.append([out.detach(), *torch.autograd.grad(out.square().sum(), [x, *each.parameters()])])
     for a, b in zip(*results, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)
+
+
+# Ablations
+
+ABLATIONS: list[dict[str, Any]] = [
+    {'spatial': 'gmlp'},
+    {'spatial': 'none'},
+    {'fusion': 'blend'},
+    {'fusion': 'none'},
+    {'pixel_filter': False},
+    {'propagation': 'none'},
+    {'propagation': 'bilinear'},
+]
+
+
+@pytest.mark.parametrize('ablation', ABLATIONS, ids=str)
+def test_ablation_trains_and_survives_its_checkpoint(ablation: dict[str, Any]) -> None:
+    net, x = small_net(**ablation), clip(2, 3, 3, 21, 40)
+    out = net(x)
+    out.square().mean().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in net.parameters())
+    with torch.no_grad():
+        torch.testing.assert_close(net(x), out, rtol=1e-9, atol=1e-11)  # in chunks
+        assert (out - small_net()(x)).abs().max() > 1e-3
+        again = load_checkpoint(net.state_dict())
+        assert again.config == net.config
+        assert torch.equal(again(x), net(x))
+    with pytest.raises(ValueError, match='full network only'):
+        PlainDSTNet(**net.config)
+
+
+def test_gmlp_against_its_definition() -> None:
+    net, z = randomize(GMLP(1)), clip(1, 4, 12, 8)
+    (own,) = z.numpy()
+    mean, var = own.mean(axis=0), own.var(axis=0)
+    w = weights(net)
+    normed = (own - mean) / np.sqrt(var + 1e-5) * w['gate_norm.weight'][:, None, None] + w['gate_norm.bias'][
+        :, None, None
+    ]
+    padded = np.pad(normed, ((0, 0), (0, 4), (0, 0)), mode='reflect')
+    expected = np.zeros_like(padded)
+    for c in range(4):
+        for top in (0, 8):
+            tokens = padded[c, top : top + 8].reshape(64)
+            expected[c, top : top + 8] = (w['mix.weight'] @ tokens + w['mix.bias']).reshape(8, 8)
+    assert isinstance(net, GMLP)
+    np.testing.assert_allclose(net.make_gate(z)[0].detach(), expected[:, :12], atol=1e-12)
+
+
+def test_blend_fusion_against_the_paper() -> None:
+    net, x, y = randomize(BlendFusion(2)), clip(1, 2, 5, 4), clip(1, 2, 5, 4, seed=1)
+    w = weights(net)
+    features = naive.lrelu(naive.conv(np.concatenate([x[0].numpy(), y[0].numpy()]), naive.sub(w, 'conv')))
+    gate1, gate2 = (
+        naive.sigmoid(naive.conv(half, naive.sub(w, name)))
+        for half, name in zip(np.split(features, 2), ('gate1', 'gate2'), strict=True)
+    )
+    np.testing.assert_allclose(net(x, y)[0].detach(), x[0].numpy() * gate1 + y[0].numpy() * gate2, atol=1e-12)
 
 
 # Properties
@@ -254,6 +313,9 @@ def test_wrong_input_is_named(x: Tensor) -> None:
         ({'num_feat': 0}, 'num_feat=0'),
         ({'num_block': -1}, 'num_block=-1'),
         ({'boundary': 'zero'}, "zeros, paper; got 'zero'"),
+        ({'spatial': 'mlp'}, "cwgdn, gmlp, none; got 'mlp'"),
+        ({'fusion': 'gate'}, "gated, blend, none; got 'gate'"),
+        ({'propagation': 'wavelet'}, "haar, none, bilinear; got 'wavelet'"),
     ],
 )
 def test_wrong_arguments_are_named(kwargs: dict[str, Any], message: str) -> None:

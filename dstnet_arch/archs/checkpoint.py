@@ -60,8 +60,8 @@ def load_checkpoint(
 ) -> VideoNet:
     """Build the network that a checkpoint belongs to, with its weights.
 
-    Architecture, width and depth come from the tensors; what leaves no trace in them (`boundary`) from the
-    configuration that our checkpoints store, and is the released choice in files that store none.
+    Our own checkpoints store their configuration. For others (released files, bare weights) architecture, width and
+    depth are read off the tensors, and what leaves no trace in them (`boundary`) is as released.
 
     Args:
         path_or_state_dict: a file for `read_state_dict` (the authors' released files among them), or what it holds.
@@ -124,15 +124,18 @@ def _build(state_dict: Mapping[str, Tensor], source: str) -> VideoNet:
     missing = []
     for architecture in ARCHITECTURES:
         ours = from_released(architecture.released_keys, state_dict)
-        stored = stored_config(ours[CONFIG_KEY]) if CONFIG_KEY in ours else {}
-        if stored.pop('type', architecture.__name__) != architecture.__name__:
-            continue
         try:
-            config = architecture.infer_config(ours)
+            stored = stored_config(ours[CONFIG_KEY]) if CONFIG_KEY in ours else {}
+            if stored.pop('type', architecture.__name__) != architecture.__name__:
+                continue
+            return architecture(**(stored or architecture.infer_config(ours)))
         except KeyError as error:
             missing.append(f'{architecture.__name__} has a {error.args[0]}')
-            continue
-        return architecture(**{**stored, **config})
+        except (TypeError, ValueError) as error:
+            raise CheckpointError(
+                f'{source} holds a configuration that {architecture.__name__} of this version does not take '
+                f'({_first_line(error)}). Was it made by a later version? Then update this one.'
+            ) from None
     names = ' or '.join(a.__name__ for a in ARCHITECTURES)
     raise CheckpointError(
         f'{source} is not a checkpoint of {names}: it holds {", ".join(list(state_dict)[:3])}, …, but '

@@ -61,8 +61,10 @@ class ChannelFilterNet(nn.Module):
         return self.to_filter(x.mean(dim=(2, 3), keepdim=True)).view(n, c, 3, 3)
 
 
-class CWGDN(nn.Module):
-    """One block of the channel-wise gated dynamic network, with normalisation before and a residual around it.
+class GatedBlock(nn.Module):
+    """Widen the features over time, gate one half by the other, narrow them over time; residual around it.
+
+    A subclass makes the gate (`make_gate`) from the first half.
 
     Args:
         num_feat: C, channels in and out.
@@ -73,9 +75,11 @@ class CWGDN(nn.Module):
         hidden = EXPANSION * num_feat
         self.norm = LayerNorm2d(num_feat)
         self.project_in = TemporalConv(num_feat, 2 * hidden)
-        self.filter_net = ChannelFilterNet(hidden)
-        self.filter_bias = nn.Parameter(torch.zeros(hidden))
         self.project_out = TemporalConv(hidden, num_feat)
+
+    def make_gate(self, z1: Tensor) -> Tensor:
+        """(N, 4C, H, W), a frame at each N -> (N, 4C, H, W)."""
+        raise NotImplementedError
 
     def forward(self, y: Tensor, num_frame: int) -> Tensor:
         """(T·B, C, H, W), time-major -> (T·B, C, H, W)."""
@@ -99,8 +103,24 @@ class CWGDN(nn.Module):
     def _gate(self, z: Tensor) -> Tensor:
         """(N, 8C, H, W) -> (N, 4C, H, W)."""
         z1, z2 = z.chunk(2, dim=1)
-        gate = channel_filter(z1, self.filter_net(z1), self.filter_bias)  # Eq. (1)
-        return gate * z2  # Eq. (2)
+        return self.make_gate(z1) * z2  # Eq. (2)
+
+
+class CWGDN(GatedBlock):
+    """One block of the channel-wise gated dynamic network: the gate is filtered by filters that it predicts itself.
+
+    Args:
+        num_feat: C, channels in and out.
+    """
+
+    def __init__(self, num_feat: int) -> None:
+        super().__init__(num_feat)
+        self.filter_net = ChannelFilterNet(EXPANSION * num_feat)
+        self.filter_bias = nn.Parameter(torch.zeros(EXPANSION * num_feat))
+
+    def make_gate(self, z1: Tensor) -> Tensor:
+        """(N, 4C, H, W), H and W at least 4 -> (N, 4C, H, W)."""
+        return channel_filter(z1, self.filter_net(z1), self.filter_bias)  # Eq. (1)
 
 
 class HighBandNet(nn.Module):

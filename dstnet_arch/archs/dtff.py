@@ -60,16 +60,21 @@ class DTFF(nn.Module):
     Args:
         num_feat: C, channels of each input and of the output.
         num_block: residual blocks of the refinement.
+        fusion: the fusion module; None: `GatedFusion`.
+        filter_pixels: without, the fused features go to the refinement as they are, and there is no D_p.
     """
 
-    def __init__(self, num_feat: int, num_block: int) -> None:
+    def __init__(
+        self, num_feat: int, num_block: int, fusion: nn.Module | None = None, filter_pixels: bool = True
+    ) -> None:
         super().__init__()
-        self.fusion = GatedFusion(num_feat)
-        self.filter_net = PixelFilterNet(num_feat)
+        self.fusion = fusion or GatedFusion(num_feat)
+        self.filter_net = PixelFilterNet(num_feat) if filter_pixels else None
         self.refine = init_refinement(residual_blocks(num_feat, num_block))
 
     def forward(self, current: Tensor, propagated: Tensor) -> Tensor:
         """(B, C, H, W) of this frame, (B, C, H, W) from its neighbour -> (B, C, H, W). H and W multiples of 8."""
-        fused = self.fusion(current, propagated)
-        filtered = pixel_filter(fused, self.filter_net(fused))  # Eq. (4)
-        return self.refine(filtered)
+        features = self.fusion(current, propagated)
+        if self.filter_net is not None:
+            features = pixel_filter(features, self.filter_net(features))  # Eq. (4)
+        return self.refine(features)

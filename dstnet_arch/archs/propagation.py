@@ -16,7 +16,7 @@ def propagate(
     step: Callable[[Tensor, Tensor], Tensor],
     frames: Sequence[Tensor],
     reverse: bool = False,
-    boundary: str = 'zeros',
+    boundary: Boundary = 'zeros',
 ) -> list[Tensor]:
     """Carry features from frame to frame.
 

@@ -7,7 +7,8 @@ anything else use `DSTNet`.
 
 from __future__ import annotations
 
-from typing import cast
+from functools import partial
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -15,16 +16,28 @@ from torch import Tensor
 
 from dstnet_arch.archs.cwgdn import CWGDN
 from dstnet_arch.archs.dstnet_arch import DSTNet
-from dstnet_arch.archs.dtff import DTFF
+from dstnet_arch.archs.dtff import DTFF, GatedFusion, PixelFilterNet
 from dstnet_arch.archs.propagation import propagate
 from dstnet_arch.ops.channel_filter import channel_filter_reference
 from dstnet_arch.ops.haar import haar_analysis_reference, haar_synthesis_reference
 from dstnet_arch.ops.pixel_filter import pixel_filter_reference
 from dstnet_arch.ops.temporal_conv import temporal_conv_reference
 
+ABLATIONS = {'spatial': 'cwgdn', 'fusion': 'gated', 'pixel_filter': True, 'propagation': 'haar'}
+
 
 class PlainDSTNet(DSTNet):
-    """`DSTNet` in the plainest schedule. Arguments as there."""
+    """`DSTNet` in the plainest schedule. Arguments as there, but for those of the ablations.
+
+    Raises:
+        ValueError: an argument of an ablation is not the default.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        ablated = {k: v for k, v in self.config.items() if k in ABLATIONS and v != ABLATIONS[k]}
+        if ablated:
+            raise ValueError(f'PlainDSTNet is the full network only; got {ablated}. Use DSTNet for ablations.')
 
     def restore(self, frames: Tensor, num_frame: int) -> Tensor:
         """(T·B, 3, H, W), time-major, H and W multiples of 16 -> restored frames, the same shape."""
@@ -36,8 +49,8 @@ class PlainDSTNet(DSTNet):
             low2 = _cwgdn(cast(CWGDN, block), low2, num_frame)
         low1 = haar_synthesis_reference(low2, self.high_band2(high2))
         x = list(self.widen(low1).chunk(num_frame))
-        x = propagate(lambda f, state: _dtff(self.backward_dtff, f, state), x, reverse=True, boundary=self.boundary)
-        x = propagate(lambda f, state: _dtff(self.forward_dtff, f, state), x, boundary=self.boundary)
+        x = propagate(partial(_dtff, cast(DTFF, self.backward_dtff)), x, reverse=True, boundary=self.boundary)
+        x = propagate(partial(_dtff, cast(DTFF, self.forward_dtff)), x, boundary=self.boundary)
         features = haar_synthesis_reference(self.narrow(torch.cat(x)), self.high_band1(high1))
         return self.reconstruct(features) + frames
 
@@ -49,7 +62,7 @@ def _cwgdn(block: CWGDN, y: Tensor, num_frame: int) -> Tensor:
 
 
 def _dtff(dtff: DTFF, current: Tensor, propagated: Tensor) -> Tensor:
-    fusion = dtff.fusion
+    fusion, filter_net = cast(GatedFusion, dtff.fusion), cast(PixelFilterNet, dtff.filter_net)
     x1, x2 = F.leaky_relu(fusion.conv(torch.cat([current, propagated], dim=1)), 0.1).chunk(2, dim=1)
     fused = x1 * torch.sigmoid(fusion.gate1(x1)) + x2 * torch.sigmoid(fusion.gate2(x2))
-    return dtff.refine(pixel_filter_reference(fused, dtff.filter_net(fused)))
+    return dtff.refine(pixel_filter_reference(fused, filter_net(fused)))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from dstnet_arch.archs.propagation import propagate
+from dstnet_arch.archs.propagation import Boundary, propagate
 from dstnet_arch.archs.released_keys import KeyTable, from_released
 from dstnet_arch.ops.reflect_pad import reflect_pad
 
@@ -43,7 +43,7 @@ class VideoNet(nn.Module):
     min_size: ClassVar[int]
     released_keys: ClassVar[KeyTable]
 
-    boundary = 'zeros'
+    boundary: Boundary = 'zeros'
     backward_dtff: nn.Module
     forward_dtff: nn.Module
 

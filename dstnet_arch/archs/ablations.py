@@ -1,0 +1,86 @@
+"""What the paper's ablations put in place of DSTNet's own modules (Section 5, Tables 4 and 5).
+
+The paper names its baselines and gives no details. Each class says what was chosen here, and why.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dstnet_arch.archs.blocks import leaky_relu
+from dstnet_arch.archs.cwgdn import EXPANSION, GatedBlock, LayerNorm2d
+from dstnet_arch.archs.dtff import GatedFusion
+from dstnet_arch.ops.reflect_pad import reflect_pad
+
+WINDOW = 8  # side of GMLP's windows, in pixels of the features
+
+
+class GMLP(GatedBlock):
+    """Table 4, "w/ gMLP": the gate is a static linear projection over pixels (Liu et al., NeurIPS 2021), not a filter.
+
+    All else is as in the CWGDN, so that the comparison is of the gates alone. gMLP's projection mixes all tokens of a
+    fixed number; frames come in any size, so it mixes the 64 pixels of each 8x8 window here, with the same weights in
+    all windows and channels. Normalised before, weights near zero and bias one at first, as gMLP's authors have it.
+
+    Args:
+        num_feat: C, channels in and out.
+    """
+
+    def __init__(self, num_feat: int) -> None:
+        super().__init__(num_feat)
+        self.gate_norm = LayerNorm2d(EXPANSION * num_feat)
+        self.mix = nn.Linear(WINDOW**2, WINDOW**2)
+        nn.init.normal_(self.mix.weight, std=1e-3)
+        nn.init.ones_(self.mix.bias)
+
+    def make_gate(self, z1: Tensor) -> Tensor:
+        """(N, 4C, H, W) -> (N, 4C, H, W)."""
+        n, c, h, w = z1.shape
+        rows, columns = -(-h // WINDOW), -(-w // WINDOW)
+        padded = reflect_pad(self.gate_norm(z1), rows * WINDOW, columns * WINDOW)
+        windows = padded.reshape(n, c, rows, WINDOW, columns, WINDOW).transpose(3, 4)  # (N, 4C, rows, columns, 8, 8)
+        mixed = self.mix(windows.flatten(4)).unflatten(4, (WINDOW, WINDOW))
+        return mixed.transpose(3, 4).reshape(n, c, rows * WINDOW, columns * WINDOW)[..., :h, :w]
+
+
+class BlendFusion(GatedFusion):
+    """Table 5, "w/ the feature fusion [27]" (Park et al., BMVC 2021): the weights blend the input features themselves.
+
+    Args:
+        num_feat: C, channels of each of the two inputs.
+    """
+
+    def forward(self, current: Tensor, propagated: Tensor) -> Tensor:
+        """(B, C, H, W), (B, C, H, W) -> (B, C, H, W)."""
+        x1, x2 = leaky_relu(self.conv(torch.cat([current, propagated], dim=1))).chunk(2, dim=1)
+        return current * torch.sigmoid(self.gate1(x1)) + propagated * torch.sigmoid(self.gate2(x2))  # Eq. (11)
+
+
+class StackFusion(nn.Module):
+    """Table 5, "w/o (3)": the stacked features pass one convolution with LeakyReLU and no gate.
+
+    This is the "directly stacking" that Section 3.2 argues against, with the convolution that precedes Eq. (3), which
+    here gives C channels at once.
+
+    Args:
+        num_feat: C, channels of each of the two inputs.
+    """
+
+    def __init__(self, num_feat: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(2 * num_feat, num_feat, 3, padding=1)
+
+    def forward(self, current: Tensor, propagated: Tensor) -> Tensor:
+        """(B, C, H, W), (B, C, H, W) -> (B, C, H, W)."""
+        return leaky_relu(self.conv(torch.cat([current, propagated], dim=1)))
+
+
+def upsample_without_haar(low: Tensor) -> Tensor:
+    """Table 6, "w/ Bilinear in FP": (N, C, H, W) -> (N, C, 2H, 2W) in place of the inverse Haar transform.
+
+    Bilinear downsampling by two is the mean of 2x2 pixels, which is Haar's low band already. What goes with the
+    wavelets is the way past the propagation for the high bands.
+    """
+    return F.interpolate(low, scale_factor=2, mode='bilinear', align_corners=False)
