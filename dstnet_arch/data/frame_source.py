@@ -82,16 +82,20 @@ class FolderSource(FrameSource):
 
     Hidden files and files of other kinds are passed over.
 
+    Args:
+        root: the folder that holds the clips.
+        clips: look at these folders in it only; by default at all.
+
     Raises:
         DataError: there are no frames in this layout, or two files of a clip differ in their extensions only.
     """
 
-    def __init__(self, root: str | os.PathLike[str]) -> None:
+    def __init__(self, root: str | os.PathLike[str], clips: Iterable[str] | None = None) -> None:
         self.root = os.fspath(root)
         self._folder = Path(root).absolute()
         self._files: dict[str, dict[str, str]] = {}
         self._shapes: dict[tuple[str, str], tuple[int, int]] = {}
-        for clip in sorted(_names(self._folder, folders=True), key=natural_key):
+        for clip in sorted(_names(self._folder, folders=True) if clips is None else clips, key=natural_key):
             if files := self._find_frames(clip):
                 self._files[clip] = files
         if not self._files:
