@@ -8,11 +8,10 @@ from pathlib import Path
 
 _PNG = b'\x89PNG\r\n\x1a\n'
 _JPEG = b'\xff\xd8'
-_EXIF_ORIENTATION = 0x0112
 
 
 def read_header(path: Path) -> tuple[int, int, int]:
-    """(height, width, channels) of an image file as BasicSR will see it, without decoding its pixels.
+    """(height, width, channels) of the pixels as stored, whatever an EXIF orientation says, without decoding them.
 
     Raises:
         ValueError: the file has no readable image header.
@@ -24,9 +23,6 @@ def read_header(path: Path) -> tuple[int, int, int]:
         with Image.open(path) as image:
             width, height = image.size
             channels = 3 if image.mode == 'P' else len(image.getbands())
-            # OpenCV turns JPEG pictures upright when it decodes them.
-            if image.format == 'JPEG' and image.getexif().get(_EXIF_ORIENTATION, 1) >= 5:
-                width, height = height, width
     except UnidentifiedImageError:
         raise ValueError('is empty' if path.stat().st_size == 0 else 'is no readable image') from None
     except (Image.DecompressionBombError, SyntaxError) as error:
@@ -35,7 +31,7 @@ def read_header(path: Path) -> tuple[int, int, int]:
 
 
 def check_image(data: bytes) -> tuple[int, int]:
-    """Decode an image file given as bytes and return (height, width).
+    """Decode an image file given as bytes and return (height, width), as stored.
 
     Decoders differ in how much of a damaged file they let pass (truncated JPEG files decode with a gray rest), so that
     the file's own structure is checked first.
@@ -51,7 +47,8 @@ def check_image(data: bytes) -> tuple[int, int]:
     elif data.startswith(_JPEG):
         _check_jpeg(data)
     try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
+        flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
     except cv2.error as error:
         raise ValueError(f'cannot be decoded ({error})') from None
     if image is None:
