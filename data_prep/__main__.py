@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -15,7 +16,7 @@ Convert {title} to LMDB, as both this project and stock BasicSR read it.
 
 SOURCE is the folder that the data set was unpacked to, in one of these arrangements:
 {arrangements}
-
+{notes}
 Files are copied byte for byte, and each is decoded once to see that it is whole. Names, partners and sizes are
 checked before anything is written. An interrupted run continues when the same command is given again; finished data
 is never overwritten."""
@@ -99,8 +100,11 @@ def _run(arguments: argparse.Namespace) -> int:
 def _add_converter(commands: argparse._SubParsersAction[argparse.ArgumentParser], layout: Layout) -> None:
     name = layout.title.split()[0]
     example = f'python -m data_prep {layout.command} /data/{name} -o datasets/{name}'
+    if layout.choice is not None and layout.choice.default is None:
+        value = next(iter(layout.choice.values))
+        example += f'_{value} {layout.choice.option} {value}'
     arrangements = '\n'.join(f'  {layout.spelt_out(arrangement)}' for arrangement in layout.arrangements)
-    text = _CONVERT_TEXT.format(title=layout.title, arrangements=arrangements)
+    text = _CONVERT_TEXT.format(title=layout.title, arrangements=arrangements, notes=_notes(layout))
     command = _add_command(commands, layout.command, f'convert {layout.title}', text, example)
     command.add_argument('source', metavar='SOURCE', type=Path, help='folder of the unpacked data set')
     command.add_argument('-o', '--output', type=Path, required=True, help='folder for the .lmdb folders')
@@ -112,11 +116,18 @@ def _add_converter(commands: argparse._SubParsersAction[argparse.ArgumentParser]
             dest='choice',
             choices=list(layout.choice.values),
             required=layout.choice.default is None,
-            help=f'which blurry frames to take{default}. {meanings}',
+            help=f'{layout.choice.what}{default}. {meanings}',
         )
     else:
         command.set_defaults(choice=None)
     _add_threads(command)
+
+
+def _notes(layout: Layout) -> str:
+    value = f'<{layout.choice.option.lstrip("-")}>' if layout.choice is not None else ''
+    roots = ' or '.join(root.replace('{choice}', value) for root in layout.roots)
+    remark = f'\n{textwrap.fill(layout.remark, 115)}\n' if layout.remark else ''
+    return f'or the folder that holds this as {roots}.\n{remark}'
 
 
 def _add_command(

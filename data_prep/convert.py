@@ -133,6 +133,7 @@ def check_clips(
     problems = Problems()
     notes: list[str] = []
     pairs: list[tuple[Clip, str, Path, Path]] = []
+    lengths: dict[Clip, int] = {}
     for clip in clips:
         blur = _list_frames(layout, clip.blur, source, problems, notes)
         sharp = _list_frames(layout, clip.sharp, source, problems, notes)
@@ -144,9 +145,8 @@ def check_clips(
         names = sorted(blur.keys() & sharp.keys(), key=natural_key)
         pairs += [(clip, name, blur[name], sharp[name]) for name in names]
         notes += _odd_numbering(clip, names)
-        as_distributed = layout.clips.get(clip.split, {}).get(clip.name)
-        if as_distributed not in (None, len(names)):
-            notes.append(f'{clip.label} has {counted(len(names), "frame")}, {as_distributed} as distributed')
+        lengths[clip] = len(names)
+    notes = _unlike_distributed(layout, lengths) + notes
     problems.found.sort()
     frames = _read_headers(source, pairs, problems, notes)
     problems.raise_if_any(f'{source} cannot be converted ({counted(len(problems), "problem")})', 'Nothing was written.')
@@ -183,6 +183,29 @@ def _odd_numbering(clip: Clip, names: Sequence[str]) -> list[str]:
         return []
     more = f' ({len(gaps)} gaps in all)' if len(gaps) > 1 else ''
     return [f'{clip.label}: the numbering has a gap, {gaps[0][1]} follows {gaps[0][0]}{more}; it is taken as one clip']
+
+
+def _unlike_distributed(layout: Layout, lengths: Mapping[Clip, int]) -> list[str]:
+    """How the clips, given with their numbers of frames, differ from the data set as distributed."""
+    notes = []
+    for split, totals in layout.totals.items():
+        found = {clip.name: length for clip, length in lengths.items() if clip.split == split}
+        here = len(found), sum(found.values())
+        if found and here != totals:
+            missing = [name for name in layout.clips.get(split, {}) if name not in found]
+            more = f' and {len(missing) - 3} more' if len(missing) > 3 else ''
+            named = f'; missing: {", ".join(missing[:3])}{more}' if missing else ''
+            notes.append(
+                f'{split} has {counted(here[0], "clip")} and {counted(here[1], "frame")}, '
+                f'as distributed {totals[0]} and {totals[1]}{named}'
+            )
+    for clip, length in lengths.items():
+        for split, published in layout.clips.items():
+            if split != clip.split and clip.name in published:
+                notes.append(f'{clip.label} belongs to {split} as distributed')
+            elif split == clip.split and published.get(clip.name, length) != length:
+                notes.append(f'{clip.label} has {counted(length, "frame")}, {published[clip.name]} as distributed')
+    return notes
 
 
 def _read_headers(

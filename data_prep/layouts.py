@@ -5,6 +5,7 @@ A new data set is one more `Layout` in `LAYOUTS`: the command line, the checks a
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,10 +20,12 @@ _LITTER = frozenset({'__macosx', 'thumbs.db', 'desktop.ini', '@eadir'})
 
 @dataclass(frozen=True)
 class Choice:
-    """Variants of the blurry frames that a data set holds side by side; one of them is converted."""
+    """Variants that a data set holds side by side; one of them is converted."""
 
     option: str
     """On the command line, e.g. `--blur`."""
+    what: str
+    """What the variants are, for the help text, e.g. `which blurry frames to take`."""
     values: Mapping[str, str]
     """Each value, and what it means (recorded with the converted data)."""
     default: str | None
@@ -50,13 +53,17 @@ class Layout:
     arrangements: tuple[Arrangement, ...]
     splits: tuple[str, ...] = ('train', 'test')
     roots: tuple[str, ...] = ()
-    """Folders that SOURCE may hold the data set in, besides holding it directly; `{choice}` is allowed."""
+    """Where SOURCE may hold the data set, besides holding it directly: paths of folder names as in `Arrangement`."""
     choice: Choice | None = None
     clips: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     """The clips of each split as distributed, with their numbers of frames, as far as they are known."""
+    totals: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    """How many clips and frames each split has as distributed."""
     split_of_other_clips: str | None = None
     """Where no folder says which split a clip belongs to, and `clips` does not name it either; None: an error."""
     extensions: tuple[str, ...] = IMAGE_EXTENSIONS
+    remark: str = ''
+    """What else the user should know before, for the help text."""
 
     def spelt_out(self, arrangement: Arrangement, choice: str | None = None) -> str:
         """The arrangement for a reader; without a `choice` with all its values."""
@@ -102,6 +109,7 @@ GOPRO = Layout(
     ),
     choice=Choice(
         option='--blur',
+        what='which blurry frames to take',
         values={
             'blur': 'averaged with a linear camera response: the stored values themselves',
             'blur_gamma': 'averaged with a gamma 2.2 camera response: in linear light',
@@ -147,9 +155,63 @@ GOPRO = Layout(
             'GOPR0881_11_01': 100,
         },
     },
+    totals={'train': (22, 2103), 'test': (11, 1111)},
 )
 
-LAYOUTS = (GOPRO,)
+_DVD_TEST_VIDEOS = (
+    '720p_240fps_2',
+    'IMG_0003',
+    'IMG_0021',
+    'IMG_0030',
+    'IMG_0031',
+    'IMG_0032',
+    'IMG_0033',
+    'IMG_0037',
+    'IMG_0039',
+    'IMG_0049',
+)
+DVD = Layout(
+    command='dvd',
+    title='DVD (DeepVideoDeblurring)',
+    roots=('quantitative_datasets', 'DeepVideoDeblurring_Dataset/quantitative_datasets'),
+    arrangements=(
+        Arrangement('{clip}/input', '{clip}/GT'),
+        Arrangement('{split}/{clip}/input', '{split}/{clip}/GT'),
+        Arrangement('{split}/blur|input/{clip}', '{split}/gt|sharp/{clip}'),
+        Arrangement('blur|input/{clip}', 'gt|sharp/{clip}'),
+    ),
+    clips={'test': dict.fromkeys(_DVD_TEST_VIDEOS, 100)},
+    totals={'train': (61, 5708), 'test': (10, 1000)},
+    split_of_other_clips='train',
+    remark='Where no folder says what is for testing, the ten videos of the published results are: '
+    f'{", ".join(_DVD_TEST_VIDEOS)}. All others are for training.',
+)
+
+BSD = Layout(
+    command='bsd',
+    title='BSD (Beam-Splitter Deblurring)',
+    splits=('train', 'valid', 'test'),
+    roots=('BSD_{choice}',),
+    arrangements=(
+        Arrangement('{split}/{clip}/Blur/RGB', '{split}/{clip}/Sharp/RGB'),
+        Arrangement('{split}/blur|input/{clip}', '{split}/gt|sharp/{clip}'),
+    ),
+    choice=Choice(
+        option='--exposure',
+        what='which exposure times to take',
+        values={
+            '1ms8ms': 'sharp frames exposed for 1 ms, blurry ones for 8 ms',
+            '2ms16ms': 'sharp frames exposed for 2 ms, blurry ones for 16 ms',
+            '3ms24ms': 'sharp frames exposed for 3 ms, blurry ones for 24 ms',
+        },
+        default=None,
+    ),
+    totals={'train': (60, 6000), 'test': (20, 3000)},
+    remark='RAW frames are left alone. Each exposure needs a folder of its own for its result. A test sequence has 150 '
+    'frames; in the older BSD_test100 it has 100, and scores on that do not compare.',
+)
+
+LAYOUTS = (GOPRO, DVD, BSD)
 
 
 def is_litter(name: str) -> bool:
@@ -172,22 +234,24 @@ def find_clips(layout: Layout, source: Path, choice: str | None) -> Found:
     if not source.is_dir():
         what = 'is not a folder' if source.exists() else 'does not exist'
         raise PrepError(f'SOURCE {source} {what}; give the folder that {layout.title} was unpacked to')
+    roots = _roots(layout, source)
     candidates = [
         _search(layout, root, arrangement, choice)
-        for root in _roots(layout, source, choice)
+        for root, told in roots.items()
+        if told in (None, choice)
         for arrangement in layout.arrangements
     ]
     # The arrangement that explains most of what is there, whole clips first; the first one of equals.
     best = max(candidates, key=lambda candidate: (candidate.num_pairs, candidate.num_folders), default=None)
-    if best is None or best.num_folders == 0:
-        raise PrepError(_nothing_found(layout, source))
-    choices = _choices_present(layout, best)
-    if not best.blur and choices and choice not in choices and layout.choice is not None:
+    choices = _choices_present(layout, roots, best)
+    if (best is None or not best.blur) and choices and choice not in choices and layout.choice is not None:
         value = choices[0]
         raise PrepError(
             f'SOURCE {source} holds no {choice!r} frames, only {value!r} ({layout.choice.values[value]}); '
             f'to convert these, add {layout.choice.option} {value}'
         )
+    if best is None or best.num_folders == 0:
+        raise PrepError(_nothing_found(layout, source))
     return Found(_complete_clips(layout, best, choice), best.arrangement, choices)
 
 
@@ -210,9 +274,17 @@ class _Search:
         return len(self.blur) + len(self.sharp)
 
 
-def _roots(layout: Layout, source: Path, choice: str | None) -> list[Path]:
-    named = (_child(source, root.replace('{choice}', choice or '')) for root in layout.roots)
-    return [source, *(root for root in named if root is not None)]
+def _roots(layout: Layout, source: Path) -> dict[Path, str | None]:
+    """The folders that may hold the data set, SOURCE first, and the value of the choice that their names tell."""
+    roots: dict[Path, str | None] = {source: None}
+    for template in layout.roots:
+        values = layout.choice.values if layout.choice is not None and '{choice}' in template else (None,)
+        for value in values:
+            names = template.replace('{choice}', value or '')
+            if value is not None and Path(os.path.abspath(source)).name.casefold() == names.casefold():
+                roots[source] = value
+            roots.update((root, value) for _, root in _expand(layout, source, names.split('/'), value))
+    return roots
 
 
 def _search(layout: Layout, root: Path, arrangement: Arrangement, choice: str | None) -> _Search:
@@ -242,7 +314,9 @@ def _expand(
                 yield from _expand(layout, child, rest, choice, name, clip)
     elif part == '{clip}':
         for child in sorted(_folders(folder), key=lambda path: natural_key(path.name)):
-            yield from _expand(layout, child, rest, choice, split, child.name)
+            # Otherwise `{clip}/input` would fit `train/input`, too.
+            if split is not None or child.name.casefold() not in layout.splits:
+                yield from _expand(layout, child, rest, choice, split, child.name)
     else:
         child = _child(folder, part.replace('{choice}', choice or ''))
         if child is not None:
@@ -263,11 +337,16 @@ def _child(folder: Path, names: str) -> Path | None:
     return next((path for path in sorted(_folders(folder)) if path.name.casefold() in folded), None)
 
 
-def _choices_present(layout: Layout, search: _Search) -> tuple[str, ...]:
-    if layout.choice is None or '{choice}' not in search.arrangement.blur:
+def _choices_present(layout: Layout, roots: Mapping[Path, str | None], search: _Search | None) -> tuple[str, ...]:
+    """The values of the choice that folders are named for: folders of the arrangement, or those that hold it."""
+    if layout.choice is None:
         return ()
-    parts = search.arrangement.blur.split('/')
-    return tuple(value for value in layout.choice.values if any(_expand(layout, search.root, parts, value)))
+    if search is not None and '{choice}' in search.arrangement.blur:
+        parts = search.arrangement.blur.split('/')
+        return tuple(value for value in layout.choice.values if any(_expand(layout, search.root, parts, value)))
+    if search is not None and search.blur and roots[search.root] is None:
+        return ()
+    return tuple(value for value in layout.choice.values if value in roots.values())
 
 
 def _complete_clips(layout: Layout, search: _Search, choice: str | None) -> tuple[Clip, ...]:

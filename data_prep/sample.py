@@ -27,7 +27,7 @@ from data_prep.lmdb_writer import PARTIAL_SUFFIX, write_text
 RECIPE = 'sample.json'
 # In GoPro's terms: its `blur` is the mean of the stored values, `blur_gamma` the mean of the light.
 BLUR_FOLDER = 'blur_gamma'
-_LAYOUT = replace(GOPRO, title='Sample data', roots=(), clips={})
+_LAYOUT = replace(GOPRO, title='Sample data', roots=(), clips={}, totals={})
 
 
 @dataclass(frozen=True)
@@ -68,13 +68,13 @@ _TRAIN_SIZE = (160, 240)
 # Multiples of 16 in neither direction, so that testing on the sample runs through the padding.
 _TEST_SIZE = (150, 234)
 PLANS = (
-    ClipPlan('train', 'ASTRONAUT_00', 'astronaut', 47, _TRAIN_SIZE, 16, 4.5),
-    ClipPlan('train', 'COFFEE_00', 'coffee', 2481, _TRAIN_SIZE, 16, 5.5),
-    ClipPlan('train', 'CHELSEA_00', 'chelsea', 301, _TRAIN_SIZE, 16, 8.0),
-    ClipPlan('train', 'CAMERA_00', 'camera', 1, _TRAIN_SIZE, 16, 5.5),
-    ClipPlan('train', 'COINS_00', 'coins', 905, _TRAIN_SIZE, 16, 5.0),
-    ClipPlan('train', 'GRAVEL_00', 'gravel', 95, _TRAIN_SIZE, 16, 3.5),
-    ClipPlan('test', 'MOTORCYCLE_00', 'stereo_motorcycle', 2801, _TEST_SIZE, 20, 4.0),
+    ClipPlan('train', 'MOTORCYCLE_00', 'stereo_motorcycle', 47, _TRAIN_SIZE, 16, 3.0),
+    ClipPlan('train', 'COFFEE_00', 'coffee', 2481, _TRAIN_SIZE, 16, 3.5),
+    ClipPlan('train', 'CHELSEA_00', 'chelsea', 301, _TRAIN_SIZE, 16, 5.0),
+    ClipPlan('train', 'CAMERA_00', 'camera', 1, _TRAIN_SIZE, 16, 3.5),
+    ClipPlan('train', 'COINS_00', 'coins', 905, _TRAIN_SIZE, 16, 3.0),
+    ClipPlan('train', 'GRAVEL_00', 'gravel', 95, _TRAIN_SIZE, 16, 2.5),
+    ClipPlan('test', 'ASTRONAUT_00', 'astronaut', 2801, _TEST_SIZE, 20, 3.0),
 )
 
 

@@ -14,6 +14,7 @@ import cv2
 import lmdb
 import numpy as np
 import pytest
+from prep_parts import contents, failure, image_bytes, put, seed_of
 
 from data_prep import convert as convert_module
 from data_prep import lmdb_writer
@@ -21,22 +22,11 @@ from data_prep.__main__ import main
 from data_prep.convert import convert
 from data_prep.errors import PrepError
 from data_prep.image_check import check_image, read_header
-from data_prep.layouts import GOPRO, Arrangement, Choice, Layout
-from data_prep.lmdb_format import parse_meta_line, read_meta_info
+from data_prep.layouts import GOPRO
+from data_prep.lmdb_format import read_meta_info
 from data_prep.verify import verify
 
 ROOT = Path(__file__).resolve().parents[1]
-
-
-def image_bytes(seed: int, size: tuple[int, int] = (12, 16), extension: str = '.png') -> bytes:
-    rng = np.random.default_rng(seed)
-    return cv2.imencode(extension, rng.integers(0, 256, (*size, 3), dtype=np.uint8))[1].tobytes()
-
-
-def put(path: Path, seed: int = 0, size: tuple[int, int] = (12, 16)) -> bytes:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(image_bytes(seed, size, path.suffix))
-    return path.read_bytes()
 
 
 def make_gopro(
@@ -60,30 +50,12 @@ def make_gopro(
     return files
 
 
-def seed_of(text: str) -> int:
-    return int.from_bytes(text.encode()[-8:], 'big')
-
-
-def contents(path: Path) -> dict[str, bytes]:
-    with lmdb.open(str(path), readonly=True, lock=False) as env, env.begin() as transaction:
-        return {key.decode(): bytes(value) for key, value in transaction.cursor()}
-
-
 def snapshot(folder: Path) -> dict[str, tuple[int, int]]:
     return {
         str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.stat().st_size)
         for path in folder.rglob('*')
         if path.is_file()
     }
-
-
-def failure(capsys: pytest.CaptureFixture[str], *argv: object) -> str:
-    """The message of a command that must fail with status 2, in one piece and without a traceback."""
-    assert main([str(argument) for argument in argv]) == 2
-    error = capsys.readouterr().err
-    assert error.rstrip().rpartition('\r')[2].count('error: ') == 1
-    assert 'Traceback' not in error
-    return error
 
 
 # Layouts
@@ -148,7 +120,7 @@ def test_without_split_folders_an_unknown_clip_is_an_error(tmp_path) -> None:
 
 def test_published_lists_add_up() -> None:
     counts = {split: (len(clips), sum(clips.values())) for split, clips in GOPRO.clips.items()}
-    assert counts == {'train': (22, 2103), 'test': (11, 1111)}
+    assert counts == GOPRO.totals
     assert not GOPRO.clips['train'].keys() & GOPRO.clips['test'].keys()
 
 
@@ -185,50 +157,10 @@ def test_one_part_alone_and_the_other_one_later(tmp_path, capsys) -> None:
 def test_an_incomplete_download_is_noticed(tmp_path, capsys) -> None:
     make_gopro(tmp_path / 'src', {'train/GOPR0374_11_03': (2481, 40)})
     convert(GOPRO, tmp_path / 'src', tmp_path / 'out')
-    assert 'GOPR0374_11_03 has 40 frames, 48 as distributed' in capsys.readouterr().out
-
-
-def test_another_data_set_is_another_description(tmp_path) -> None:
-    """DVD's ways: JPEG, one folder for all, the test videos by name, several sizes."""
-    layout = Layout(
-        command='dvd',
-        title='DVD',
-        roots=('quantitative_datasets',),
-        arrangements=(Arrangement('{clip}/input', '{clip}/GT'),),
-        clips={'test': {'IMG_0030': 2}},
-        split_of_other_clips='train',
-    )
-    for clip, size in (('IMG_0030', (12, 16)), ('IMG_0051', (16, 12)), ('720p_240fps_2', (12, 16))):
-        for side in ('input', 'GT'):
-            for number in (30, 31):
-                put(tmp_path / f'src/quantitative_datasets/{clip}/{side}/{number:05d}.jpg', size=size)
-    convert(layout, tmp_path / 'src', tmp_path / 'out')
-    train = read_meta_info(tmp_path / 'out/train_blur.lmdb')
-    assert [parse_meta_line('720p_240fps_2/00030.jpg (12,16,3) 1'), train[-1]] == [train[0], train[3]]
-    assert train[-1].shape == (16, 12, 3)
-    assert len(contents(tmp_path / 'out/test_sharp.lmdb')) == 2
-
-
-def test_yet_another_data_set(tmp_path) -> None:
-    """BSD's ways: exposures side by side, Blur/Sharp, RGB, three splits."""
-    layout = Layout(
-        command='bsd',
-        title='BSD',
-        splits=('train', 'valid', 'test'),
-        roots=('BSD_{choice}',),
-        arrangements=(Arrangement('{split}/{clip}/Blur/RGB', '{split}/{clip}/Sharp/RGB'),),
-        choice=Choice('--exposure', {'1ms8ms': 'sharp 1 ms, blurry 8 ms', '2ms16ms': 'sharp 2 ms, blurry 16 ms'}, None),
-    )
-    for split, clip in (('train', '000'), ('valid', '017'), ('test', '099')):
-        for side in ('Blur', 'Sharp'):
-            put(tmp_path / f'src/BSD_2ms16ms/{split}/{clip}/{side}/RGB/00000000.png')
-            (tmp_path / f'src/BSD_2ms16ms/{split}/{clip}/{side}/RAW').mkdir()
-    with pytest.raises(PrepError, match='add --exposure'):
-        convert(layout, tmp_path / 'src', tmp_path / 'out')
-    convert(layout, tmp_path / 'src', tmp_path / 'out', '2ms16ms')
-    assert set(contents(tmp_path / 'out/valid_sharp.lmdb')) == {'017/00000000'}
-    info = json.loads((tmp_path / 'out/dataset_info.json').read_text())
-    assert info['splits']['valid']['exposure']['meaning'] == 'sharp 2 ms, blurry 16 ms'
+    out = capsys.readouterr().out
+    assert 'GOPR0374_11_03 has 40 frames, 48 as distributed' in out
+    expected = 'train has 1 clip and 40 frames, as distributed 22 and 2103; missing: GOPR0372_07_00, GOPR0372_07_01, '
+    assert expected in out
 
 
 def test_unpadded_numbers_litter_and_gaps(tmp_path, capsys) -> None:
@@ -651,14 +583,15 @@ def test_a_thumbnail_does_not_hide_a_cut(tmp_path) -> None:
         check_image(whole[:-300])
 
 
-def test_rotated_jpeg_is_measured_as_it_decodes(tmp_path) -> None:
+def test_rotated_jpeg_is_measured_as_stored(tmp_path) -> None:
+    """As the data sets of dstnet_arch read it."""
     from PIL import Image
 
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new('RGB', (40, 20)).save(tmp_path / 'x.jpg', exif=exif)
-    assert read_header(tmp_path / 'x.jpg') == (40, 20, 3)
-    assert check_image((tmp_path / 'x.jpg').read_bytes()) == (40, 20)
+    assert read_header(tmp_path / 'x.jpg') == (20, 40, 3)
+    assert check_image((tmp_path / 'x.jpg').read_bytes()) == (20, 40)
 
 
 def test_gray_frames_are_mentioned(tmp_path, capsys) -> None:
@@ -745,7 +678,7 @@ def test_help_is_quick_and_complete() -> None:
 
 
 def test_help_of_every_command(capsys) -> None:
-    for command in ('gopro', 'verify', 'sample'):
+    for command in ('gopro', 'dvd', 'bsd', 'verify', 'sample'):
         with pytest.raises(SystemExit) as stop:
             main([command, '--help'])
         assert stop.value.code == 0
@@ -754,7 +687,7 @@ def test_help_of_every_command(capsys) -> None:
 
 @pytest.mark.parametrize('argv', [[], ['gopro'], ['gopro', 'x'], ['gopro', 'x', '-o', 'y', '--blur', 'raw'],
                                   ['gopro', 'x', '-o', 'y', '--threads', '0'],
-        ['sample', '-o', 'y', '--seed', '-1'], ['dvdd']])  # fmt: skip
+        ['sample', '-o', 'y', '--seed', '-1'], ['dvdd'], ['bsd', 'x', '-o', 'y']])  # fmt: skip
 def test_wrong_usage(argv: list[str], capsys) -> None:
     with pytest.raises(SystemExit) as stop:
         main(argv)
