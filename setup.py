@@ -95,11 +95,13 @@ setup(
         'torch',
         'torchvision',
         'basicsr>=1.4.2',
+        'filelock',
         'lmdb',
         'numpy',
         'opencv-python',
         'pydantic>=2',
         'pyyaml',
+        'requests',
         'safetensors',
         'scikit-image',  # its photographs make the sample set
         'scipy',
