@@ -1,0 +1,1 @@
+"""Restoring videos with a trained network."""
