@@ -15,7 +15,7 @@ from conftest import RunPython
 from dstnet_arch.toolbox import registration
 
 NAMES = {
-    'ARCH_REGISTRY': ['DSTNet'],
+    'ARCH_REGISTRY': ['DSTNet', 'DSTNetPlus', 'SlidingWindow'],
     'DATASET_REGISTRY': ['VideoDeblurTestDataset', 'VideoDeblurTrainDataset'],
     'MODEL_REGISTRY': ['VideoDeblurModel'],
     'LOSS_REGISTRY': ['FrequencyLoss'],

@@ -1,4 +1,4 @@
-"""Networks for single pictures, or for the middle frame of a few, as networks for clips: to compare them with DSTNet."""
+"""Networks for pictures, or for the middle frame of a few, as networks for clips: to compare them with DSTNet."""
 
 from __future__ import annotations
 

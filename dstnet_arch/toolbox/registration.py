@@ -17,6 +17,8 @@ class Part(NamedTuple):
 
 PARTS = (
     Part('ARCH_REGISTRY', 'DSTNet', 'dstnet_arch.archs.dstnet_arch'),
+    Part('ARCH_REGISTRY', 'DSTNetPlus', 'dstnet_arch.archs.dstnet_plus_arch'),
+    Part('ARCH_REGISTRY', 'SlidingWindow', 'dstnet_arch.archs.sliding_window_arch'),
     Part('DATASET_REGISTRY', 'VideoDeblurTrainDataset', 'dstnet_arch.data.video_deblur_dataset'),
     Part('DATASET_REGISTRY', 'VideoDeblurTestDataset', 'dstnet_arch.data.video_deblur_dataset'),
     Part('MODEL_REGISTRY', 'VideoDeblurModel', 'dstnet_arch.models.video_deblur_model'),
