@@ -7,18 +7,22 @@ import inspect
 import random
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dstnet_arch.archs.propagation import BOUNDARIES
 from dstnet_arch.errors import OptionsError
 from dstnet_arch.losses.frequency_loss import FORMS, REDUCTIONS
+from dstnet_arch.toolbox import options_family
 from dstnet_arch.toolbox.options import read_options
+from dstnet_arch.toolbox.options_family import family, with_values
 from dstnet_arch.toolbox.options_page import reference_page
 from dstnet_arch.toolbox.options_schema import check_options, targets
 from dstnet_arch.toolbox.options_sections import LossArguments, NetworkArguments, allowed, argument_texts
@@ -30,9 +34,24 @@ GOPRO = ROOT / 'options/train_DSTNet_GoPro.yml'
 GOPRO_TEST = ROOT / 'options/test_DSTNet_GoPro.yml'
 GOPRO_OPTIONS = read_options(GOPRO)
 
-# The paper's counts are of the released state dicts, where the fixed Haar filters (1,024 numbers) stand among the
-# parameters.
-PARAMETERS = {'DSTNet': 7_450_819 - 1_024, 'DSTNet-L': 16_965_027 - 1_024}
+# Parameters of the network of each file, by the beginning of its name after train_ or test_; the longest that fits.
+# The counts of DSTNet, DSTNet-L and DSTNet+ are the papers', which are of released files, where the fixed Haar filters
+# (16 numbers a channel) stand among the parameters.
+PARAMETERS = {
+    'DSTNet_': 7_450_819 - 1_024,
+    'DSTNet-L_': 16_965_027 - 1_024,
+    'DSTNetPlus_': 3_903_811 - 1_024,
+    'DSTNetPlus-L_': 14_088_675 - 1_536,
+    'DSTNet_ablation_spatial-gmlp': 4_434_435,
+    'DSTNet_ablation_spatial-none': 3_673_155,
+    'DSTNet_ablation_fusion-none': 7_154_499,
+    'DSTNet_ablation_pixel_filter-false': 6_488_643,
+    'DSTNet_ablation_propagation-none': 3_830_083,
+    'DSTNet_ablation_propagation-bilinear': 7_424_835,
+    'DSTNet_sample': 230_803,
+    'BasicVSRPP_': 9_760_175,
+    'EDVR_': 23_602_019,
+}
 
 
 def set_at(opt: dict[str, Any], path: str, value: Any) -> None:
@@ -74,36 +93,121 @@ def paths_of(opt: dict[str, Any], prefix: str = '') -> Iterator[str]:
 # The options files
 
 
+@cache
+def parameters(network: str) -> int:
+    """How many a network has that is given as YAML."""
+    arguments = yaml.safe_load(network)
+    with torch.device('meta'):
+        net = targets('arch')[arguments.pop('type')](**arguments)
+    return sum(p.numel() for p in net.parameters())
+
+
+def name_of(file: Path) -> str:
+    return file.stem.partition('_')[2]
+
+
 @pytest.mark.parametrize('file', FILES, ids=lambda file: file.stem)
-def test_file_is_right_and_builds_its_network(file: Path) -> None:
+def test_file_is_right_and_builds_its_network(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opt = read_options(file)
-    is_train = file.name.startswith('train')
     given = copy.deepcopy(opt)
-    check_options(opt, is_train, check_paths=False)
+    check_options(opt, file.name.startswith('train'), check_paths=False)
     opt['datasets'].get('train', {}).pop('manual_seed', None)
     assert opt == given, 'options files hold values of the right types'
     assert opt['name'] == file.stem
-    network = dict(opt['network_g'])
-    with torch.device('meta'):
-        net = targets('arch')[network.pop('type')](**network)
-    _, model, data = file.stem.split('_', 2)
-    if model in PARAMETERS and data != 'sample':
-        assert sum(p.numel() for p in net.parameters()) == PARAMETERS[model]
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)  # else BasicVSR++ is built without its alignment
+    expected = max(filter(name_of(file).startswith, PARAMETERS), key=len)
+    assert parameters(yaml.safe_dump(opt['network_g'])) == PARAMETERS[expected]
 
 
-def test_paper_files_are_among_them() -> None:
-    assert {'train_DSTNet_GoPro', 'test_DSTNet_GoPro', 'train_DSTNet_sample', 'test_DSTNet_sample'} <= {
-        file.stem for file in FILES
+def test_every_experiment_of_the_papers_has_its_files() -> None:
+    data = ['GoPro', 'DVD', 'BSD1ms8ms', 'BSD2ms16ms', 'BSD3ms24ms']
+    runs = [f'{model}_{name}' for model in ('DSTNet', 'DSTNetPlus', 'DSTNetPlus-L') for name in data]
+    runs += ['DSTNet-L_GoPro', 'DSTNet_sample']
+    assert {file.name for file in FILES if file.parent.name == 'options'} == {
+        f'{run}_{name}.yml' for run in ('train', 'test') for name in runs
     }
+    # The tables' rows: one full network, two rows of Table 4, three of Table 5, two of Table 6.
+    assert len([file for file in FILES if file.parent.name == 'ablation']) == 2 * (1 + 2 + 3 + 2)
 
 
-@pytest.mark.parametrize('name', ['DSTNet_GoPro', 'DSTNet_sample'])
-def test_test_file_fits_its_train_file(name: str) -> None:
-    train, test = (read_options(ROOT / f'options/{run}_{name}.yml') for run in ('train', 'test'))
+def test_generated_files_are_up_to_date(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    written = family(ROOT / 'options')
+    by_hand = {f'{run}_DSTNet_{data}.yml' for run in ('train', 'test') for data in ('GoPro', 'sample')}
+    assert set(written) | by_hand == {file.relative_to(ROOT / 'options').as_posix() for file in FILES}
+    for name, text in written.items():
+        committed = (ROOT / 'options' / name).read_text(encoding='utf-8')
+        assert committed == text, 'python -m dstnet_arch.toolbox.options_family'
+    monkeypatch.chdir(ROOT)
+    assert (options_family.main(), capsys.readouterr().out) == (0, ''), 'it writes nothing that is up to date'
+
+
+def test_a_value_that_the_template_does_not_have_is_named() -> None:
+    assert with_values('a: 1  # one\nb:\n  c: 2\n', {'b:c': '3'}) == 'a: 1  # one\nb:\n  c: 3\n'
+    assert with_values('a: 1  # one\n', {'a': '2'}) == 'a: 2  # one\n'
+    assert with_values('a: 1  # one\n', {'a': '2  # two'}) == 'a: 2  # two\n'
+    with pytest.raises(KeyError, match='b:d'):
+        with_values('a: 1\nb:\n  c: 2\n', {'b:d': '3'})
+
+
+@pytest.mark.parametrize('file', [file for file in FILES if file.name.startswith('train')], ids=name_of)
+def test_test_file_fits_its_train_file(file: Path) -> None:
+    train = read_options(file)
+    test = read_options(file.with_name(f'test_{name_of(file)}.yml'))
     assert test['network_g'] == train['network_g']
-    assert test['datasets']['test'] == train['datasets']['val']
-    assert test['val']['metrics'] == train['val']['metrics']
+    val = train['datasets']['val']
+    for key in ('dataroot_lq', 'dataroot_gt'):  # BSD has sequences for validation
+        val[key] = val[key].replace('/valid_', '/test_')
+    assert test['datasets']['test'] == val
+    assert test['val'] | {'save_img': False} == {key: value for key, value in train['val'].items() if key != 'val_freq'}
     assert test['path']['pretrain_network_g'] == f'experiments/{train["name"]}/models/net_g_latest.pth'
+
+
+@pytest.mark.parametrize('file', FILES, ids=lambda file: file.stem)
+def test_heading_gives_the_commands_of_this_file(file: Path) -> None:
+    from data_prep.__main__ import build_parser
+
+    opt = read_options(file)
+    run, _, name = file.stem.partition('_')
+    heading = [line for line in file.read_text(encoding='utf-8').splitlines() if line.startswith('#')]
+    commands = [line[line.index(start) :] for line in heading for start in ('python -m', 'torchrun') if start in line]
+    own = [command for command in commands if f'basicsr.{run} ' in command]
+    assert own
+    assert all(f'-opt {file.relative_to(ROOT).as_posix()}' in command for command in own)
+    for entry in [entry for command in own for entry in command.partition('--force_yml ')[2].split()]:
+        key, _, value = entry.partition('=')
+        set_at(opt, key, int(value) if value.isdigit() else value)
+    assert problems(opt, run == 'train') == []
+    if run == 'train':
+        assert opt['datasets']['train']['batch_size_per_gpu'] == 16 or name == 'DSTNet_sample'
+    if name != 'DSTNet_sample' or run == 'train':
+        (data,) = [command for command in commands if 'data_prep' in command]
+        made = build_parser().parse_args(data.split()[3:]).output
+        assert {Path(dataset['dataroot_lq']).parent for dataset in opt['datasets'].values()} == {made}
+
+
+PAPER_FILES = [file for file in FILES if file.name.startswith('train') and 'sample' not in file.name]
+
+
+@pytest.mark.parametrize('file', PAPER_FILES, ids=name_of)
+def test_recipe_is_the_papers(file: Path) -> None:
+    """All runs differ from that of DSTNet on GoPro in what their experiments are about alone."""
+    opt = read_options(file)
+    iterations = 300_000 if file.parent.name == 'ablation' else 600_000
+    assert opt['train']['total_iter'] == iterations
+    assert opt['train']['scheduler']['periods'] == [iterations]
+    assert opt['train']['grad_clip'] == (0.01 if 'Plus-L' in file.name else 0)
+    assert 8 * opt['datasets']['train']['batch_size_per_gpu'] == 16
+    clip_length = 25 if 'DVD' in file.name else 50 if 'Plus' in file.name and 'GoPro' in file.name else 30
+    assert opt['datasets']['val']['clip_length'] == clip_length
+    reference = gopro()
+    free = ['name', 'network_g', 'train:total_iter', 'train:scheduler:periods', 'train:grad_clip']
+    free += ['train:gradient_checkpointing'] if file.parent.name == 'peers' else []
+    free += [f'datasets:train:{key}' for key in ('name', 'dataroot_lq', 'dataroot_gt')]
+    free += [f'datasets:val:{key}' for key in ('name', 'dataroot_lq', 'dataroot_gt', 'clip_length')]
+    for path in free:
+        set_at(opt, path, None)
+        set_at(reference, path, None)
+    assert opt == reference
 
 
 # Misspelt, missing and misplaced keys
@@ -383,6 +487,33 @@ def test_other_peoples_networks_keep_their_arguments(monkeypatch: pytest.MonkeyP
     assert problems(gopro({'network_g': stock})) == []
 
 
+@pytest.mark.parametrize(
+    ('path', 'value', 'text'),
+    [
+        ('network_g:network:num_feats', 64, 'the nearest right one is network_g:network:num_feat.'),
+        ('network_g:network:num_feat', 0, '0 given; allowed: whole number >= 1.'),
+        ('network_g:network:type', 'EDRV', 'the nearest right one is EDVR.'),
+        ('network_g:network', {'num_feat': 64}, ''),
+        ('network_g:network', 'EDVR', 'allowed: a section'),
+        ('network_g:ends', 'circle', 'allowed: reflect or replicate.'),
+    ],
+)
+def test_networks_inside_networks_are_checked(path: str, value: Any, text: str) -> None:
+    opt = read_options(ROOT / 'options/peers/train_EDVR_GoPro.yml')
+    assert problems(opt) == []
+    set_at(opt, path, value)
+    found = [line for line in problems(opt) if line.startswith(path)]
+    assert found
+    assert text in found[0]
+
+
+def test_argument_of_another_network_is_not_sent_to_where_it_stands() -> None:
+    for network, argument in (('DSTNet', 'size_multiple'), ('DSTNetPlus', 'num_cwgdn'), ('DSTNetPlus', 'boundary')):
+        (line,) = problems(gopro({'network_g': {'type': network, argument: 1}}))
+        assert line.startswith(f'network_g:{argument}: unknown key; ')
+        assert 'its place' not in line
+
+
 # What is there
 
 
@@ -417,6 +548,9 @@ def test_weights_and_states_must_be_there(tmp_path: Path, monkeypatch: pytest.Mo
     assert 'There are: net_g_5000.pth' in problems(opt, is_train=False, check_paths=True)[-1]
     (models / 'net_g_latest.pth').touch()
     assert not [line for line in problems(opt, is_train=False, check_paths=True) if line.startswith('path:')]
+
+    set_at(opt, 'path:pretrain_network_g', 'weights/GOPRO.pth')
+    assert 'dstnet weights get GoPro' in problems(opt, is_train=False, check_paths=True)[-1]
 
     # A resumed run takes its weights from where its state is, and looks at no others.
     weights = {'path:pretrain_network_g': 'gone.pth'}

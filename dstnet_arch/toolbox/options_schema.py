@@ -38,6 +38,8 @@ from dstnet_arch.toolbox.options_sections import (
     takes_any_keyword,
     yaml_text,
 )
+from dstnet_arch.toolbox.registration import names
+from dstnet_arch.weights.released import RELEASED
 
 MODEL = 'VideoDeblurModel'
 DATASETS: dict[str, tuple[str, type[Section]]] = {
@@ -68,6 +70,10 @@ SUPPLIED = frozenset({'params', 'optimizer', 'last_epoch', 'img', 'img2'})
 DATA_COMMANDS = {
     'sample': 'python -m data_prep sample -o {folder}',
     'gopro': 'python -m data_prep gopro SOURCE -o {folder}',
+    'dvd': 'python -m data_prep dvd SOURCE -o {folder}',
+    'bsd_1ms8ms': 'python -m data_prep bsd SOURCE -o {folder} --exposure 1ms8ms',
+    'bsd_2ms16ms': 'python -m data_prep bsd SOURCE -o {folder} --exposure 2ms16ms',
+    'bsd_3ms24ms': 'python -m data_prep bsd SOURCE -o {folder} --exposure 3ms24ms',
 }
 
 
@@ -126,7 +132,7 @@ class _Check:
         if 'datasets' in top:
             self.datasets(num_gpu)
         if 'network_g' in top:
-            self.typed('arch', NetworkArguments, self.opt['network_g'], 'network_g')
+            self.network(self.opt['network_g'], 'network_g')
         if 'path' in top:
             self.paths()
         if self.wanted('train', self.is_train):
@@ -219,7 +225,8 @@ class _Check:
     def unknown_key(self, key: Any, known: Iterable[str], path: str) -> None:
         known = list(known)
         near = get_close_matches(str(key), known, 1, 0.5)
-        elsewhere = [_join(place, key) for place, model in SECTIONS.items() if key in model.model_fields]
+        places = [_join(place, key) for place, model in SECTIONS.items() if key in model.model_fields]
+        elsewhere = [place for place in places if place != _join(path, key)]  # another network's argument, say
         if elsewhere:
             hint = f'its place is {elsewhere[0]}'
         elif near:
@@ -305,6 +312,13 @@ class _Check:
                 self.add(f'{path}:prefetch_mode', 'cuda given for a run on the CPU; allowed there: ~')
             if not dataset.get('pin_memory'):
                 self.add(f'{path}:pin_memory', 'false given with prefetch_mode cuda; allowed there: true')
+
+    def network(self, values: Any, path: str) -> None:
+        """A network, and those inside it."""
+        self.typed('arch', NetworkArguments, values, path)
+        for key, inside in values.items() if isinstance(values, dict) else ():
+            if isinstance(inside, dict) and ('type' in inside or str(values.get('type')) in names('ARCH_REGISTRY')):
+                self.network(inside, f'{path}:{key}')
 
     def paths(self) -> None:
         path = self.section(Paths, self.opt['path'], 'path')
@@ -450,6 +464,9 @@ def _what_else(path: str) -> str:
     there = sorted((file.name for file in place.parent.glob(f'*{place.suffix}')), key=lambda name: (len(name), name))
     if there:
         return f'There are: {", ".join(there[-5:])}'
+    for weights in RELEASED:
+        if weights.file == place.name:
+            return f"The authors' weights are fetched by: dstnet weights get {weights.name}"
     if place.parent.name in ('models', 'training_states'):
         run = place.parent.parent.name
         return f'Train {run} first, or give another file'

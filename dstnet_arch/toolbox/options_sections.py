@@ -201,6 +201,16 @@ class Val(Section):
     save_img: bool = Field(False, description="Save the restored frames under the source's own names.")
     suffix: FileName | None = Field(None, description='Appended to the names of saved frames.')
     pbar: bool = Field(True, description='Show a progress bar.')
+    protocol: Literal['dstnet', 'basicsr', 'cdvd', 'estrnn'] = Field(
+        'dstnet',
+        description="How frames are scored. dstnet: as for the paper's numbers; basicsr, cdvd, estrnn: as stock "
+        'BasicSR, CDVD-TSP and ESTRNN do it, with PSNR and SSIM as they have them in place of `metrics`.',
+    )
+    self_ensemble: bool = Field(
+        False,
+        description='Restore each clip at four quarter turns, forwards and backwards in time, and take the mean: '
+        'better frames for eight times the work.',
+    )
     amp: Amp = Field('none', description='Autocast; leave it off where scores are made. fp16 needs a GPU.')
     metrics: dict[str, Any] | None = Field(
         None, description="Scores: a name of one's own for each, and under it `type` and the metric's arguments."
@@ -231,8 +241,11 @@ class NetworkArguments(Section):
 
     num_feat: int = Field(ge=1)
     num_block: int = Field(ge=0)
+    num_kernel_block: int = Field(ge=0)
     prop_feat: int | None = Field(ge=1)
     num_cwgdn: int = Field(ge=0)
+    num_frame: int = Field(ge=1)
+    size_multiple: int = Field(ge=1)
     boundary: Literal['zeros', 'paper']
 
 
