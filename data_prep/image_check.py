@@ -33,19 +33,13 @@ def read_header(path: Path) -> tuple[int, int, int]:
 def check_image(data: bytes) -> tuple[int, int]:
     """Decode an image file given as bytes and return (height, width), as stored.
 
-    Decoders differ in how much of a damaged file they let pass (truncated JPEG files decode with a gray rest), so that
-    the file's own structure is checked first.
-
     Raises:
         ValueError: the image is truncated, damaged or of an unknown kind.
     """
     import cv2
     import numpy as np
 
-    if data.startswith(_PNG):
-        _check_png(data)
-    elif data.startswith(_JPEG):
-        _check_jpeg(data)
+    check_structure(data)
     try:
         flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
@@ -54,6 +48,20 @@ def check_image(data: bytes) -> tuple[int, int]:
     if image is None:
         raise ValueError('cannot be decoded')
     return image.shape[0], image.shape[1]
+
+
+def check_structure(data: bytes) -> None:
+    """Check a PNG or JPEG file, given as bytes, by its own structure; other files pass.
+
+    Decoders differ in how much of a damaged file they let pass: truncated JPEG files decode with a gray rest.
+
+    Raises:
+        ValueError: the file is truncated or damaged.
+    """
+    if data.startswith(_PNG):
+        _check_png(data)
+    elif data.startswith(_JPEG):
+        _check_jpeg(data)
 
 
 def _check_png(data: bytes) -> None:
