@@ -59,10 +59,11 @@ class Clips:
         self.opt = {'name': name}
         self.has_gt = has_gt
         self.num_frames = sum(videos.values())
+        self.videos = {video: [f'{i + 47:06d}' for i in range(length)] for video, length in videos.items()}
         self.clips: list[dict[str, Any]] = []
         rng = np.random.default_rng(len(name))
         for video, length in videos.items():
-            frames = [f'{i + 47:06d}' for i in range(length)]
+            frames = self.videos[video]
             gt = torch.from_numpy(rng.integers(0, 256, (length, 3, size, size + 2))).float() / 255
             lq = (gt + torch.from_numpy(rng.normal(0, 0.1, gt.shape)).float()).clamp(0, 1)
             for first in range(0, length, 3):

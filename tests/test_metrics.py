@@ -5,6 +5,7 @@ import pytest
 import scipy.ndimage
 import skimage.metrics
 import torch
+from naive_metrics import naive_ssim3d
 
 from dstnet_arch.metrics import ssim3d as ssim3d_module
 from dstnet_arch.metrics.psnr import psnr
@@ -21,24 +22,6 @@ def image_pair(height, width, noise=10.0, seed=0):
     clean = content.clip(0, 255).round().astype(np.uint8)
     noisy = (clean + rng.normal(0, noise, clean.shape)).clip(0, 255).round().astype(np.uint8)
     return clean, noisy
-
-
-def naive_ssim3d(a, b):
-    """The definition in float64: a dense 11x11x11 window on (H, W, 3) images, edges repeated."""
-    a, b = a.astype(np.float64), b.astype(np.float64)
-    axis = np.arange(11) - 5
-    squared_distance = axis[:, None, None] ** 2 + axis[None, :, None] ** 2 + axis[None, None, :] ** 2
-    window = np.exp(-squared_distance / (2 * 1.5**2))
-    window /= window.sum()
-
-    def blur(volume):
-        return scipy.ndimage.correlate(volume, window, mode='nearest')
-
-    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
-    mu_a, mu_b = blur(a), blur(b)
-    var_a, var_b, cov = blur(a * a) - mu_a**2, blur(b * b) - mu_b**2, blur(a * b) - mu_a * mu_b
-    numerator = (2 * mu_a * mu_b + c1) * (2 * cov + c2)
-    return (numerator / ((mu_a**2 + mu_b**2 + c1) * (var_a + var_b + c2))).mean()
 
 
 def to_tensor(*images):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import socket
 from pathlib import Path
 from typing import Any
@@ -259,6 +260,14 @@ def test_identical_frames_are_scored_and_stay_the_best(tmp_path: Path) -> None:
 SETS = ({'a': 4, 'b': 3, 'c': 7}, {'a': 3})  # the second has fewer clips than there are ranks
 
 
+def _test_all(root: Path, **options: Any) -> None:
+    model = make_model({**test_options(root), **options})
+    for i, videos in enumerate(SETS):
+        model.validation(loader(Clips(f'set{i}', videos)), 'tiny', None, save_img=True)
+    model = make_model({**test_options(root, protocol='cdvd'), **options})
+    model.validation(loader(Clips('border', SETS[0], size=20)), 'tiny', None, save_img=True)
+
+
 def _rank(rank: int, port: int, root: Path) -> None:
     distributed.init_process_group('gloo', init_method=f'tcp://127.0.0.1:{port}', rank=rank, world_size=2)
     distributed_options = {'dist': True, 'rank': rank, 'world_size': 2}
@@ -282,11 +291,10 @@ def _rank(rank: int, port: int, root: Path) -> None:
         with pytest.raises(TrainingError, match='iteration 2'):
             model.optimize_parameters(2)
 
-        model = make_model({**test_options(root), **distributed_options})
-        for i, videos in enumerate(SETS):
-            model.validation(loader(Clips(f'set{i}', videos)), 'tiny', None, save_img=True)
+        _test_all(root, **distributed_options)
 
         # An error on one rank is raised on both.
+        model = make_model({**test_options(root), **distributed_options})
         if rank == 1:
             model.restore = _fail
         with pytest.raises(DSTNetError, match='rank 1'):
@@ -315,12 +323,12 @@ def test_two_ranks_equal_one(tmp_path: Path) -> None:
     for name, parameter in model.net_g.named_parameters():
         torch.testing.assert_close(two['gradients'][name], parameter.grad, rtol=0, atol=1e-6)
 
-    model = make_model(test_options(tmp_path / 'one'))
-    for i, videos in enumerate(SETS):
-        model.validation(loader(Clips(f'set{i}', videos)), 'tiny', None, save_img=True)
+    _test_all(tmp_path / 'one')
     one, two = ((tmp_path / folder / 'results/tiny') for folder in ('one', 'two'))
     made = sorted(path.relative_to(one) for path in one.rglob('*') if path.is_file())
-    assert len(made) == 2 * 3 + 14 + 3
+    assert len(made) == 3 * 3 + 14 + 3 + 14
     assert made == sorted(path.relative_to(two) for path in two.rglob('*') if path.is_file())
     for path in made:
-        assert (one / path).read_bytes() == (two / path).read_bytes(), path
+        contents = [re.sub(rb'"date": "[0-9-]*"', b'', (folder / path).read_bytes()) for folder in (one, two)]
+        assert contents[0] == contents[1], path
+    assert len(read_csv(one / 'border_frames.csv')) == 7 - 4  # the videos of 3 and 4 frames do not count

@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 
 from dstnet_arch.metrics import report
+from dstnet_arch.metrics.protocols import PROTOCOLS
 from dstnet_arch.metrics.report import Column, ScoreBook
 
 REPORT_FILE = Path(report.__file__)
+PROTOCOL = 'protocol dstnet: every frame counts, rounded to 8 bits, mean over all frames'
 
 
 def book_of(scores, metrics=('psnr', 'ssim3d'), dataset='GoPro', **arguments):
@@ -64,6 +66,7 @@ def test_table():
         'blurry input                     24.00   0.6000',
         'restored                         29.00   0.8000',
         'gain                             +5.00  +0.2000',
+        PROTOCOL,
     ]
 
 
@@ -77,6 +80,7 @@ def test_table_in_the_callers_words():
         'restored                    19.0   0.125   1.0000',
         'gain                        -1.0  +0.375  +0.0000',
         'LPIPS: lower is better',
+        PROTOCOL,
     ]
 
 
@@ -85,6 +89,7 @@ def test_table_of_one_row():
     assert book_of(restored).table().splitlines() == [
         'GoPro, 3 frames of 2 videos  PSNR (dB)  SSIM-3D',
         'restored                         29.00   0.8000',
+        PROTOCOL,
     ]
 
 
@@ -93,7 +98,22 @@ def test_table_of_rows_with_different_frames():
     del scores['input', 'clip10', '000047']
     lines = book_of(scores).table().splitlines()
     assert not any(line.startswith('gain') for line in lines)
-    assert lines[-1] == 'blurry input: 2 of 3 frames have scores'
+    assert lines[-2] == 'blurry input: 2 of 3 frames have scores'
+
+
+def test_the_protocol_says_which_mean_counts(tmp_path):
+    book = book_of(two_clips(), protocol=PROTOCOLS['basicsr'])
+    assert book.mean('input') == book.mean('input', over='clips') == {'psnr': 25.5, 'ssim3d': pytest.approx(0.625)}
+    assert book.mean('input', over='frames')['psnr'] == 24.0
+    lines = book.table().splitlines()
+    assert lines[1].split() == ['blurry', 'input', '25.50', '0.6250']
+    assert lines[3].split() == ['gain', '+5.25', '+0.1500']
+    assert lines[-1].startswith('protocol basicsr: ')
+    summary = book.summary()
+    assert (summary['protocol'], summary['mean_over']) == ('basicsr', 'clips')
+    assert summary['mean_over_frames']['input']['psnr'] == 24.0
+    for path in book.write_csv(tmp_path):
+        assert {line[-1] for line in read_csv(path)[1:]} == {'basicsr'}
 
 
 def test_infinite_scores_are_left_out_and_counted(tmp_path):
@@ -104,7 +124,7 @@ def test_infinite_scores_are_left_out_and_counted(tmp_path):
     assert book.clip_means('restored')['clip2']['psnr'] == 25.0
     assert book.infinite('restored') == {'psnr': 1, 'ssim3d': 0}
     assert book.infinite('input') == {'psnr': 0, 'ssim3d': 0}
-    assert book.table().splitlines()[-1] == ('PSNR (dB), restored: 1 infinite (identical frames), left out of the mean')
+    assert book.table().splitlines()[-2] == 'PSNR (dB), restored: 1 infinite (identical frames), left out of the mean'
     frames, _ = book.write_csv(tmp_path)
     assert float(read_csv(frames)[2][3]) == math.inf
     summary = json.loads(book.write_json(tmp_path / 'summary.json').read_text())
@@ -128,8 +148,8 @@ def test_no_frames(tmp_path):
     assert book.mean('input') == book.mean('restored', over='clips') == book.clip_means('input') == {}
     assert book.records == []
     frames, clips = book.write_csv(tmp_path)
-    assert read_csv(frames) == [['video', 'frame', 'input_psnr', 'restored_psnr']]
-    assert read_csv(clips) == [['video', 'frames', 'input_psnr', 'restored_psnr']]
+    assert read_csv(frames) == [['video', 'frame', 'input_psnr', 'restored_psnr', 'protocol']]
+    assert read_csv(clips) == [['video', 'frames', 'input_psnr', 'restored_psnr', 'protocol']]
     assert json.loads(book.write_json(tmp_path / 's.json').read_text())['mean_over_frames'] == {}
 
 
@@ -138,29 +158,29 @@ def test_csv(tmp_path):
     del scores['input', 'clip10', '000047']
     frames, clips = book_of(scores).write_csv(tmp_path / 'new' / 'folder')
     assert (frames.name, clips.name) == ('GoPro_frames.csv', 'GoPro_clips.csv')
-    header = ['input_psnr', 'restored_psnr', 'input_ssim3d', 'restored_ssim3d']
+    header = ['input_psnr', 'restored_psnr', 'input_ssim3d', 'restored_ssim3d', 'protocol']
     assert read_csv(frames) == [
         ['video', 'frame', *header],
-        ['clip2', '000009', '20.0', '25.0', '0.5', '0.8'],
-        ['clip2', '000010', '22.0', '26.0', '0.6', '0.9'],
-        ['clip10', '000047', '', '36.0', '', '0.7'],
+        ['clip2', '000009', '20.0', '25.0', '0.5', '0.8', 'dstnet'],
+        ['clip2', '000010', '22.0', '26.0', '0.6', '0.9', 'dstnet'],
+        ['clip10', '000047', '', '36.0', '', '0.7', 'dstnet'],
     ]
     lines = read_csv(clips)
     assert lines[0] == ['video', 'frames', *header]
     assert lines[1][:4] == ['clip2', '2', '21.0', '25.5']
-    assert lines[2] == ['clip10', '1', '', '36.0', '', '0.7']
+    assert lines[2] == ['clip10', '1', '', '36.0', '', '0.7', 'dstnet']
 
 
 def test_csv_keeps_every_digit_and_awkward_names(tmp_path):
     score = 0.1 + 0.2
     frames, _ = book_of({('restored', 'a, "b"\nü', 'frame,1'): (score, 1 / 3)}).write_csv(tmp_path, stem='x_5000')
     assert frames.name == 'x_5000_frames.csv'
-    video, frame, _, psnr, _, ssim = read_csv(frames)[1]
+    video, frame, _, psnr, _, ssim, _ = read_csv(frames)[1]
     assert (video, frame, float(psnr), float(ssim)) == ('a, "b"\nü', 'frame,1', score, 1 / 3)
 
 
 def test_json(tmp_path):
-    path = book_of(two_clips()).write_json(tmp_path / 'GoPro_summary.json', protocol='dstnet', iteration=5000)
+    path = book_of(two_clips()).write_json(tmp_path / 'GoPro_summary.json', run='x', iteration=5000)
     assert json.loads(path.read_text(encoding='utf-8')) == {
         'dataset': 'GoPro',
         'frames': 3,
@@ -175,6 +195,9 @@ def test_json(tmp_path):
         },
         'infinite_left_out': {'input': {'psnr': 0, 'ssim3d': 0}, 'restored': {'psnr': 0, 'ssim3d': 0}},
         'protocol': 'dstnet',
+        'protocol_in_words': PROTOCOL.removeprefix('protocol '),
+        'mean_over': 'frames',
+        'run': 'x',
         'iteration': 5000,
     }
 
@@ -243,6 +266,16 @@ def test_books_of_several_processes():
         merged.merge(gathered[1])
     with pytest.raises(ValueError, match='got 2 scores'):
         ScoreBook(['psnr'], 'GoPro').merge(whole.records)
+
+
+@pytest.mark.parametrize(
+    'last', [('input', 'a', '0', (1.0,)), ('input', 'b', '0', (math.nan,)), ('x', 'b', '0', (1.0,))]
+)
+def test_records_are_merged_all_or_none(last):
+    book = ScoreBook(['psnr'], 'GoPro')
+    with pytest.raises(ValueError):
+        book.merge([('input', 'a', '0', (1.0,)), ('restored', 'a', '0', (2.0,)), last])
+    assert book.records == []
 
 
 @pytest.mark.parametrize(

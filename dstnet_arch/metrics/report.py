@@ -9,9 +9,10 @@ import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from data_prep.lmdb_format import natural_key
+from dstnet_arch.metrics.protocols import PROTOCOLS, Over, Protocol
 
 ROWS = {'input': 'blurry input', 'restored': 'restored'}
 """The rows of a report and their names in the table, in its order."""
@@ -40,25 +41,33 @@ class ScoreBook:
     """Scores of blurry and restored frames against the sharp ones, and the means that papers report.
 
     Two means are in use: over all frames of a set (the paper's: `over='frames'`), and over the means of the clips
-    (stock BasicSR's: `over='clips'`); they differ where clips differ in length. An infinite score, i.e. the PSNR of
-    identical frames, is left out of means and counted, in the JSON summary and below the table. All results are
-    independent of the order in which scores were added.
+    (stock BasicSR's: `over='clips'`); they differ where clips differ in length. The protocol says which one is meant
+    where none is named. An infinite score, i.e. the PSNR of identical frames, is left out of means and counted, in the
+    JSON summary and below the table. All results are independent of the order in which scores were added.
 
     Args:
         metrics: the keys of the metrics, in the order of the columns, e.g. ('psnr', 'ssim3d', 'ssim').
         dataset: name of the test set.
         columns: how to show metrics that are not in `COLUMNS`, or to show those otherwise. A metric in neither is
             shown under its key, with four digits, as one where higher is better.
+        protocol: how the scores were taken; every report names it. Only frames that count get scores.
 
     Raises:
         ValueError: a metric is named twice.
     """
 
-    def __init__(self, metrics: Sequence[str], dataset: str, columns: Mapping[str, Column] | None = None) -> None:
+    def __init__(
+        self,
+        metrics: Sequence[str],
+        dataset: str,
+        columns: Mapping[str, Column] | None = None,
+        protocol: Protocol = PROTOCOLS['dstnet'],
+    ) -> None:
         self.metrics = tuple(metrics)
         if len(set(self.metrics)) < len(self.metrics):
             raise ValueError(f'a metric is named twice: {", ".join(self.metrics)}')
         self.dataset = dataset
+        self.protocol = protocol
         shown = {**COLUMNS, **(columns or {})}
         self.columns = {metric: shown.get(metric, Column(metric)) for metric in self.metrics}
         self._scores: dict[str, dict[tuple[str, str], tuple[float, ...]]] = {row: {} for row in ROWS}
@@ -89,7 +98,11 @@ class ScoreBook:
         return [(row, *key, self._scores[row][key]) for row in ROWS for key in self._frames(row)]
 
     def merge(self, records: Iterable[Record]) -> None:
-        """Enter records of other books with the same metrics, e.g. of other processes. Raises as `add` does."""
+        """Enter records of other books with the same metrics, e.g. of other processes: all of them or none.
+
+        Raises as `add` does.
+        """
+        new: dict[str, dict[tuple[str, str], tuple[float, ...]]] = {row: {} for row in ROWS}
         for row, video, frame, scores in records:
             if row not in ROWS:
                 raise ValueError(f'{_place(row, video, frame)}: the row must be one of {", ".join(ROWS)}')
@@ -104,9 +117,11 @@ class ScoreBook:
                         f'{_place(row, video, frame)}: {metric} is {score}; the frame or its ground truth '
                         'probably holds values that are not finite'
                     )
-            if (video, frame) in self._scores[row]:
+            if (video, frame) in self._scores[row] or (video, frame) in new[row]:
                 raise ValueError(f'{_place(row, video, frame)}: the frame has its scores already')
-            self._scores[row][video, frame] = tuple(scores)
+            new[row][video, frame] = tuple(scores)
+        for row, frames in new.items():
+            self._scores[row].update(frames)
 
     @property
     def num_frames(self) -> int:
@@ -118,12 +133,12 @@ class ScoreBook:
         """Videos with a score in any row."""
         return len(self._videos(*ROWS))
 
-    def mean(self, row: str, over: Literal['frames', 'clips'] = 'frames') -> dict[str, float]:
+    def mean(self, row: str, over: Over | None = None) -> dict[str, float]:
         """Mean of each metric over all frames, or over the means of all clips; `{}` where the row has no scores.
 
         Infinity where all frames have an infinite score.
         """
-        if over == 'frames':
+        if (over or self.protocol.over) == 'frames':
             return self._means(row, self._frames(row))
         clips = self.clip_means(row).values()
         return {metric: _finite_mean([clip[metric] for clip in clips]) for metric in self.metrics if clips}
@@ -138,7 +153,7 @@ class ScoreBook:
         return {metric: sum(math.isinf(values[i]) for values in scores) for i, metric in enumerate(self.metrics)}
 
     def table(self) -> str:
-        """The means over all frames as text: the blurry input, the restored frames, and what was gained.
+        """The protocol's means as text: the blurry input, the restored frames, what was gained, and the protocol.
 
         A gain is positive where the restored frames are better, whether higher or lower is better. It is given where
         both rows hold the same frames.
@@ -178,13 +193,14 @@ class ScoreBook:
         for row, name in ROWS.items():
             if 0 < len(self._scores[row]) < self.num_frames:
                 notes.append(f'{name}: {len(self._scores[row])} of {self.num_frames} frames have scores')
-        return notes
+        return [*notes, f'protocol {self.protocol}']
 
     def write_csv(self, folder: str | os.PathLike[str], stem: str | None = None) -> tuple[Path, Path]:
         """Write `<stem>_frames.csv` and `<stem>_clips.csv`; files of these names are replaced, each at once.
 
         Columns: `video, frame` and `video, frames` (their number), then for each metric `input_<metric>` and
-        `restored_<metric>`; empty where a row has no score. Scores stand there in full, an infinite one as `inf`.
+        `restored_<metric>`; empty where a row has no score; then the name of the `protocol`. Scores stand there in
+        full, an infinite one as `inf`.
 
         Args:
             folder: made where it does not exist.
@@ -199,48 +215,60 @@ class ScoreBook:
         stem = self.dataset if stem is None else stem
         if Path(stem).name != stem:
             raise ValueError(f'{stem!r} cannot begin a file name; pass another `stem`')
-        header = [f'{row}_{metric}' for metric in self.metrics for row in ROWS]
+        header = [*(f'{row}_{metric}' for metric in self.metrics for row in ROWS), 'protocol']
         frame_lines: list[list[object]] = [['video', 'frame', *header]]
         for key in self._frames(*ROWS):
             scores = {row: self._scores[row].get(key) for row in ROWS}
             cells = [values[i] if (values := scores[row]) else '' for i in range(len(self.metrics)) for row in ROWS]
-            frame_lines.append([*key, *cells])
+            frame_lines.append([*key, *cells, self.protocol.name])
         clip_lines: list[list[object]] = [['video', 'frames', *header]]
         means = {row: self.clip_means(row) for row in ROWS}
         for video, keys in self._videos(*ROWS).items():
             cells = [means[row].get(video, {}).get(metric, '') for metric in self.metrics for row in ROWS]
-            clip_lines.append([video, len(keys), *cells])
+            clip_lines.append([video, len(keys), *cells, self.protocol.name])
         paths = Path(folder) / f'{stem}_frames.csv', Path(folder) / f'{stem}_clips.csv'
         for path, lines in zip(paths, (frame_lines, clip_lines), strict=True):
             text = io.StringIO()
             csv.writer(text, lineterminator='\n').writerows(lines)
-            _write_at_once(path, text.getvalue())
+            write_text(path, text.getvalue())
         return paths
 
-    def write_json(self, path: str | os.PathLike[str], **extra: Any) -> Path:
-        """Write the summary; a file of this name is replaced at once.
+    def summary(self, **extra: Any) -> dict[str, Any]:
+        """The means, and what they are of.
 
-        Keys: `dataset`, `frames`, `videos` (numbers), `mean_over_frames` and `mean_over_clips` (row -> metric -> mean;
-        null where all scores are infinite), `infinite_left_out` (row -> metric -> number of frames), then `extra`.
-        Only rows that have scores appear.
+        Keys: `dataset`, `protocol`, `protocol_in_words`, `mean_over` ('frames' or 'clips': which of the two means
+        counts), `frames`, `videos` (numbers of those that count), `mean_over_frames` and `mean_over_clips` (row ->
+        metric -> mean; null where all scores are infinite), `infinite_left_out` (row -> metric -> number of frames),
+        then `extra`. Only rows that have scores appear.
 
         Raises:
-            ValueError: a key of `extra` is one of these, or a value in it is not finite.
-            TypeError: a value in `extra` has no form in JSON.
+            ValueError: a key of `extra` is one of these.
         """
         rows = [row for row in ROWS if self._scores[row]]
         summary: dict[str, Any] = {
             'dataset': self.dataset,
+            'protocol': self.protocol.name,
+            'protocol_in_words': str(self.protocol),
+            'mean_over': self.protocol.over,
             'frames': self.num_frames,
             'videos': self.num_videos,
-            'mean_over_frames': {row: _without_infinity(self.mean(row)) for row in rows},
+            'mean_over_frames': {row: _without_infinity(self.mean(row, over='frames')) for row in rows},
             'mean_over_clips': {row: _without_infinity(self.mean(row, over='clips')) for row in rows},
             'infinite_left_out': {row: self.infinite(row) for row in rows},
         }
         if taken := summary.keys() & extra.keys():
             raise ValueError(f'the summary has keys of its own named {", ".join(sorted(taken))}; rename the extra ones')
-        text = json.dumps({**summary, **extra}, indent=2, allow_nan=False, ensure_ascii=False)
-        _write_at_once(Path(path), text + '\n')
+        return {**summary, **extra}
+
+    def write_json(self, path: str | os.PathLike[str], **extra: Any) -> Path:
+        """Write the `summary`; a file of this name is replaced at once.
+
+        Raises:
+            ValueError: as `summary`, or a value in `extra` is not finite.
+            TypeError: a value in `extra` has no form in JSON.
+        """
+        text = json.dumps(self.summary(**extra), indent=2, allow_nan=False, ensure_ascii=False)
+        write_text(Path(path), text + '\n')
         return Path(path)
 
     def _frames(self, *rows: str) -> list[tuple[str, str]]:
@@ -277,7 +305,7 @@ def _without_infinity(values: Mapping[str, float]) -> dict[str, float | None]:
     return {key: value if math.isfinite(value) else None for key, value in values.items()}
 
 
-def _write_at_once(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
     """Write a text file so that a reader, or an interruption, never meets half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')

@@ -6,7 +6,7 @@ import os
 import re
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -32,8 +32,9 @@ Score = Callable[[Image, Image], Sequence[float]]
 
 
 class ClipDataset(Protocol):
-    """What `evaluate` needs of a data set; `VideoDeblurTestDataset` is one."""
+    """What `evaluate`, and a protocol that leaves out frames, need of a data set, e.g. `VideoDeblurTestDataset`."""
 
+    videos: Mapping[str, Sequence[str]]
     num_frames: int
     has_gt: bool
 
@@ -48,7 +49,7 @@ class Evaluation:
 
     Attributes:
         records: scores for a `ScoreBook`, of the blurry frames (row 'input') and the restored ones.
-        num_frame: frames that were restored and count.
+        num_frame: frames that were restored, each once.
         seconds: wall-clock time.
         restore_seconds: of these, those in which the network was at work. The rest was spent waiting for loading,
             scoring and saving, which go on beside it.
@@ -72,9 +73,10 @@ class _Clip(NamedTuple):
 
 
 @torch.inference_mode()
-def to_images(frames: Tensor) -> list[Image]:
-    """Quantise frames (T, 3, H, W), RGB, to T pictures: clamped to [0, 1], rounded to 0..255."""
-    levels = frames.clamp(0, 1).mul_(255).round_().to(torch.uint8)
+def to_images(frames: Tensor, truncate: bool = False) -> list[Image]:
+    """Quantise frames (T, 3, H, W), RGB, to T pictures: clamped to [0, 1], rounded (or truncated) to 0..255."""
+    levels = frames.clamp(0, 1).mul_(255)
+    levels = levels.to(torch.uint8) if truncate else levels.round_().to(torch.uint8)
     return list(levels.flip(1).permute(0, 2, 3, 1).contiguous().cpu().numpy())
 
 
@@ -100,6 +102,8 @@ def evaluate(
     *,
     score: Score | None = None,
     score_input: bool = True,
+    uncounted: Container[tuple[str, str]] = (),
+    truncate: bool = False,
     save_path: Callable[[str, str], Path] | None = None,
     rank: int = 0,
     world_size: int = 1,
@@ -116,6 +120,8 @@ def evaluate(
         restore: maps (1, T, 3, H, W) to the restored clip, same shape, on any device.
         score: called in several threads at once. None, or a data set without ground truth: no scores.
         score_input: score the blurry input, too.
+        uncounted: frames, as (video, frame), that are restored and saved, but not scored.
+        truncate: how `restore`'s values become 8-bit levels, see `to_images`.
         save_path: where the picture of (video, frame) goes. None: nothing is saved.
         rank, world_size: which share of the clips to take.
         pbar: text in front of a progress bar on standard error; None: no bar.
@@ -143,10 +149,11 @@ def evaluate(
         ) as clips:
             for clip in clips:
                 since = time.perf_counter()
-                images = _restored_images(restore, clip)
+                images = _restored_images(restore, clip, truncate)
                 result.restore_seconds += time.perf_counter() - since
                 for frame, image, blurry, sharp in zip(clip.frames, images, clip.inputs, clip.targets, strict=True):
                     path = save_path(clip.video, frame) if save_path else None
+                    sharp = None if (clip.video, frame) in uncounted else sharp
                     pending.append(pool.submit(_finish, clip.video, frame, image, blurry, sharp, score, path))
                     collect(at_most=4 * num_worker)
         collect(at_most=0)
@@ -193,7 +200,7 @@ def _load(dataset: ClipDataset, index: int, with_gt: bool, with_input: bool) -> 
     )
 
 
-def _restored_images(restore: Callable[[Tensor], Tensor], clip: _Clip) -> list[Image]:
+def _restored_images(restore: Callable[[Tensor], Tensor], clip: _Clip, truncate: bool) -> list[Image]:
     restored = restore(clip.lq)[0, clip.keep]
     finite = torch.isfinite(restored).flatten(1).all(1).tolist()
     if not all(finite):
@@ -201,7 +208,7 @@ def _restored_images(restore: Callable[[Tensor], Tensor], clip: _Clip) -> list[I
             f'Frame {clip.frames[finite.index(False)]} of {clip.video}: the network gave values that are not finite. '
             'Check its weights (path:pretrain_network_g), and set val:amp=none if it was fp16.'
         )
-    return to_images(restored)
+    return to_images(restored, truncate)
 
 
 def _finish(

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from copy import deepcopy
+from datetime import date
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,10 +27,13 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from dstnet_arch.archs.checkpoint import read_state_dict
 from dstnet_arch.errors import CheckpointError, DataError, DSTNetError, OptionsError, TrainingError
+from dstnet_arch.metrics.protocols import PROTOCOLS, Protocol
 from dstnet_arch.metrics.report import COLUMNS, Column, Record, ScoreBook
 from dstnet_arch.models.checkpoint_io import save_checkpoint
 from dstnet_arch.models.evaluation import Evaluation, Image, evaluate, image_path
 from dstnet_arch.models.loss_watch import LossWatch
+from dstnet_arch.models.reporting import uncounted_frames, write_result_table, write_scores
+from dstnet_arch.models.self_ensemble import self_ensemble
 from dstnet_arch.models.training_state import resume_optimizer, resume_scheduler, rng_states, set_rng_states
 
 AUTOCAST_DTYPES = {'none': None, 'bf16': torch.bfloat16, 'fp16': torch.float16}
@@ -77,12 +81,19 @@ class VideoDeblurModel(SRModel):
             )
         self.val_opt: dict[str, Any] = opt.get('val') or {}
         self.val_dtype = _autocast_dtype(self.val_opt, 'val:amp')
-        self.metrics: dict[str, dict[str, Any]] = self.val_opt.get('metrics') or {}
+        self.protocol = _protocol(self.val_opt)
+        self.metrics: dict[str, dict[str, Any]] = self.protocol.metrics or self.val_opt.get('metrics') or {}
         _check_metrics(self.metrics)
         # Keyed by data set. The blurry inputs' scores never change, so repeated validations look them up.
         self._input_records: WeakKeyDictionary[Any, list[Record]] = WeakKeyDictionary()
         self._last_validation: WeakKeyDictionary[Any, int | str] = WeakKeyDictionary()
-        super().__init__(opt)
+        # Stock BasicSR's best scores are of the metrics that stand here.
+        super().__init__({**opt, 'val': {**self.val_opt, 'metrics': self.metrics}} if self.protocol.metrics else opt)
+        if self.protocol.metrics and self.val_opt.get('metrics'):
+            get_root_logger().info(
+                f'val:protocol {self.protocol.name} has scores of its own, {" and ".join(self.metrics)}: val:metrics '
+                'is not used.'
+            )
 
     # ---- building
 
@@ -316,6 +327,7 @@ class VideoDeblurModel(SRModel):
         """Restore a clip, in training with the averaged weights where there are any.
 
         Validation, testing and `test` all come through here: override it to restore in another way (as a stream, say).
+        With `val.self_ensemble`, it is the mean of eight restorations, see `self_ensemble`.
 
         Args:
             lq: (B, T, 3, H, W), RGB in [0, 1], on any device.
@@ -326,6 +338,11 @@ class VideoDeblurModel(SRModel):
         Raises:
             TrainingError: memory is short.
         """
+        if self.val_opt.get('self_ensemble'):
+            return self_ensemble(self._restore_once, lq.to(self.device))
+        return self._restore_once(lq)
+
+    def _restore_once(self, lq: Tensor) -> Tensor:
         # Without its wrapper, which would wait for ranks that have no clip left.
         net = self.net_g_ema if hasattr(self, 'net_g_ema') else self.get_bare_model(self.net_g)
         was_training = net.training
@@ -399,6 +416,7 @@ class VideoDeblurModel(SRModel):
             'scaler': self.scaler.state_dict(),
             'rng': rng,
             'best_metric_results': getattr(self, 'best_metric_results', {}),
+            'protocol': self.protocol.name,
         }
         save_checkpoint(state, Path(self.opt['path']['training_states'], f'{current_iter}.state'))
 
@@ -444,18 +462,20 @@ class VideoDeblurModel(SRModel):
             self._resumed_rng = self._resumed_rng if keep else None
 
     def _resume_best(self, resume_state: Mapping[str, Any]) -> None:
+        # Scores are no longer comparable where the metrics or the protocol were changed meanwhile.
+        same_protocol = resume_state.get('protocol', self.protocol.name) == self.protocol.name
         self.best_metric_results = {
             dataset: record
             for dataset, record in resume_state.get('best_metric_results', {}).items()
-            if record.keys() == self.metrics.keys()  # unless they were changed meanwhile
+            if same_protocol and record.keys() == self.metrics.keys()
         }
         # BasicSR saves an iteration before it validates it, so the scores of the last one stand in its tables only.
         iteration = resume_state['iter']
         for path in self._scores_folder().glob(f'*_{iteration}_summary.json'):
             with suppress(KeyError, ValueError):  # not a summary of this version; a run is not lost for a best score
                 summary = json.loads(path.read_text(encoding='utf-8'))
-                means = summary['mean_over_frames']['restored']
-                if means.keys() == self.metrics.keys():
+                means = summary[f'mean_over_{self.protocol.over}']['restored']
+                if summary['protocol'] == self.protocol.name and means.keys() == self.metrics.keys():
                     self._update_best(summary['dataset'], means, iteration)
 
     def _classes(self) -> list[str]:
@@ -466,7 +486,8 @@ class VideoDeblurModel(SRModel):
     def validation(self, dataloader: Any, current_iter: int | str, tb_logger: Any, save_img: bool = False) -> None:
         """Restore a data set, score it beside its blurry input, save pictures and tables, and log the table.
 
-        Every rank takes its share of the clips, and rank 0 reports.
+        Every rank takes its share of the clips, and rank 0 reports. `val.protocol` says which frames count and how they
+        are scored. After a test, the scores of a data set that the paper has a table of stand in that table, too.
 
         Args:
             dataloader: its data set gives clips, see `evaluate`; the loader itself is not used.
@@ -475,7 +496,7 @@ class VideoDeblurModel(SRModel):
             save_img: save the restored frames under the source's own names.
 
         Raises:
-            DataError: a clip cannot be loaded, scored or saved.
+            DataError: a clip cannot be loaded, scored or saved, or by the protocol no frame counts.
             TrainingError: memory is short.
         """
         dataset = dataloader.dataset
@@ -494,6 +515,8 @@ class VideoDeblurModel(SRModel):
             )
             return
 
+        border = self.protocol.border_frames
+        uncounted = uncounted_frames(self.protocol, dataset.videos) if border and with_scores else frozenset()
         folder = Path(self.opt['path']['visualization'], name, str(current_iter) if self.is_train else '')
         known = self._input_records.get(dataset, [])
         show_bar = self.val_opt.get('pbar', True) and self.opt['rank'] == 0
@@ -503,6 +526,8 @@ class VideoDeblurModel(SRModel):
                 self.restore,
                 score=self._score if with_scores else None,
                 score_input=not known,
+                uncounted=uncounted,
+                truncate=self.protocol.truncates,
                 save_path=partial(image_path, folder, suffix=self.val_opt.get('suffix')) if save_img else None,
                 rank=self.opt['rank'],
                 world_size=self.opt['world_size'],
@@ -516,39 +541,41 @@ class VideoDeblurModel(SRModel):
         if self.opt['rank'] == 0:
             _log_times(name, shares, folder if save_img else None)
             if with_scores:
-                self._report(name, current_iter, records, tb_logger)
+                self._report(dataset, current_iter, records, tb_logger)
 
     def _score(self, image: Image, sharp: Image) -> list[float]:
         return [float(calculate_metric({'img': image, 'img2': sharp}, opt)) for opt in self.metrics.values()]
 
-    def _report(self, dataset: str, current_iter: int | str, records: list[Record], tb_logger: Any) -> None:
+    def _report(self, dataset: Any, current_iter: int | str, records: list[Record], tb_logger: Any) -> None:
         """Write the tables of a data set, log them, and keep the best scores."""
-        book = ScoreBook(list(self.metrics), dataset, self._columns())
-        folder, stem = Path(self.opt['path'].get('results_root', '')), dataset
-        if self.is_train:
-            folder, stem = self._scores_folder(), f'{dataset}_{current_iter}'
+        name = dataset.opt['name']
+        book = ScoreBook(list(self.metrics), name, self._columns(), self.protocol)
         try:
             book.merge(records)
-            frames_csv, _ = book.write_csv(folder, stem)
-            book.write_json(folder / f'{stem}_summary.json', **self._provenance(current_iter))
-        except (ValueError, OSError) as error:
-            raise DataError(f'The tables {folder / stem}_* cannot be made: {error}') from error
+        except ValueError as error:
+            raise DataError(f'{name}: {error}') from error
+        folder, stem = Path(self.opt['path'].get('results_root', '')), name
+        if self.is_train:
+            folder, stem = self._scores_folder(), f'{name}_{current_iter}'
+        provenance = {'frames_restored': dataset.num_frames, **self._provenance(current_iter)}
+        frames_csv = write_scores(book, folder, stem, provenance)
 
         self.metric_results = book.mean('restored')
-        lines = [f'Scores of {dataset}', book.table()]
+        lines = [f'Scores of {name}', book.table()]
         if self.is_train:
-            self._update_best(dataset, self.metric_results, current_iter)
+            self._update_best(name, self.metric_results, current_iter)
             best = [
                 f'{column.label} {record["val"]:.{column.digits}f} (iteration {record["iter"]})'
-                for column, record in zip(
-                    book.columns.values(), self.best_metric_results[dataset].values(), strict=True
-                )
+                for column, record in zip(book.columns.values(), self.best_metric_results[name].values(), strict=True)
             ]
             lines.append(f'best so far: {", ".join(best)}')
-        get_root_logger().info('\n'.join([*lines, f'Frame by frame: {frames_csv}']))
+        lines.append(f'Frame by frame: {frames_csv}')
+        if not self.is_train:
+            lines += write_result_table(book, folder, provenance)
+        get_root_logger().info('\n'.join(lines))
         if tb_logger:
             for metric, value in self.metric_results.items():
-                tb_logger.add_scalar(f'metrics/{dataset}/{metric}', value, current_iter)
+                tb_logger.add_scalar(f'metrics/{name}/{metric}', value, current_iter)
 
     def _columns(self) -> dict[str, Column]:
         return {
@@ -558,10 +585,16 @@ class VideoDeblurModel(SRModel):
 
     def _provenance(self, current_iter: int | str) -> dict[str, Any]:
         """What the scores are of, for the summary."""
-        network = {'network': dict(self.opt['network_g']), 'amp': self.val_opt.get('amp') or 'none'}
-        if self.is_train:
-            return {'run': self.opt['name'], 'iteration': current_iter, **network}
-        return {'run': self.opt['name'], 'weights': self.opt['path'].get('pretrain_network_g'), **network}
+        weights = {'weights': self.opt['path'].get('pretrain_network_g')}
+        return {
+            'run': self.opt['name'],
+            **({'iteration': current_iter} if self.is_train else weights),
+            'network': dict(self.opt['network_g']),
+            'amp': self.val_opt.get('amp') or 'none',
+            'self_ensemble': bool(self.val_opt.get('self_ensemble')),
+            'metrics': {name: dict(opt) for name, opt in self.metrics.items()},
+            'date': date.today().isoformat(),
+        }
 
     def _update_best(self, dataset: str, means: Mapping[str, float | None], current_iter: int | str) -> None:
         self._initialize_best_metric_results(dataset)
@@ -597,6 +630,13 @@ def _autocast_dtype(opt: Mapping[str, Any], key: str) -> torch.dtype | None:
     if amp not in AUTOCAST_DTYPES:
         raise OptionsError(f'{key} is {amp}; it can be {", ".join(AUTOCAST_DTYPES)}.')
     return AUTOCAST_DTYPES[amp]
+
+
+def _protocol(opt: Mapping[str, Any]) -> Protocol:
+    name = opt.get('protocol') or 'dstnet'
+    if name not in PROTOCOLS:
+        raise OptionsError(f'val:protocol is {name}; it can be {", ".join(PROTOCOLS)}.')
+    return PROTOCOLS[name]
 
 
 def _check_metrics(metrics: Mapping[str, Mapping[str, Any]]) -> None:

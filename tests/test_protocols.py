@@ -1,0 +1,207 @@
+"""The protocols: every score of every frame against the definitions, and what is said about it."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import pytest
+import skimage.metrics
+import torch
+from basicsr.metrics import calculate_ssim
+from model_parts import Clips, loader, logged, make_model, test_options, train, train_options
+from naive_metrics import Image, naive_psnr, naive_ssim2d, naive_ssim3d
+from torch import Tensor
+
+from dstnet_arch.errors import DataError, OptionsError
+from dstnet_arch.metrics.protocols import PROTOCOLS
+
+VIDEOS = {'a': 11, 'b': 5, 'short': 4}  # in clips of three frames, the last ones shifted
+
+
+class Rule(NamedTuple):
+    """A protocol as the papers' code has it, in other words than the project's."""
+
+    border: int
+    quantise: Callable[[Image], Image]
+    crop: int
+    ssim: Callable[[Image, Image], float]
+    over_clips: bool
+
+
+RULES = {
+    'dstnet': Rule(0, np.rint, 0, naive_ssim3d, False),
+    'basicsr': Rule(0, np.rint, 0, naive_ssim2d, True),
+    'cdvd': Rule(2, np.rint, 4, naive_ssim2d, False),
+    'estrnn': Rule(2, np.trunc, 0, naive_ssim2d, False),
+}
+OPTIONS_METRICS = {
+    'psnr': {'type': 'calculate_psnr', 'crop_border': 0},
+    'ssim': {'type': 'calculate_ssim3d', 'crop_border': 0},
+}
+
+
+def restored(lq: Tensor) -> Tensor:
+    """Not on the grid of 8-bit levels, and beyond both ends."""
+    return lq * 1.1 - 0.0503
+
+
+def levels(frame: Tensor, quantise: Callable[[Image], Image]) -> Image:
+    pixels = frame.numpy().clip(0, 1) * np.float32(255)
+    return quantise(pixels).astype(np.uint8).transpose(1, 2, 0)
+
+
+def naive_scores(clips: Clips, rule: Rule) -> dict[tuple[str, str], tuple[float, ...]]:
+    """(video, frame) -> PSNR of input and result, SSIM of input and result."""
+    pairs = {
+        (clip['video'], frame): (clip['lq'][t], clip['gt'][t])
+        for clip in clips.clips
+        for t, frame in enumerate(clip['frames'])
+    }
+    scores = {}
+    for video, length in VIDEOS.items():
+        for i in range(rule.border, length - rule.border):
+            lq, gt = pairs[video, f'{47 + i:06d}']
+            images = [levels(lq, np.rint), levels(restored(lq), rule.quantise), levels(gt, np.rint)]
+            blurry, result, sharp = (
+                image[rule.crop : image.shape[0] - rule.crop, rule.crop : image.shape[1] - rule.crop]
+                for image in images
+            )
+            scores[video, f'{47 + i:06d}'] = (
+                naive_psnr(blurry, sharp),
+                naive_psnr(result, sharp),
+                rule.ssim(blurry, sharp),
+                rule.ssim(result, sharp),
+            )
+    return scores
+
+
+@pytest.mark.parametrize('name', RULES)
+def test_every_frame_against_the_definition(tmp_path: Path, name: str) -> None:
+    rule = RULES[name]
+    model = make_model(test_options(tmp_path, protocol=name, metrics=OPTIONS_METRICS))
+    model.restore = restored
+    clips = Clips('set', VIDEOS, size=12 + 2 * rule.crop)
+    with logged() as lines:
+        model.validation(loader(clips), 'tiny', None, save_img=True)
+    results = tmp_path / 'results/tiny'
+
+    expected = naive_scores(clips, rule)
+    with (results / 'set_frames.csv').open() as file:
+        rows = list(csv.DictReader(file))
+    columns = ('input_psnr', 'restored_psnr', 'input_ssim', 'restored_ssim')
+    measured = {(row['video'], row['frame']): tuple(float(row[column]) for column in columns) for row in rows}
+    assert measured.keys() == expected.keys()
+    for key, scores in expected.items():
+        assert measured[key] == pytest.approx(scores, abs=1e-9), key
+    assert {row['protocol'] for row in rows} == {name}
+
+    by_video: dict[str, list[tuple[float, ...]]] = {}
+    for (video, _), scores in expected.items():
+        by_video.setdefault(video, []).append(scores)
+    mean = np.mean(list(expected.values()), axis=0)
+    if rule.over_clips:
+        mean = np.mean([np.mean(scores, axis=0) for scores in by_video.values()], axis=0)
+    summary = json.loads((results / 'set_summary.json').read_text())
+    counted = sum(max(0, length - 2 * rule.border) for length in VIDEOS.values())
+    assert (summary['protocol'], summary['frames'], summary['frames_restored']) == (name, counted, 20)
+    assert summary['mean_over'] == ('clips' if rule.over_clips else 'frames')
+    for row, scores in {'input': mean[0::2], 'restored': mean[1::2]}.items():
+        assert summary[f'mean_over_{summary["mean_over"]}'][row] == pytest.approx(
+            dict(zip(('psnr', 'ssim'), scores, strict=True))
+        )
+    assert list(model.metric_results.values()) == pytest.approx(mean[1::2])
+
+    table = next(line for line in lines if line.startswith('Scores of set\n')).splitlines()
+    assert table[1].startswith(f'set, {counted} frames of {len(by_video)} videos')
+    assert table[3].split()[1:] == [f'{mean[1]:.2f}', f'{mean[3]:.4f}']
+    assert f'protocol {PROTOCOLS[name]}' in table
+
+    # All frames are saved, quantised as they were scored.
+    saved = {path: cv2.imread(str(path))[..., ::-1] for path in (results / 'visualization/set').rglob('*.png')}
+    assert len(saved) == 20
+    for clip in clips.clips:
+        for t, frame in enumerate(clip['frames']):
+            path = results / 'visualization/set' / clip['video'] / f'{frame}.png'
+            np.testing.assert_array_equal(saved[path], levels(restored(clip['lq'][t]), rule.quantise))
+
+
+def test_the_ssim_of_estrnn_is_that_of_basicsr() -> None:
+    rng = np.random.default_rng(0)
+    a, b = rng.integers(0, 256, (2, 24, 31, 3), dtype=np.uint8)
+    b = (a // 2 + b // 2).astype(np.uint8)
+    expected = skimage.metrics.structural_similarity(
+        a, b, channel_axis=2, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=255
+    )
+    assert calculate_ssim(a, b, 0) == pytest.approx(expected, abs=1e-12)
+
+
+def test_protocols_in_words() -> None:
+    assert [str(protocol) for protocol in PROTOCOLS.values()] == [
+        'dstnet: every frame counts, rounded to 8 bits, mean over all frames',
+        "basicsr: every frame counts, rounded to 8 bits, whole frames, mean of the videos' means",
+        'cdvd: the first 2 and the last 2 frames of a video do not count, rounded to 8 bits, without 4 pixels along '
+        'each edge, mean over all frames',
+        'estrnn: the first 2 and the last 2 frames of a video do not count, truncated to 8 bits, whole frames, mean '
+        'over all frames',
+    ]
+
+
+def test_what_a_protocol_changes_is_said(tmp_path: Path) -> None:
+    with logged() as lines:
+        make_model(test_options(tmp_path, protocol='basicsr', metrics=OPTIONS_METRICS))
+    assert sum('val:metrics is not used' in line for line in lines) == 1
+    with logged() as lines:
+        assert make_model(test_options(tmp_path, metrics=OPTIONS_METRICS)).protocol.name == 'dstnet'
+        make_model(test_options(tmp_path, protocol='basicsr', metrics=None))
+    assert not any('val:metrics' in line for line in lines)
+    with pytest.raises(OptionsError, match='val:protocol is reds; it can be dstnet, basicsr, cdvd, estrnn'):
+        make_model(test_options(tmp_path, protocol='reds'))
+
+
+def test_videos_too_short_for_a_protocol(tmp_path: Path) -> None:
+    model = make_model(test_options(tmp_path, protocol='estrnn'))
+    with logged() as lines:
+        model.validation(loader(Clips('set', {'a': 5, **{f'v{i}': 4 for i in range(7)}})), 'tiny', None)
+    assert lines[0].endswith('nothing of v0, v1, v2, v3, v4 and 2 more counts.')
+    model.restore = lambda lq: pytest.fail('restored for nothing')
+    with pytest.raises(DataError, match='none here has more than 4: no frame counts'):
+        model.validation(loader(Clips('set', {'a': 4, 'b': 1})), 'tiny', None)
+
+
+def test_without_ground_truth_every_protocol_restores_every_frame(tmp_path: Path) -> None:
+    model = make_model(test_options(tmp_path, protocol='cdvd'))
+    model.validation(loader(Clips('set', {'a': 3}, has_gt=False)), 'tiny', None, save_img=True)
+    assert len(list((tmp_path / 'results').rglob('*.png'))) == 3
+    assert not list((tmp_path / 'results').rglob('*.csv'))
+
+
+@pytest.mark.parametrize('metrics', [None, {'psnr': {'type': 'calculate_psnr', 'crop_border': 0}}])
+def test_best_scores_are_of_one_protocol(tmp_path: Path, metrics: dict[str, Any] | None) -> None:
+    def model(protocol: str) -> Any:
+        opt = train_options(tmp_path)
+        opt['val'] |= {'protocol': protocol, 'metrics': metrics}
+        return make_model(opt)
+
+    clips = Clips('val', {'a': 7, 'b': 5})
+    first = model('basicsr')
+    train(first, range(1, 2))
+    first.validation(loader(clips), 1, None)
+    first.save(0, 1)
+    best = first.best_metric_results
+    assert best['val'].keys() == {'psnr', 'ssim'}
+    summary = json.loads((tmp_path / 'experiments/tiny/scores/val_1_summary.json').read_text())
+    assert best['val']['psnr']['val'] == summary['mean_over_clips']['restored']['psnr']
+    assert best['val']['psnr']['val'] != summary['mean_over_frames']['restored']['psnr']
+
+    state = torch.load(tmp_path / 'experiments/tiny/training_states/1.state', weights_only=True)
+    for protocol, expected in {'basicsr': best, 'estrnn': {}}.items():
+        for known in (best, {}):  # in the state, or in the summary of its iteration only
+            resumed = model(protocol)
+            resumed.resume_training({**state, 'best_metric_results': known})
+            assert resumed.best_metric_results == expected
