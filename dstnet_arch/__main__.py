@@ -15,6 +15,7 @@ from dstnet_arch.errors import EXIT_STATUS, DSTNetError, message_of
 COMMANDS = {
     'train': ('dstnet_arch.toolbox.pipelines:train', 'train a network: -opt FILE, as python -m basicsr.train'),
     'test': ('dstnet_arch.toolbox.pipelines:test', 'restore and score test sets: -opt FILE, as python -m basicsr.test'),
+    'tables': ('dstnet_arch.metrics.tables_command:command', "put the scores of tests into the paper's tables"),
     'weights': ('dstnet_arch.weights.cli:command', 'list, fetch, verify and convert released weights'),
     'visualize': ('dstnet_arch.visualize:command', 'make pictures from the results of a test'),
     'options': ('dstnet_arch.toolbox.options:command', 'check options files without running anything'),
