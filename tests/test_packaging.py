@@ -65,7 +65,7 @@ def test_wheel_holds_the_packages_and_the_hook(wheel: Path, root: Path) -> None:
         for package in ('dstnet_arch', 'data_prep')
         for path in root.glob(f'{package}/**/*.py')
     }
-    assert sources | {'dstnet_arch/py.typed'} <= files
+    assert sources | {'dstnet_arch/py.typed', 'dstnet_arch/metrics/published.json'} <= files
     assert any(name.endswith('.dist-info/licenses/LICENSE') for name in outside)
 
 
