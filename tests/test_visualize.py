@@ -83,8 +83,9 @@ def test_labels_give_the_psnr_to_the_sharp_frame() -> None:
     ('arguments', 'told'),
     [
         (['--dataset', 'three'], 'the data sets of these options are: test_1, test_2'),
-        (['--frame', 'v/009'], 'The first one is v/000'),
-        (['--frame', '009'], 'The first one is v/000'),
+        (['--frame', 'v/009'], '--frame 009 is in none of the sources, whose frames are 000 to 002'),
+        (['--frame', '009'], '--frame 009 is in none of the sources, whose frames are 000 to 002'),
+        (['--frame', 'w/001'], 'There is no clip w in blurry (one/blurry), which has v'),
     ],
 )
 def test_a_wrong_choice(results: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], told: str) -> None:
@@ -95,8 +96,8 @@ def test_a_wrong_choice(results: Path, capsys: pytest.CaptureFixture[str], argum
 
 def test_missing_results(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (results / 'visualization' / 'one' / 'v' / '001_x.png').unlink()
-    assert compare() == 2
-    assert 'no restored frame v/001_x' in capsys.readouterr().err
+    assert compare('--frame', 'v/001') == 2
+    assert '- restored (results/run/visualization/one, clip v) lacks 001\n' in capsys.readouterr().err
     results.rename(results.with_name('elsewhere'))
     assert compare() == 2
     assert 'val:save_img=true' in capsys.readouterr().err

@@ -1,17 +1,28 @@
-"""Pictures made from the results of tests: ``dstnet visualize KIND ...``."""
+"""Pictures and videos made from the results of tests: ``dstnet visualize KIND ...``."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from importlib import import_module
+
+KINDS = ('compare', 'crops', 'profile', 'video')
 
 
 def command(arguments: Sequence[str]) -> None:
     """``dstnet visualize``: one kind of picture a module, each with its own arguments."""
-    from dstnet_arch.visualize import compare
-
     parser = argparse.ArgumentParser(prog='dstnet visualize', description='Make pictures from the results of a test.')
     kinds = parser.add_subparsers(dest='kind', required=True, metavar='KIND')
-    compare.add_arguments(kinds.add_parser('compare', help=compare.HELP, description=compare.HELP))
+    for name in KINDS:
+        kind = import_module(f'dstnet_arch.visualize.{name}')
+        kind.add_arguments(
+            kinds.add_parser(
+                name,
+                help=kind.HELP,
+                description=f'{kind.HELP[0].upper()}{kind.HELP[1:]}.',
+                epilog=kind.EXAMPLES,
+                formatter_class=argparse.RawDescriptionHelpFormatter,
+            )
+        )
     args = parser.parse_args(arguments)
     args.run(args)
