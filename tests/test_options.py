@@ -20,12 +20,13 @@ from hypothesis import strategies as st
 from dstnet_arch.archs.propagation import BOUNDARIES
 from dstnet_arch.errors import OptionsError
 from dstnet_arch.losses.frequency_loss import FORMS, REDUCTIONS
+from dstnet_arch.metrics.protocols import PROTOCOLS
 from dstnet_arch.toolbox import options_family
 from dstnet_arch.toolbox.options import read_options
 from dstnet_arch.toolbox.options_family import family, with_values
 from dstnet_arch.toolbox.options_page import reference_page
 from dstnet_arch.toolbox.options_schema import check_options, targets
-from dstnet_arch.toolbox.options_sections import LossArguments, NetworkArguments, allowed, argument_texts
+from dstnet_arch.toolbox.options_sections import LossArguments, NetworkArguments, Val, allowed, argument_texts
 from dstnet_arch.toolbox.registration import names
 
 ROOT = Path(__file__).parents[1]
@@ -621,6 +622,7 @@ def test_reference_page_describes_every_key() -> None:
 
 def test_choices_are_those_of_the_classes() -> None:
     assert allowed(NetworkArguments, 'boundary') == ' or '.join(BOUNDARIES)
+    assert allowed(Val, 'protocol').replace(' or ', ', ') == ', '.join(PROTOCOLS)
     assert allowed(LossArguments, 'form') == ' or '.join(FORMS)
     assert allowed(LossArguments, 'reduction') == ' or '.join(REDUCTIONS)
 
