@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from model_parts import Clips, loader, make_model, test_options
+from model_parts import Clips, loader, logged, make_model, test_options
 from torch import Tensor
 from torch.nn.functional import conv3d
 
@@ -78,7 +78,9 @@ def test_through_the_model(tmp_path: Path) -> None:
     assert not torch.equal(model.restore(lq), plain.restore(lq))
     psnr = []
     for of, wanted in ((plain, False), (model, True)):
-        of.validation(loader(clips), 'tiny', None)
+        with logged() as lines:
+            of.validation(loader(clips), 'tiny', None)
+        assert any('self-ensemble: the mean of 8' in line for line in lines) is wanted
         summary = json.loads(Path(of.opt['path']['results_root'], 'set_summary.json').read_text())
         assert summary['self_ensemble'] is wanted
         psnr.append(summary['mean_over_frames']['restored']['psnr'])

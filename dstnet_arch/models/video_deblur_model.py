@@ -33,7 +33,7 @@ from dstnet_arch.models.checkpoint_io import save_checkpoint
 from dstnet_arch.models.evaluation import Evaluation, Image, evaluate, image_path
 from dstnet_arch.models.loss_watch import LossWatch
 from dstnet_arch.models.reporting import uncounted_frames, write_result_table, write_scores
-from dstnet_arch.models.self_ensemble import self_ensemble
+from dstnet_arch.models.self_ensemble import RESTORATIONS, self_ensemble
 from dstnet_arch.models.training_state import resume_optimizer, resume_scheduler, rng_states, set_rng_states
 
 AUTOCAST_DTYPES = {'none': None, 'bf16': torch.bfloat16, 'fp16': torch.float16}
@@ -562,6 +562,8 @@ class VideoDeblurModel(SRModel):
 
         self.metric_results = book.mean('restored')
         lines = [f'Scores of {name}', book.table()]
+        if self.val_opt.get('self_ensemble'):
+            lines.append(f'self-ensemble: the mean of {RESTORATIONS} restorations of each clip')
         if self.is_train:
             self._update_best(name, self.metric_results, current_iter)
             best = [
