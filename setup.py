@@ -69,7 +69,7 @@ setup(
     name='dstnet-arch',
     version=read_version(),
     description='DSTNet (CVPR 2023) video deblurring: train, test and use it on stock BasicSR',
-    long_description=(ROOT / 'README.md').read_text('utf-8') if (ROOT / 'README.md').exists() else '',
+    long_description=(ROOT / 'README.md').read_text('utf-8'),
     long_description_content_type='text/markdown',
     license='Apache-2.0',
     license_files=['LICENSE'],
@@ -89,7 +89,7 @@ setup(
     # setuptools' finder module, costs no time at the start of the interpreter.
     package_dir={'': '.'},
     packages=find_packages(include=['dstnet_arch', 'dstnet_arch.*', 'data_prep', 'data_prep.*']),
-    package_data={'dstnet_arch': ['py.typed']},
+    package_data={'dstnet_arch': ['py.typed', 'metrics/*.json']},
     python_requires='>=3.10',
     install_requires=[
         'torch',
@@ -99,6 +99,7 @@ setup(
         'lmdb',
         'numpy',
         'opencv-python',
+        'pillow>=10.1',  # reads a picture's size without decoding it, and draws the figures' text
         'pydantic>=2',
         'pyyaml',
         'requests',
