@@ -258,7 +258,7 @@ def test_memory_does_not_grow_with_the_number_of_frames() -> None:
     assert long == short
     assert short < 40 * state
     # The measure sees what grows: a state a frame.
-    assert peak_bytes(24, store='host') - peak_bytes(8, store='host') == 16 * state
+    assert peak_bytes(24, store='device') - peak_bytes(8, store='device') == 16 * state
 
 
 @pytest.mark.parametrize(('interval', 'most'), [(None, 36), (1, 35), (5, 11), ('sqrt', 10), (9, 11)])
@@ -270,15 +270,17 @@ def test_checkpoints_are_few(monkeypatch: pytest.MonkeyPatch, interval: Any, mos
         def put(self, number: int, tensor: Tensor) -> None:
             nonlocal peak
             super().put(number, tensor)
+            assert tensor.nbytes == streamer.state_bytes(16, 16)
             peak = max(peak, sum(map(len, stores)))
 
     def make(*_: Any) -> Store:
         stores.append(Counted())
         return stores[-1]
 
+    streamer = Streamer(small_plus(), interval=interval)
     monkeypatch.setattr(stream_module, 'make_store', make)
-    list(Streamer(small_plus(), interval=interval)(video(36)))
-    assert peak == most
+    list(streamer(video(36)))
+    assert peak == streamer.num_states(36) == most
     assert sum(map(len, stores)) == 0
 
 

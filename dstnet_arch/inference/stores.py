@@ -16,6 +16,8 @@ from dstnet_arch.errors import DataError
 
 StoreKind = Literal['device', 'host', 'disk']
 
+_BLOCK_BYTES = 256 << 20
+
 
 class TensorFile:
     """A sequence of tensors in a temporary file that has no name, and so vanishes with the process however that ends.
@@ -32,7 +34,7 @@ class TensorFile:
 
     def __init__(self, folder: str | os.PathLike[str] | None = None) -> None:
         self._folder = os.fspath(folder or tempfile.gettempdir())
-        self._places: list[_Place] = []
+        self._places: list[tuple[int, _Layout]] = []  # offset
         try:
             # Unbuffered: what is written is large, and what does not fit on the disk is known at once.
             self._file: IO[bytes] = tempfile.TemporaryFile(dir=self._folder, prefix='dstnet-', buffering=0)  # noqa: SIM115
@@ -48,10 +50,9 @@ class TensorFile:
         Raises:
             DataError: it cannot be written, for instance because the disk is full.
         """
-        memory_format = _memory_format(tensor)
-        tensor = tensor.detach().cpu().contiguous(memory_format=memory_format)
-        self._places.append(_Place(self._file.seek(0, os.SEEK_END), tensor.shape, tensor.dtype, memory_format))
-        data = _bytes_of(tensor)
+        layout = _Layout.of(tensor)
+        self._places.append((self._file.seek(0, os.SEEK_END), layout))
+        data = _bytes_of(tensor.detach().cpu().contiguous(memory_format=layout.memory_format))
         try:
             while data:
                 data = data[self._file.write(data) :]
@@ -65,10 +66,10 @@ class TensorFile:
 
     def __getitem__(self, number: int) -> Tensor:
         """The tensor of that number, on the CPU."""
-        place = self._places[number]
-        tensor = torch.empty(place.shape, dtype=place.dtype, memory_format=place.memory_format)
+        offset, layout = self._places[number]
+        tensor = layout.empty()
         data = _bytes_of(tensor)
-        self._file.seek(place.offset)
+        self._file.seek(offset)
         while data:
             count = self._file.readinto(data)  # type: ignore[attr-defined]
             if not count:
@@ -157,23 +158,40 @@ class DeviceStore(Store):
         self._kept.clear()
 
 
-class HostStore(DeviceStore):
-    """Tensors in main memory, page-locked where they come from a CUDA device, so that nothing waits for the copies."""
+class HostStore(Store):
+    """Tensors in main memory, page-locked where they come from a CUDA device, so that nothing waits for the copies.
+
+    They lie in large blocks. Kept one by one between the temporary tensors of the computation, they would leave gaps
+    that nothing else fits into, and PyTorch rounds page-locked memory up to powers of two.
+    """
 
     def __init__(self) -> None:
-        super().__init__()
+        self._kept: dict[int, Tensor] = {}
+        self._free: dict[_Layout, list[Tensor]] = {}
         self._device = torch.device('cpu')
 
     def put(self, number: int, tensor: Tensor) -> None:
         self._device = tensor.device
-        if tensor.device.type != 'cpu':
-            host = torch.empty_like(tensor, device='cpu', pin_memory=tensor.is_cuda)
-            tensor = host.copy_(tensor, non_blocking=tensor.is_cuda)
-        super().put(number, tensor)
+        layout = _Layout.of(tensor)
+        free = self._free.setdefault(layout, [])
+        if not free:
+            count = max(1, _BLOCK_BYTES // max(tensor.nbytes, 1))
+            block = layout.empty(count, pin_memory=tensor.is_cuda)
+            free += block.split(len(tensor))
+        self._kept[number] = free.pop().copy_(tensor, non_blocking=True)
 
     def take(self, number: int) -> Tensor:
-        # The copies there and back are in one CUDA stream, which keeps their order.
-        return super().take(number).to(self._device, non_blocking=True)
+        # All copies are in one CUDA stream, which keeps their order: the place can be used again at once.
+        place = self._kept.pop(number)
+        self._free[_Layout.of(place)].append(place)
+        return place.to(self._device, non_blocking=True, copy=True)
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def close(self) -> None:
+        self._kept.clear()
+        self._free.clear()
 
 
 class DiskStore(Store):
@@ -224,20 +242,26 @@ def make_store(kind: StoreKind, folder: str | os.PathLike[str] | None = None) ->
         return DiskStore(folder)
     if kind not in get_args(StoreKind):
         raise ValueError(f'store can be {", ".join(get_args(StoreKind))}; got {kind!r}.')
-    return HostStore() if kind == 'host' else DeviceStore()
+    return {'host': HostStore, 'device': DeviceStore}[kind]()
 
 
-class _Place(NamedTuple):
-    offset: int
+class _Layout(NamedTuple):
+    """All of a dense tensor but its values. Convolutions are fastest in the memory format that they made."""
+
     shape: torch.Size
     dtype: torch.dtype
     memory_format: torch.memory_format
 
+    @classmethod
+    def of(cls, tensor: Tensor) -> _Layout:
+        channels_last = tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
+        memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        return cls(tensor.shape, tensor.dtype, memory_format)
 
-def _memory_format(tensor: Tensor) -> torch.memory_format:
-    """The order of dimensions in memory that a copy is to have; convolutions are faster in the one that they made."""
-    channels_last = tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
-    return torch.channels_last if channels_last else torch.contiguous_format
+    def empty(self, count: int = 1, pin_memory: bool = False) -> Tensor:
+        """Room on the CPU for so many tensors in a row, along the first dimension."""
+        shape = (count * self.shape[0], *self.shape[1:])
+        return torch.empty(shape, dtype=self.dtype, memory_format=self.memory_format, pin_memory=pin_memory)
 
 
 def _bytes_of(tensor: Tensor) -> memoryview:

@@ -112,6 +112,18 @@ class Streamer:
         """
         return Stream(self, frames, start, state, progress)
 
+    def state_bytes(self, height: int, width: int) -> int:
+        """Bytes of the state of one frame (3, height, width)."""
+        parameter = next(self.net.parameters())
+        channels = getattr(self.net, 'prop_feat', self.net.config['num_feat'])
+        pixels = self.net.padded_side(height) * self.net.padded_side(width) // 4
+        return channels * pixels * (self.autocast or parameter.dtype).itemsize
+
+    def num_states(self, num_frame: int) -> int:
+        """How many states are kept at the same time for a video of so many frames."""
+        segments = _segments(range(num_frame), self.interval)
+        return len(segments[0]) + max(len(segments) - 2, 0)
+
 
 class Stream(Iterator[Tensor]):
     """Restored frames as they come; made by calling a `Streamer`.
@@ -210,10 +222,10 @@ class Stream(Iterator[Tensor]):
                 return
 
     def _forward(self, t: int, backward_state: Tensor) -> Tensor:
-        self.state = self._stages.forward(backward_state, self.state)
+        state = self._stages.forward(backward_state, self.state)
         frame = self._frames.read(t)
-        restored = self._stages.finish(self._frames.prepare(frame), self.state)
-        self.position = t + 1
+        restored = self._stages.finish(self._frames.prepare(frame), state)
+        self.position, self.state = t + 1, state
         self._count_step()
         return restored[..., : frame.shape[-2], : frame.shape[-1]].reshape(frame.shape).contiguous()
 
