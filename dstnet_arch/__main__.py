@@ -17,6 +17,7 @@ COMMANDS = {
     'test': ('dstnet_arch.toolbox.pipelines:test', 'restore and score test sets: -opt FILE, as python -m basicsr.test'),
     'tables': ('dstnet_arch.metrics.tables_command:command', "put the scores of tests into the paper's tables"),
     'weights': ('dstnet_arch.weights.cli:command', 'list, fetch, verify and convert released weights'),
+    'deblur': ('dstnet_arch.inference.deblur:command', 'restore a video: INPUT -o OUTPUT'),
     'visualize': ('dstnet_arch.visualize:command', 'make pictures from the results of a test'),
     'options': ('dstnet_arch.toolbox.options:command', 'check options files without running anything'),
 }

@@ -17,6 +17,7 @@ from dstnet_arch.errors import DataError
 StoreKind = Literal['device', 'host', 'disk']
 
 _BLOCK_BYTES = 256 << 20
+_BLOCK_TENSORS = 256
 
 
 class TensorFile:
@@ -175,9 +176,8 @@ class HostStore(Store):
         layout = _Layout.of(tensor)
         free = self._free.setdefault(layout, [])
         if not free:
-            count = max(1, _BLOCK_BYTES // max(tensor.nbytes, 1))
-            block = layout.empty(count, pin_memory=tensor.is_cuda)
-            free += block.split(len(tensor))
+            count = min(max(1, _BLOCK_BYTES // tensor.nbytes), _BLOCK_TENSORS)
+            free += layout.empty(count, pin_memory=tensor.is_cuda).split(len(tensor))
         self._kept[number] = free.pop().copy_(tensor, non_blocking=True)
 
     def take(self, number: int) -> Tensor:

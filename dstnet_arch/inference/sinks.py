@@ -1,0 +1,246 @@
+"""Where restored videos go. A result gets its name when it is whole. Until then, and after a run that was interrupted,
+it is in `<name>.partial` beside, from which a later run goes on.
+
+So far: a folder of PNG files. A video file becomes one more class with the same methods.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pickle
+import shutil
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+from torch import Tensor
+
+from dstnet_arch.data.frame_source import IMAGE_EXTENSIONS
+from dstnet_arch.errors import DataError, OptionsError
+from dstnet_arch.inference.pictures import Picture, write_png
+
+PARTIAL_SUFFIX = '.partial'
+
+Job = Mapping[str, Any]
+"""What determines a result, by names that its user knows; values as JSON has them."""
+
+
+class Sink(ABC):
+    """Takes the frames of one result.
+
+    Attributes:
+        position: how many frames an interrupted run has left.
+        state: the state of its stream there; None at 0.
+    """
+
+    position: int
+    state: Tensor | None
+
+    @abstractmethod
+    def write(self, position: int, make: Callable[[], Picture]) -> None:
+        """Have a frame made and written, perhaps by another thread. Frames come in order.
+
+        Raises:
+            DataError: it, or one before, cannot be written.
+        """
+
+    @abstractmethod
+    def save(self, position: int, state: Tensor) -> None:
+        """When the frames before `position` are written, note that a later run can go on there.
+
+        Raises:
+            DataError: it cannot be noted, or frames cannot be written.
+        """
+
+    @abstractmethod
+    def finish(self) -> None:
+        """When all frames are written, give the result its name.
+
+        Raises:
+            DataError: frames cannot be written, or the result not be named.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """End the work. What is not finished stays for a later run."""
+
+
+class PictureSink(Sink):
+    """PNG files in a folder of their own.
+
+    Args:
+        target: the folder; there is nothing in it.
+        names: of the files, without extension.
+        job: only a run of the same job goes on with what this one leaves.
+        resume: go on with what an interrupted run has left, if there is anything.
+        overwrite: replace a folder of pictures, and what an interrupted run has left.
+
+    Raises:
+        OptionsError: there is something already; or, to go on with, something of another job.
+        DataError: the folder cannot be made, or another process is at work on it.
+    """
+
+    def __init__(self, target: Path, names: Sequence[str], job: Job, resume: bool = False, overwrite: bool = False):
+        self._target = Path(os.path.abspath(target))
+        self._partial = self._target.with_name(self._target.name + PARTIAL_SUFFIX)
+        self._frames, self._state_file = self._partial / 'frames', self._partial / 'state.pt'
+        self._job_file = self._partial / 'job.json'
+        self._names, self._job, self._overwrite = list(names), dict(job), overwrite
+        self.position, self.state = 0, None
+        going_on = resume and self._job_file.exists()
+        if not going_on:
+            self._check_free()
+        with self._explained():
+            self._partial.mkdir(parents=True, exist_ok=True)
+            self._lock = FileLock(self._partial / 'lock')
+            try:
+                self._lock.acquire(blocking=False)
+            except Timeout:
+                raise DataError(f'Another process is at work on {self._partial}: wait until it has ended.') from None
+            try:
+                self._go_on() if going_on else self._begin()
+            except BaseException:
+                self._lock.release()
+                raise
+        self._pool = ThreadPoolExecutor(2, thread_name_prefix='write')
+        self._pending: deque[Future[None]] = deque()
+
+    def write(self, position: int, make: Callable[[], Picture]) -> None:
+        path = self._path(position)
+        self._pending.append(self._pool.submit(lambda: write_png(make(), path)))
+        self._wait(at_most=4)
+
+    def save(self, position: int, state: Tensor) -> None:
+        self._wait()
+        incomplete = self._state_file.with_suffix('.incomplete')
+        content = io.BytesIO()  # written to a file, torch.save would not always say that a disk is full
+        torch.save({'position': position, 'state': state.cpu()}, content)
+        with self._explained():
+            incomplete.write_bytes(content.getbuffer())
+            os.replace(incomplete, self._state_file)
+
+    def finish(self) -> None:
+        self._wait()
+        with self._explained():
+            if missing := self._missing(len(self._names)):
+                raise DataError(f'{missing[0]} has vanished from {self._frames}. Begin again with --overwrite.')
+            if self._overwrite and self._target.exists():
+                self._check_replaceable()
+                os.rename(self._target, self._partial / 'replaced')
+            elif self._target.exists():
+                self._target.rmdir()  # there was nothing in it
+            os.rename(self._frames, self._target)
+        self._lock.release()
+        shutil.rmtree(self._partial, ignore_errors=True)
+
+    def close(self) -> None:
+        self._pool.shutdown(cancel_futures=True)
+        self._lock.release()
+        if self._frames.is_dir() and not any(self._frames.iterdir()):
+            shutil.rmtree(self._partial, ignore_errors=True)
+
+    def _path(self, position: int) -> Path:
+        return self._frames / f'{self._names[position]}.png'
+
+    def _missing(self, count: int) -> list[str]:
+        there = {entry.name for entry in self._frames.iterdir()} if self._frames.is_dir() else set()
+        return [path.name for path in map(self._path, range(count)) if path.name not in there]
+
+    def _wait(self, at_most: int = 0) -> None:
+        with self._explained():
+            while len(self._pending) > at_most:
+                self._pending[0].result()  # a failure stays the first in the row, so that nothing after it counts
+                self._pending.popleft()
+
+    def _begin(self) -> None:
+        for leftover in (self._frames, self._partial / 'replaced'):
+            if leftover.exists():
+                shutil.rmtree(leftover)
+        self._state_file.unlink(missing_ok=True)
+        self._job_file.write_text(json.dumps({'overwrite': self._overwrite, **self._job}, indent=2), encoding='utf-8')
+        self._frames.mkdir()
+
+    def _go_on(self) -> None:
+        try:
+            job = json.loads(self._job_file.read_text(encoding='utf-8'))
+            self._overwrite = job.pop('overwrite')
+        except (ValueError, KeyError, AttributeError):
+            raise DataError(f'{self._job_file} is damaged. Begin again with --overwrite.') from None
+        ours = json.loads(json.dumps(self._job))
+        if changed := [key for key in {**ours, **job} if job.get(key) != ours.get(key)]:
+            was = '; '.join(f'{key}: {job.get(key)}, now {ours.get(key)}' for key in changed)
+            raise OptionsError(
+                f'{self._partial} was left by a run that was another one ({was}). Give the same input and settings to '
+                'go on with it, or --overwrite to begin again.'
+            )
+        self._frames.mkdir(exist_ok=True)
+        if self._state_file.exists():
+            try:
+                saved = torch.load(self._state_file, map_location='cpu', weights_only=True)
+                position, state = int(saved['position']), saved['state']
+            except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError):
+                raise DataError(f'{self._state_file} is damaged. Begin again with --overwrite.') from None
+            if not self._missing(position):
+                self.position, self.state = position, state
+
+    def _check_free(self) -> None:
+        """Nothing must be lost that was not made for this result."""
+        if self._target.is_dir():
+            if any(self._target.iterdir()):
+                if not self._overwrite:
+                    raise OptionsError(
+                        f'{self._target} exists, and there is something in it. Give another folder, or --overwrite to '
+                        'replace it.'
+                    )
+                self._check_replaceable()
+        elif os.path.lexists(self._target):
+            raise OptionsError(f'{self._target} is a file; the restored frames need a folder of their own.')
+        if self._partial.exists() and any(self._partial.iterdir()):
+            if not self._job_file.exists():
+                raise OptionsError(f'{self._partial} is in the way, and was not made by this command. Move it away.')
+            if not self._overwrite:
+                raise OptionsError(
+                    f'An interrupted run has left {self._partial}. Give --resume to go on with it, or --overwrite to '
+                    'begin again.'
+                )
+
+    def _check_replaceable(self) -> None:
+        entries = list(self._target.iterdir())
+        other = [e.name for e in entries if e.suffix.lower() not in IMAGE_EXTENSIONS or not e.is_file()]
+        if other:
+            raise OptionsError(
+                f'{self._target} is not replaced: {other[0]} in it is no picture, and would be lost. Give another '
+                'folder, or empty this one.'
+            )
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise DataError(
+                f'{self._partial} cannot be written: {error}. What is there stays: when there is room and '
+                'permission to write, run the same command with --resume.'
+            ) from None
+
+
+def is_finished(target: Path, names: Sequence[str]) -> bool:
+    """Whether a folder holds PNG files of these names and nothing else, and no run is at work on another result.
+
+    Removes what a run has left that was ended between naming its result and tidying up.
+    """
+    partial = Path(os.path.abspath(target) + PARTIAL_SUFFIX)
+    if not target.is_dir() or (partial / 'frames').exists():
+        return False
+    finished = sorted(entry.name for entry in target.iterdir()) == sorted(f'{name}.png' for name in names)
+    if finished and (partial / 'job.json').exists():
+        shutil.rmtree(partial, ignore_errors=True)
+    return finished
