@@ -19,6 +19,8 @@ COMMANDS = {
     'weights': ('dstnet_arch.weights.cli:command', 'list, fetch, verify and convert released weights'),
     'deblur': ('dstnet_arch.inference.deblur:command', 'restore a video: INPUT -o OUTPUT'),
     'visualize': ('dstnet_arch.visualize:command', 'make pictures from the results of a test'),
+    'complexity': ('dstnet_arch.benchmarks.complexity:command', 'parameters, work, time and memory of the networks'),
+    'benchmark': ('dstnet_arch.benchmarks:command', 'time and memory against the plain schedule, side by side'),
     'options': ('dstnet_arch.toolbox.options:command', 'check options files without running anything'),
 }
 

@@ -1,0 +1,24 @@
+"""Measurements: ``dstnet benchmark KIND`` and ``dstnet complexity``. Our own networks need PyTorch alone for them."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from importlib import import_module
+
+# One module beside this file for each kind, imported when called: add_arguments(parser), run(args).
+KINDS = {
+    'forward': 'restoring a clip: time and memory, against the plain schedule',
+    'train': 'forward and backward: time and memory, against the plain schedule',
+}
+
+
+def command(arguments: Sequence[str]) -> None:
+    """``dstnet benchmark``: one kind a module, each with its own arguments."""
+    parser = argparse.ArgumentParser(prog='dstnet benchmark', description='Measure, side by side in one process.')
+    kinds = parser.add_subparsers(dest='kind', required=True, metavar='KIND')
+    parsers = {kind: kinds.add_parser(kind, help=text, description=text) for kind, text in KINDS.items()}
+    for kind in parsers.keys() & set(arguments[:1]):
+        import_module(f'{__name__}.{kind}').add_arguments(parsers[kind])
+    args = parser.parse_args(arguments)
+    import_module(f'{__name__}.{args.kind}').run(args)

@@ -1,0 +1,235 @@
+"""`dstnet complexity`: counts against formulas by hand and known totals, the table, the JSON file, the figure."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import sys
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dstnet_arch.archs.dstnet_arch import DSTNet
+from dstnet_arch.archs.dstnet_plus_arch import DSTNetPlus
+from dstnet_arch.archs.reference import PlainDSTNet
+from dstnet_arch.benchmarks import complexity, figure, networks
+from dstnet_arch.benchmarks.flops import count
+from dstnet_arch.benchmarks.networks import NETWORKS, find, select
+from dstnet_arch.benchmarks.quoted import QUOTED, gopro_psnr
+from dstnet_arch.errors import DSTNetError, OptionsError
+
+C, P, BLOCKS = 4, 6, 2
+H, W, T = 32, 48, 3
+TINY: dict[str, Any] = {'num_feat': C, 'prop_feat': P, 'num_block': BLOCKS, 'num_cwgdn': 1}
+
+
+def conv(c_in: int, c_out: int, side: int, pixels: int, groups: int = 1) -> int:
+    return c_in * c_out * side**2 // groups * pixels
+
+
+def tiny_common() -> int:
+    """Multiply-adds a frame of what both schedules of DSTNet(**TINY) have in common: all but the ends and the Haar."""
+    half, quarter = H * W // 4, H * W // 16
+    high_bands = 2 * conv(3 * C, 3 * C, 1, half + quarter, groups=3)
+    cwgdn = 3 * C * 8 * C * quarter + 3 * 4 * C * C * quarter
+    channel_filters = 3 * 9 * 4 * C * (quarter // 4) + 3 * 9 * 4 * C * (quarter // 16) + conv(4 * C, 9 * 4 * C, 1, 1)
+    widths = conv(C, P, 1, half) + conv(P, C, 1, half)
+    fusion = conv(2 * P, 2 * P, 3, half) + 2 * conv(P, P, 3, half)
+    pixel_filters = 6 * conv(P, P, 3, half // 16) + 6 * conv(P, P, 3, half // 64) + conv(P, 9 * P, 1, half // 64)
+    refine = 2 * BLOCKS * conv(P, P, 3, half)
+    return high_bands + cwgdn + channel_filters + widths + 2 * (fusion + pixel_filters + refine)
+
+
+def haar(c: int, h: int, w: int) -> int:
+    """Analysis and synthesis over both levels as convolutions: four 2x2 patterns for each channel and 2x2 block."""
+    return 2 * c * 4 * 4 * (h * w // 4 + h * w // 16)
+
+
+def test_plain_schedule_against_formulas() -> None:
+    found = count(PlainDSTNet(**TINY), (1, T, 3, H, W))
+    ends = conv(3, C, 3, H * W) + conv(C, 3, 3, H * W)
+    assert found.counted == T * (tiny_common() + ends + haar(C, H, W))
+    assert found.by_formula == {
+        'channel filter': T * 9 * 4 * C * (H * W // 16),
+        'pixel filter': T * 2 * 9 * P * (H * W // 4),
+        'filter resizing': T * 2 * 4 * 9 * P * (H * W // 4),
+    }
+    assert found.total == found.counted + sum(found.by_formula.values())
+
+
+def test_merged_schedule_against_formulas() -> None:
+    two, found = (count(DSTNet(**TINY), (1, frames, 3, H, W)) for frames in (2, 2 + T))
+    half, quarter = H * W // 4, H * W // 16
+    # 6x6 convolutions of stride 4 to all four bands, 4x4 ones of stride 2 to three, 3x3 from 4C to 12 at half size.
+    ends = 4 * C * 3 * 36 * quarter + 3 * C * 3 * 16 * half + conv(4 * C, 12, 3, half)
+    channel_filter = 9 * 4 * C * quarter  # a convolution here, so the counter sees it
+    # In the difference only the frames count: the weights are merged once a call.
+    assert found.counted - two.counted == T * (tiny_common() + ends + channel_filter)
+    assert two.counted > 2 * (tiny_common() + ends + channel_filter)
+    steps = 2 * (2 + T)  # of the propagation
+    assert found.by_formula == {'pixel filter': steps * 9 * P * half, 'filter resizing': steps * 4 * 9 * P * half}
+
+
+def test_dstnet_plus_against_formulas() -> None:
+    net = DSTNetPlus(num_feat=C, num_kernel_block=1, num_block=BLOCKS)
+    two, one = (count(net, (1, frames, 3, H, W)) for frames in (2, 1))
+    half = H * W // 4
+    ends = 4 * C * 3 * 16 * half + 2 * conv(3 * C, 3 * C, 1, half, groups=3) + conv(4 * C, 12, 3, half)
+    scales = [half // 4, half // 16, half // 64]
+    filters = sum(2 * conv(C, C, 3, pixels) + conv(C, 9 * C, 1, pixels) for pixels in scales)
+    step = conv(2 * C, 2 * C, 1, half) + conv(C, C, 3, half) + filters + 2 * BLOCKS * conv(C, C, 3, half)
+    assert two.counted - one.counted == ends + 2 * step
+    assert one.by_formula == {'pixel filter': 2 * 9 * C * half, 'filter resizing': 2 * 3 * 4 * 9 * C * half}
+
+
+@pytest.mark.parametrize(
+    ('name', 'width', 'height', 'gmacs'),
+    [
+        ('PlainDSTNet', 256, 256, 47.87),
+        ('PlainDSTNet', 1280, 720, 673.1),
+        ('PlainDSTNet-L', 256, 256, 184.7),
+        ('PlainDSTNet-L', 1280, 720, 2597.3),
+    ],
+)
+def test_known_totals(name: str, width: int, height: int, gmacs: float) -> None:
+    # They count the convolutions with learnt weights: without those by +1 and -1.
+    found = count(find(name).build(), (1, 1, 3, height, width)).counted - haar(64, height, width)
+    assert found / 1e9 == pytest.approx(gmacs, abs=0.005 if gmacs < 100 else 0.06)
+
+
+def test_work_that_the_counter_cannot_see() -> None:
+    class Warp(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            if x.mean() > 0:  # answered without values
+                raise AssertionError
+            return F.grid_sample(x, torch.zeros(2, 5, 7, 2, device=x.device), align_corners=False)
+
+    assert count(Warp(), (2, 3, 8, 8)).by_formula == {'warping': 4 * 2 * 3 * 5 * 7}
+
+    deform_conv2d = pytest.importorskip('torchvision.ops').deform_conv2d
+
+    class Deform(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            weight, offset = (torch.zeros(shape, device=x.device) for shape in ((10, 6, 3, 3), (2, 18, 8, 8)))
+            return deform_conv2d(x, offset, weight, padding=1)
+
+    found = count(Deform(), (2, 6, 8, 8))
+    assert found.counted == 0
+    assert found.by_formula == {'deformable convolution': 2 * 64 * (10 * 6 * 9 + 4 * 6 * 9)}
+
+
+@pytest.mark.parametrize('name', ['DSTNet', 'DSTNet-L', 'DSTNetPlus', 'DSTNetPlus-L'])
+def test_parameters_are_the_quoted_ones(name: str) -> None:
+    network = find(name)
+    parameters = sum(p.numel() for p in network.build().parameters())
+    assert parameters / 1e6 == pytest.approx(QUOTED[network.label].parameters, abs=0.01)
+
+
+def test_every_ablation_is_there() -> None:
+    hints = get_type_hints(DSTNet.__init__)
+    defaults = {name: p.default for name, p in inspect.signature(DSTNet).parameters.items()}
+    axes = ('spatial', 'fusion', 'pixel_filter', 'propagation')
+    wanted = {(a, v) for a in axes for v in get_args(hints[a]) or (True, False) if v != defaults[a]}
+    configs = [network.build().config for network in NETWORKS if network.group == 'ablations']
+    assert {(a, config[a]) for config in configs for a in axes if config[a] != defaults[a]} == wanted
+    assert len(configs) == len(wanted)
+
+
+def test_peers_are_whole() -> None:
+    pytest.importorskip('basicsr')
+    edvr, basicvsr = find('EDVR').build(), find('BasicVSR++').build()
+    assert sum(p.numel() for p in edvr.parameters()) / 1e6 == pytest.approx(23.60, abs=0.01)
+    assert len(basicvsr.deform_align) == 4  # with its alignment, which stock leaves out on a machine without CUDA
+    found = count(basicvsr, (1, 2, 3, 256, 256))
+    assert set(found.by_formula) == {'warping', 'deformable convolution'}
+
+
+def test_selection() -> None:
+    assert [n.name for n in select(['dstnet-l', 'DSTNet'])] == ['DSTNet', 'DSTNet-L']
+    assert select(['all']) == list(NETWORKS)
+    assert {n.group for n in select(['ours', 'ablations'])} == {'ours', 'ablations'}
+    with pytest.raises(OptionsError, match=r'no network DSTNett\. Did you mean DSTNet\? Networks: DSTNet, .*groups'):
+        select(['DSTNett'])
+
+
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Networks of next to no size under two of the names, and one that fails."""
+
+    def fail() -> nn.Module:
+        raise RuntimeError('no such\noperator')
+
+    table = (
+        networks.Network('DSTNet', 'ours', lambda: DSTNet(**TINY)),
+        networks.Network('PlainDSTNet', 'plain', lambda: PlainDSTNet(**TINY), 'DSTNet, plain'),
+        networks.Network('EDVR', 'peers', fail),
+        *(network for network in NETWORKS if network.name == 'BasicVSR'),
+    )
+    monkeypatch.setattr(networks, 'NETWORKS', table)
+    monkeypatch.setattr('dstnet_arch.benchmarks.harness.peak_memory', lambda *_: 3 * 2**20)
+
+
+def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    tiny(monkeypatch)
+    sizes = ['--size', '48x32', '--size', '16x16']
+    complexity.command([*sizes, '--frames', '2', '--repeats', '3', '--device', 'cpu', '-o', str(tmp_path / 'out')])
+    shown = capsys.readouterr().out
+    assert 'EDVR: RuntimeError: no such operator' in shown
+    assert 'BasicVSR: enlarges frames four times' in shown
+    assert 'Quoted: reported by papers, not measured here' in shown
+
+    (path,) = (tmp_path / 'out').iterdir()
+    assert path.name.endswith('_complexity_cpu.json')
+    content = json.loads(path.read_text())
+    assert content['schema'] == 1
+    assert content['benchmark'] == 'complexity'
+    assert content['settings']['size'] == ['48x32', '16x16']
+    assert content['machine']['torch'] == torch.__version__
+    assert content['quoted_only']['RVRT'] == {'parameters': 13.6, 'gmacs': 559, 'seconds': 0.41}
+    ours, plain, edvr, _ = content['results']
+    assert ours['quoted'] == {'parameters': 7.45, 'gmacs': 47.9, 'seconds': 0.08}
+    assert plain['quoted'] == {'parameters': None, 'gmacs': None, 'seconds': None}
+    assert plain['parameters'] == ours['parameters'] == sum(p.numel() for p in DSTNet(**TINY).parameters())
+    assert edvr['sizes']['48x32'] == {'failure': 'RuntimeError: no such operator'}
+    for size in ('48x32', '16x16'):
+        entry = plain['sizes'][size]
+        assert entry['peak_memory_bytes'] == 3 * 2**20
+        assert len(entry['runs_seconds_per_frame']) == entry['seconds_per_frame']['runs'] == 3
+        assert entry['flops_per_frame'] == 2 * (
+            entry['macs_per_frame'] + sum(entry['macs_by_formula_per_frame'].values())
+        )
+    assert plain['sizes']['48x32']['macs_per_frame'] == count(PlainDSTNet(**TINY), (1, 1, 3, 32, 48)).counted
+
+
+def test_counting_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    tiny(monkeypatch)
+    complexity.command(['--no-time', '--size', '16x16', '--networks', 'DSTNet', '-o', str(tmp_path)])
+    shown = capsys.readouterr().out
+    assert 'ms a frame' not in shown
+    assert shown.splitlines()[1].split()[:2] == ['DSTNet', '0.02']  # million parameters
+
+
+def test_figure_points() -> None:
+    found = {name: (macs, psnr, here) for name, macs, psnr, here in figure.points({'DSTNet': 48.4e9, 'EDVR': 195e9})}
+    assert found['DSTNet'] == (48.4e9, 34.16, True)  # nearly as reported: once
+    assert found['EDVR'] == (195e9, 26.83, True)
+    assert found['EDVR, reported'] == (2298.97e9, 26.83, False)
+    assert found['RVRT'] == (559e9, 34.92, False)
+    assert 'FGST' not in found  # its work is not known
+    assert QUOTED.keys() <= gopro_psnr().keys()
+
+
+def test_figure(tmp_path: Path) -> None:
+    pytest.importorskip('matplotlib')
+    assert figure.draw({'DSTNet': 48.4e9}, tmp_path / 'figure.png').read_bytes().startswith(b'\x89PNG')
+    assert [path.name for path in tmp_path.iterdir()] == ['figure.png']
+
+
+def test_figure_without_matplotlib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, 'matplotlib.figure', None)
+    with pytest.raises(DSTNetError, match=r'The plot needs matplotlib.*pip install'):
+        complexity.command(['--plot', '-o', str(tmp_path / 'out')])
+    assert not (tmp_path / 'out').exists()
