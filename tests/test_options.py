@@ -344,6 +344,8 @@ def test_text_is_written_back_as_the_value_it_stands_for(path: str, text: Any, v
         ('datasets:train:io_backend:type', 'hdf5'),
         ('datasets:train:prefetch_mode', 'cpu'),
         ('datasets:val:name', 'a/b'),
+        ('name', '../elsewhere'),
+        ('name', '..'),
         ('network_g:boundary', 'reflect'),
         ('network_g:num_feat', 0),
         ('scale', 4),

@@ -23,7 +23,7 @@ Amp = Literal['none', 'bf16', 'fp16']
 # BasicSR's parser works with these before they can be coerced: no numbers.
 FilePath = Annotated[str, Field(min_length=1, strict=True)]
 # These names become names of folders and files.
-FileName = Annotated[str, Field(pattern=r'^[^/\\]+$')]
+FileName = Annotated[str, Field(pattern=r'^[^/\\]*[^/\\.][^/\\]*$')]
 
 
 class Section(BaseModel):
@@ -56,7 +56,8 @@ class Section(BaseModel):
 class TopLevel(Section):
     added = frozenset({'dist', 'rank', 'world_size', 'auto_resume', 'is_train', 'root_path'})
 
-    name: FilePath = Field(
+    # Strict, as for a path: BasicSR's parser works with it before it can be coerced.
+    name: Annotated[FileName, Field(strict=True)] = Field(
         description='Name of the run: its outputs go to `experiments/NAME` or `results/NAME`. A name with `debug` '
         'in it logs every iteration, and validates and saves every 8.',
     )
