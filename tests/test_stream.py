@@ -18,6 +18,7 @@ from dstnet_arch.archs.dstnet_plus_arch import DSTNetPlus
 from dstnet_arch.archs.video_net import VideoNet
 from dstnet_arch.errors import DataError
 from dstnet_arch.inference import stream as stream_module
+from dstnet_arch.inference.live import LiveStreamer
 from dstnet_arch.inference.stores import DeviceStore, Store, TensorFile, make_store, spool
 from dstnet_arch.inference.stream import Streamer
 
@@ -372,3 +373,69 @@ def test_a_full_disk_is_an_error(tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert len(file) == 0
     file.close()
+
+
+# Low latency
+
+
+@pytest.mark.parametrize('make_net', [small_net, partial(small_net, boundary='paper'), small_plus])
+def test_looking_at_all_frames_gives_the_whole_clips_result(make_net: Callable[[], VideoNet]) -> None:
+    net, frames = make_net(), video(6)
+    expected = whole(net, frames)
+    for window, lookahead in ((1, 5), (1, 9), (2, 4), (6, 0), (10, 0), (4, 2)):
+        restored = torch.stack(list(LiveStreamer(net, window, lookahead)(iter(frames))))
+        torch.testing.assert_close(restored, expected, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize(('window', 'lookahead'), [(1, 0), (1, 2), (3, 1), (2, 4)])
+def test_a_live_stream_sees_its_lookahead_and_no_more(window: int, lookahead: int) -> None:
+    net, frames = small_net(), video(13)
+    restored = list(LiveStreamer(net, window, lookahead)(frames))
+    assert len(restored) == 13
+    state = None
+    for start in range(0, 13, window):
+        # As if the video ended after the lookahead; what came before stands in the state.
+        stream = Streamer(net)(frames[: start + window + lookahead], start=start, state=state)
+        for frame in restored[start : start + window]:
+            torch.testing.assert_close(frame, next(stream), rtol=0, atol=1e-10)
+        state = stream.state
+        stream.close()
+
+
+def test_a_live_stream_takes_frames_as_it_needs_them() -> None:
+    taken: list[int] = []
+
+    def camera() -> Iterator[Tensor]:
+        for t, frame in enumerate(video(12)):
+            taken.append(t)
+            yield frame
+
+    stream = LiveStreamer(small_net(num_cwgdn=1), window=2, lookahead=3)(camera())
+    counts = []
+    for _ in stream:
+        counts.append(len(taken))
+    assert counts == [5, 5, 7, 7, 9, 9, 11, 11, 12, 12, 12, 12]
+
+
+def test_a_live_stream_holds_few_frames() -> None:
+    held = []
+    for number in (8, 24):
+        frames = (torch.zeros(3, 16, 16, dtype=torch.float64) for _ in range(number))
+        streamer = LiveStreamer(small_net(num_cwgdn=1), window=1, lookahead=2)
+        gc.collect()
+        gc.freeze()
+        try:
+            held.append(max(live_bytes() for _ in streamer(frames)))
+        finally:
+            gc.unfreeze()
+    assert held[0] == held[1]
+
+
+@pytest.mark.parametrize(('window', 'lookahead'), [(0, 1), (1, -1)])
+def test_wrong_windows_are_named(window: int, lookahead: int) -> None:
+    with pytest.raises(ValueError, match=f'window={window}, lookahead={lookahead}'):
+        LiveStreamer(small_net(), window, lookahead)
+
+
+def test_a_live_stream_of_nothing() -> None:
+    assert list(LiveStreamer(small_net())([])) == []
