@@ -83,7 +83,7 @@ class GatedBlock(nn.Module):
 
     def forward(self, y: Tensor, num_frame: int) -> Tensor:
         """(T·B, C, H, W), time-major -> (T·B, C, H, W)."""
-        return y + self.project_out(self._gate(self.project_in(self.norm(y), num_frame)), num_frame)
+        return y + self.project_out(self.gate_features(self.project_in(self.norm(y), num_frame)), num_frame)
 
     def forward_by_chunks(self, y: Tensor, num_frame: int, chunk: int) -> Tensor:
         """`forward`, the wide features (8C) made for `chunk` time steps at a time: the same work in less memory."""
@@ -95,12 +95,12 @@ class GatedBlock(nn.Module):
         for start in range(0, y.shape[0], chunk * batch):
             stop = min(start + chunk * batch, y.shape[0])
             z = temporal_gather(normed[start : stop + 2 * batch], self.project_in.weight, batch)
-            before, here, after = temporal_scatter(self._gate(z), self.project_out.weight)
+            before, here, after = temporal_scatter(self.gate_features(z), self.project_out.weight)
             for offset, part in ((2, before), (1, here), (0, after)):
                 out[start + offset * batch : stop + offset * batch] += part
         return out[batch:-batch]
 
-    def _gate(self, z: Tensor) -> Tensor:
+    def gate_features(self, z: Tensor) -> Tensor:
         """(N, 8C, H, W) -> (N, 4C, H, W)."""
         z1, z2 = z.chunk(2, dim=1)
         return self.make_gate(z1) * z2  # Eq. (2)

@@ -148,7 +148,7 @@ def _advance(block: GatedBlock, held: _Held, frame: Tensor | None, beyond: Tenso
     finished."""
     norm = beyond if frame is None else block.norm(frame)
     wide = temporal_gather(torch.cat([norm, held.norm1, held.norm2]), block.project_in.weight, norm.shape[0])
-    to_next, to_itself, to_previous = temporal_scatter(block._gate(wide), block.project_out.weight)
+    to_next, to_itself, to_previous = temporal_scatter(block.gate_features(wide), block.project_out.weight)
     finished = None if held.result2 is None else held.result2 + to_next
     result = None if frame is None else frame + to_previous
     result1 = None if held.result1 is None else held.result1 + to_itself
