@@ -62,7 +62,7 @@ def read_version() -> str:
 EXTRAS = {
     'video': ['mmcv-lite>=2.2.0', 'mmengine>=0.10.7'],
     'plot': ['matplotlib'],  # dstnet complexity --plot
-    'test': ['hypothesis', 'pytest', 'PyWavelets'],
+    'test': ['hypothesis', 'matplotlib', 'pytest', 'PyWavelets'],
     'dev': ['mypy', 'ruff', 'types-PyYAML', 'types-tqdm'],
 }
 
