@@ -135,9 +135,13 @@ class DSTNetPlus(VideoNet):
 
     def restore(self, frames: Tensor, num_frame: int) -> Tensor:
         """(T·B, 3, H, W), time-major, H and W even and at least 16 -> restored frames, the same shape."""
-        low = conv_haar_low(frames, self.extract.weight, self.extract.bias, level=1)  # (T·B, C, H/2, W/2)
+        low = self.low_band(frames)  # (T·B, C, H/2, W/2)
         low = self.propagate(low, num_frame)  # (T·B, C, H/2, W/2)
         return self.by_chunks(self.finish, frames, low)  # (T·B, 3, H, W)
+
+    def low_band(self, frames: Tensor) -> Tensor:
+        """Low band of the shallow features: (N, 3, H, W) -> (N, C, H/2, W/2)."""
+        return conv_haar_low(frames, self.extract.weight, self.extract.bias, level=1)
 
     def finish(self, frames: Tensor, low: Tensor) -> Tensor:
         """Restored frames: (N, 3, H, W), (N, C, H/2, W/2) -> (N, 3, H, W)."""

@@ -36,8 +36,14 @@ def propagate(
     """
     results: list[Tensor] = []
     for frame in reversed(frames) if reverse else frames:
-        if results:
-            results.append(step(frame, results[-1]))
-        else:
-            results.append(frame if boundary == 'paper' else step(frame, torch.zeros_like(frame)))
+        results.append(propagate_step(step, frame, results[-1] if results else None, boundary))
     return results[::-1] if reverse else results
+
+
+def propagate_step(
+    step: Callable[[Tensor, Tensor], Tensor], frame: Tensor, previous: Tensor | None, boundary: Boundary
+) -> Tensor:
+    """The result of one frame; `previous` is that of the frame before it in the order of propagation, or None."""
+    if previous is not None:
+        return step(frame, previous)
+    return frame if boundary == 'paper' else step(frame, torch.zeros_like(frame))

@@ -17,8 +17,8 @@ from torch import Tensor
 from dstnet_arch.archs.cwgdn import GatedBlock
 from dstnet_arch.archs.dstnet_arch import DSTNet
 from dstnet_arch.archs.dstnet_plus_arch import DSTNetPlus
+from dstnet_arch.archs.propagation import propagate_step
 from dstnet_arch.archs.video_net import VideoNet
-from dstnet_arch.ops.haar_conv import conv_haar_low
 from dstnet_arch.ops.temporal_conv import temporal_gather, temporal_scatter
 
 FRAMES_PER_BLOCK = 2
@@ -77,30 +77,21 @@ def _dstnet_stages(net: DSTNet) -> Stages:
         encode=net.low_band,
         blocks=blocks,
         prepare=lambda frame, low2: net.widen(net.synthesize(frame, low2)),
-        backward=partial(_step, net, net.backward_dtff),
-        forward=partial(_step, net, net.forward_dtff),
+        backward=partial(propagate_step, net.backward_dtff, boundary=net.boundary),
+        forward=partial(propagate_step, net.forward_dtff, boundary=net.boundary),
         finish=lambda frame, result: net.finish(frame, net.narrow(result)),
     )
 
 
 def _dstnet_plus_stages(net: DSTNetPlus) -> Stages:
     return Stages(
-        encode=lambda frame: conv_haar_low(frame, net.extract.weight, net.extract.bias, level=1),
+        encode=net.low_band,
         blocks=(),
         prepare=lambda _, low: low,
-        backward=partial(_step, net, net.backward_dtff),
-        forward=partial(_step, net, net.forward_dtff),
+        backward=partial(propagate_step, net.backward_dtff, boundary=net.boundary),
+        forward=partial(propagate_step, net.forward_dtff, boundary=net.boundary),
         finish=net.finish,
     )
-
-
-def _step(net: VideoNet, dtff: Callable[[Tensor, Tensor], Tensor], current: Tensor, previous: Tensor | None) -> Tensor:
-    """One step of `propagate`."""
-    if previous is None:
-        if net.boundary == 'paper':
-            return current
-        previous = torch.zeros_like(current)
-    return dtff(current, previous)
 
 
 def _keep_current(current: Tensor, previous: Tensor | None) -> Tensor:
