@@ -17,7 +17,8 @@ from basicsr.utils import scandir
 from model_parts import Clips, assert_equal, loader, logged, make_model, train, train_options, weights
 
 from dstnet_arch.errors import CheckpointError
-from dstnet_arch.models.checkpoint_io import atomic_file, plain, save_checkpoint
+from dstnet_arch.files import atomic_file
+from dstnet_arch.models.checkpoint_io import plain, save_checkpoint
 from dstnet_arch.models.training_state import rng_states, set_rng_states
 
 if os.name != 'posix':

@@ -2,43 +2,16 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from dstnet_arch.errors import CheckpointError
-
-_INCOMPLETE = '.incomplete'
-
-
-@contextmanager
-def atomic_file(path: Path, durable: bool = False) -> Iterator[BinaryIO]:
-    """Open a file for writing that appears under `path`, in place of an older one, only when it is complete.
-
-    Args:
-        path: where the file is to be; its folder exists.
-        durable: wait until the disk holds the file, so that not even a power cut leaves an empty one.
-    """
-    # Stock BasicSR, which goes on from the highest number in a folder, does not see names with a leading dot.
-    incomplete = path.with_name(f'.{path.name}{_INCOMPLETE}')
-    try:
-        with open(incomplete, 'wb') as file:
-            yield file
-            if durable:
-                file.flush()
-                os.fsync(file.fileno())
-        os.replace(incomplete, path)
-    except BaseException:  # KeyboardInterrupt, too
-        incomplete.unlink(missing_ok=True)
-        raise
-    if durable:
-        _sync_folder(path.parent)
+from dstnet_arch.files import INCOMPLETE_SUFFIX, atomic_file
 
 
 def save_checkpoint(content: Mapping[str, Any], path: Path) -> None:
@@ -55,7 +28,7 @@ def save_checkpoint(content: Mapping[str, Any], path: Path) -> None:
     content = plain(content)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        for leftover in path.parent.glob(f'.*{_INCOMPLETE}'):
+        for leftover in path.parent.glob(f'.*{INCOMPLETE_SUFFIX}'):
             leftover.unlink()
         with atomic_file(path, durable=True) as file:
             torch.save(content, file)
@@ -83,14 +56,3 @@ def plain(value: Any, name: str = 'checkpoint') -> Any:
         items = [plain(item, f'{name}[{i}]') for i, item in enumerate(value)]
         return items if isinstance(value, list) else tuple(items)
     raise TypeError(f'{name} is of {type(value).__name__}; a checkpoint holds tensors, numbers, texts and None only')
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a renaming in `folder` durable; only POSIX systems can and need to."""
-    if os.name != 'posix':
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -21,8 +21,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dstnet_arch.errors import DataError, DSTNetError
+from dstnet_arch.files import atomic_file
 from dstnet_arch.metrics.report import Record
-from dstnet_arch.models.checkpoint_io import atomic_file
 
 Image = NDArray[np.uint8]
 """(H, W, 3), BGR, as BasicSR's metrics and OpenCV want it."""

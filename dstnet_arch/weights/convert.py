@@ -15,7 +15,7 @@ from dstnet_arch.archs.checkpoint import load_checkpoint, read_state_dict
 from dstnet_arch.archs.released_keys import from_released, to_released
 from dstnet_arch.archs.video_net import CONFIG_KEY, VideoNet, stored_config
 from dstnet_arch.errors import CheckpointError
-from dstnet_arch.models.checkpoint_io import atomic_file
+from dstnet_arch.files import atomic_file
 from dstnet_arch.weights.released import git_ids, identify
 
 SUFFIXES = ('.safetensors', '.pth')
