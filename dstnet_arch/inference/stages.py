@@ -12,13 +12,12 @@ from itertools import chain
 from typing import NamedTuple, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dstnet_arch.archs.cwgdn import GatedBlock
 from dstnet_arch.archs.dstnet_arch import DSTNet
 from dstnet_arch.archs.dstnet_plus_arch import DSTNetPlus
 from dstnet_arch.archs.propagation import propagate_step
-from dstnet_arch.archs.video_net import VideoNet
 from dstnet_arch.ops.temporal_conv import temporal_gather, temporal_scatter
 
 FRAMES_PER_BLOCK = 2
@@ -56,7 +55,7 @@ class Stages(NamedTuple):
         return reduce(explore_backward, self.blocks, iter(features))
 
 
-def stages_of(net: VideoNet) -> Stages:
+def stages_of(net: nn.Module) -> Stages:
     """The parts of a network.
 
     Raises:

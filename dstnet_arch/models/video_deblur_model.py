@@ -27,6 +27,8 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from dstnet_arch.archs.checkpoint import read_state_dict
 from dstnet_arch.errors import CheckpointError, DataError, DSTNetError, OptionsError, TrainingError
+from dstnet_arch.inference.stages import stages_of
+from dstnet_arch.inference.stream import Streamer
 from dstnet_arch.metrics.protocols import PROTOCOLS, Protocol
 from dstnet_arch.metrics.report import COLUMNS, Column, Record, ScoreBook
 from dstnet_arch.models.checkpoint_io import save_checkpoint
@@ -89,6 +91,8 @@ class VideoDeblurModel(SRModel):
         self._last_validation: WeakKeyDictionary[Any, int | str] = WeakKeyDictionary()
         # Stock BasicSR's best scores are of the metrics that stand here.
         super().__init__({**opt, 'val': {**self.val_opt, 'metrics': self.metrics}} if self.protocol.metrics else opt)
+        if self.val_opt.get('streaming'):
+            _check_streaming(self.get_bare_model(self.net_g))
         if self.protocol.metrics and self.val_opt.get('metrics'):
             get_root_logger().info(
                 f'val:protocol {self.protocol.name} has scores of its own, {" and ".join(self.metrics)}: val:metrics '
@@ -326,34 +330,36 @@ class VideoDeblurModel(SRModel):
     def restore(self, lq: Tensor) -> Tensor:
         """Restore a clip, in training with the averaged weights where there are any.
 
-        Validation, testing and `test` all come through here: override it to restore in another way (as a stream, say).
-        With `val.self_ensemble`, it is the mean of eight restorations, see `self_ensemble`.
+        Validation, testing and `test` all come through here: override it to restore in another way. With
+        `val.streaming` it goes frame by frame, with the same result in memory that does not grow with the clip; with
+        `val.self_ensemble`, it is the mean of eight restorations, see `self_ensemble`.
 
         Args:
             lq: (B, T, 3, H, W), RGB in [0, 1], on any device.
 
         Returns:
-            The restored clip: same shape, float32, on the model's device, not clamped.
+            The restored clip: same shape, float32, on the model's device (as a stream: in main memory), not clamped.
 
         Raises:
             TrainingError: memory is short.
         """
-        if self.val_opt.get('self_ensemble'):
-            return self_ensemble(self._restore_once, lq.to(self.device))
-        return self._restore_once(lq)
+        lq = lq.cpu() if self.val_opt.get('streaming') else lq.to(self.device)
+        return self_ensemble(self._restore_once, lq) if self.val_opt.get('self_ensemble') else self._restore_once(lq)
 
     def _restore_once(self, lq: Tensor) -> Tensor:
         # Without its wrapper, which would wait for ranks that have no clip left.
         net = self.net_g_ema if hasattr(self, 'net_g_ema') else self.get_bare_model(self.net_g)
         was_training = net.training
         net.eval()
+        streaming = bool(self.val_opt.get('streaming'))
+        advice = 'val:amp=bf16' if streaming else 'val:streaming=true, a smaller clip_length or val:amp=bf16'
         try:
-            with (
-                _memory_advice('a smaller clip_length in the options of the data set, or val:amp=bf16'),
-                torch.inference_mode(),
-                self._autocast(self.val_dtype),
-            ):
-                return net(lq.to(self.device)).float()
+            with _memory_advice(advice), torch.inference_mode():
+                if streaming:  # it has autocast of its own
+                    stream = Streamer(net, autocast=self.val_dtype)(lq.unbind(1))
+                    return torch.stack([frame.float().cpu() for frame in stream], dim=1)
+                with self._autocast(self.val_dtype):
+                    return net(lq).float()
         finally:
             net.train(was_training)
 
@@ -594,6 +600,7 @@ class VideoDeblurModel(SRModel):
             'network': dict(self.opt['network_g']),
             'amp': self.val_opt.get('amp') or 'none',
             'self_ensemble': bool(self.val_opt.get('self_ensemble')),
+            'streaming': bool(self.val_opt.get('streaming')),
             'metrics': {name: dict(opt) for name, opt in self.metrics.items()},
             'date': date.today().isoformat(),
         }
@@ -647,6 +654,13 @@ def _check_metrics(metrics: Mapping[str, Mapping[str, Any]]) -> None:
         if opt.get('type') not in METRIC_REGISTRY:
             known = ', '.join(sorted(METRIC_REGISTRY.keys()))
             raise OptionsError(f'val:metrics:{name}:type is {opt.get("type")}; it can be {known}.')
+
+
+def _check_streaming(net: nn.Module) -> None:
+    try:
+        stages_of(net)
+    except TypeError as error:
+        raise OptionsError(f'val:streaming is on, but: {error} Set it to false.') from None
 
 
 def _first_problems(error: RuntimeError) -> str:

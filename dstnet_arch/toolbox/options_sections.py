@@ -212,6 +212,11 @@ class Val(Section):
         description='Restore each clip at four quarter turns, forwards and backwards in time, and take the mean: '
         'better frames for eight times the work.',
     )
+    streaming: bool = Field(
+        False,
+        description='Restore frame by frame: the same result in memory that hardly grows with the clip, so that '
+        '`clip_length: ~` can take whole videos. DSTNet and DSTNetPlus alone.',
+    )
     amp: Amp = Field('none', description='Autocast; leave it off where scores are made. fp16 needs a GPU.')
     metrics: dict[str, Any] | None = Field(
         None, description="Scores: a name of one's own for each, and under it `type` and the metric's arguments."
