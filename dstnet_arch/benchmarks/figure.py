@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from dstnet_arch.benchmarks.quoted import QUOTED, gopro_psnr
 from dstnet_arch.errors import DSTNetError
+from dstnet_arch.files import atomic_file
 
 _OURS = {'DSTNet', 'DSTNet-L', 'DSTNet+', 'DSTNet+L'}
 
@@ -70,12 +70,8 @@ def draw(counted: Mapping[str, float | None], path: Path) -> Path:
     taken = [box(x - 5, y - 5, 10, 10) for x, y in pixels]
     for name, macs, psnr, _ in shown:
         taken.append(_label(axes, name, (macs / 1e9, psnr), taken))
-    partial = path.with_name(f'.{path.name}.{os.getpid()}.partial')
-    try:
-        figure.savefig(partial, format='png', dpi=150)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with atomic_file(path) as file:
+        figure.savefig(file, format='png', dpi=150)
     return path
 
 

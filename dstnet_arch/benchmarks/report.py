@@ -18,6 +18,7 @@ import torch
 
 import dstnet_arch
 from dstnet_arch.benchmarks.harness import Measurement, Spread, spread
+from dstnet_arch.files import atomic_file
 
 SCHEMA = 1
 
@@ -90,12 +91,8 @@ def write_json(
     folder.mkdir(parents=True, exist_ok=True)
     stem = f'{now:%Y-%m-%dT%H%M%SZ}_{benchmark}_{args.device.type}'
     path = unused(folder / f'{stem}.json')
-    partial = path.with_name(f'.{path.name}.{os.getpid()}.partial')
-    try:
-        partial.write_text(json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + '\n', 'utf-8')
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with atomic_file(path) as file:
+        file.write(json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False).encode() + b'\n')
     return path
 
 

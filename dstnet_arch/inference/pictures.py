@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from data_prep.image_check import check_structure
 from dstnet_arch.errors import DataError
+from dstnet_arch.files import atomic_file
 
 Picture = NDArray[Any]
 """(H, W) gray, (H, W, 3) RGB or (H, W, 4) RGB and alpha, uint8 or uint16."""
@@ -96,13 +96,8 @@ def write_png(picture: Picture, path: Path) -> None:
     if picture.ndim == 3:
         picture = cv2.cvtColor(picture, cv2.COLOR_RGBA2BGRA if picture.shape[2] == 4 else cv2.COLOR_RGB2BGR)
     data = cv2.imencode('.png', picture)[1]
-    incomplete = path.with_name(f'.{path.name}.incomplete')
-    try:
-        incomplete.write_bytes(data.tobytes())
-        os.replace(incomplete, path)
-    except BaseException:
-        incomplete.unlink(missing_ok=True)
-        raise
+    with atomic_file(path) as file:
+        file.write(data.tobytes())
 
 
 def _read_header(path: Path) -> tuple[int, int, int]:

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from dstnet_arch.data.frame_source import IMAGE_EXTENSIONS
 from dstnet_arch.errors import DataError, OptionsError
+from dstnet_arch.files import atomic_file
 from dstnet_arch.inference.pictures import Picture, write_png
 
 PARTIAL_SUFFIX = '.partial'
@@ -120,12 +121,10 @@ class PictureSink(Sink):
 
     def save(self, position: int, state: Tensor) -> None:
         self._wait()
-        incomplete = self._state_file.with_suffix('.incomplete')
         content = io.BytesIO()  # written to a file, torch.save would not always say that a disk is full
         torch.save({'position': position, 'state': state.cpu()}, content)
-        with self._explained():
-            incomplete.write_bytes(content.getbuffer())
-            os.replace(incomplete, self._state_file)
+        with self._explained(), atomic_file(self._state_file) as file:
+            file.write(content.getbuffer())
 
     def finish(self) -> None:
         self._wait()

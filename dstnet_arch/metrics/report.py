@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from data_prep.lmdb_format import natural_key
+from dstnet_arch.files import atomic_file
 from dstnet_arch.metrics.protocols import PROTOCOLS, Over, Protocol
 
 ROWS = {'input': 'blurry input', 'restored': 'restored'}
@@ -308,9 +309,5 @@ def _without_infinity(values: Mapping[str, float]) -> dict[str, float | None]:
 def write_text(path: Path, text: str) -> None:
     """Write a text file so that a reader, or an interruption, never meets half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
-    try:
-        temporary.write_text(text, encoding='utf-8', newline='\n')
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with atomic_file(path) as file:
+        file.write(text.encode('utf-8'))

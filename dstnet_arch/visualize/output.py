@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 
 from dstnet_arch.errors import DataError, OptionsError
+from dstnet_arch.files import atomic_file
 from dstnet_arch.visualize.canvas import Image
 
 PICTURES = {'.png': [], '.jpg': [cv2.IMWRITE_JPEG_QUALITY, 95], '.jpeg': [cv2.IMWRITE_JPEG_QUALITY, 95]}
@@ -56,15 +57,12 @@ def save_picture(image: Image, path: Path, overwrite: bool = False) -> None:
         DataError: it cannot be written.
     """
     check_picture(path, overwrite)
-    partial = path.with_name(f'.{path.name}.partial')
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(_encode(image, path.suffix.lower()))
-        os.replace(partial, path)
+        with atomic_file(path) as file:
+            file.write(_encode(image, path.suffix.lower()))
     except OSError as error:
         raise _cannot_write(path, error) from None
-    finally:
-        _remove(partial)
 
 
 @contextmanager
