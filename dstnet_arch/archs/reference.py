@@ -7,6 +7,7 @@ anything else use `DSTNet`.
 
 from __future__ import annotations
 
+import inspect
 from functools import partial
 from typing import Any, cast
 
@@ -23,7 +24,9 @@ from dstnet_arch.ops.haar import haar_analysis_reference, haar_synthesis_referen
 from dstnet_arch.ops.pixel_filter import pixel_filter_reference
 from dstnet_arch.ops.temporal_conv import temporal_conv_reference
 
-ABLATIONS = {'spatial': 'cwgdn', 'fusion': 'gated', 'pixel_filter': True, 'propagation': 'haar'}
+_PARAMETERS = inspect.signature(DSTNet).parameters
+ABLATIONS = {name: _PARAMETERS[name].default for name in ('spatial', 'fusion', 'pixel_filter', 'propagation')}
+"""The arguments of the paper's ablations and their values in the full network."""
 
 
 class PlainDSTNet(DSTNet):
