@@ -17,9 +17,9 @@ Convert {title} to LMDB, as both this project and stock BasicSR read it.
 SOURCE is the folder that the data set was unpacked to, in one of these arrangements:
 {arrangements}
 {notes}
-Files are copied byte for byte, and each is decoded once to see that it is whole. Names, partners and sizes are
-checked before anything is written. An interrupted run continues when the same command is given again; finished data
-is never overwritten."""
+Files are copied byte for byte (with --raw, their pixels are), and each is decoded once to see that it is whole. Names,
+partners and sizes are checked before anything is written. An interrupted run continues when the same command is given
+again; finished data is never overwritten."""
 
 _VERIFY_TEXT = """\
 Read converted data back: decode every frame, compare meta_info.txt with the contents, and the keys of blurry sets
@@ -93,7 +93,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from data_prep.convert import convert
 
     layout = next(layout for layout in LAYOUTS if layout.command == arguments.command)
-    convert(layout, arguments.source, arguments.output, arguments.choice, arguments.threads)
+    convert(layout, arguments.source, arguments.output, arguments.choice, arguments.threads, raw=arguments.raw)
     return 0
 
 
@@ -120,6 +120,11 @@ def _add_converter(commands: argparse._SubParsersAction[argparse.ArgumentParser]
         )
     else:
         command.set_defaults(choice=None)
+    command.add_argument(
+        '--raw',
+        action='store_true',
+        help='store pixels in place of files: 3 bytes a pixel, about twice a PNG; training then decodes nothing',
+    )
     _add_threads(command)
 
 

@@ -9,7 +9,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,7 @@ def convert(
     choice: str | None = None,
     threads: int | None = None,
     made: Mapping[str, Any] | None = None,
+    raw: bool = False,
 ) -> None:
     """Convert a data set to `<output>/<split>_{blur,sharp}.lmdb` and describe it in `<output>/dataset_info.json`.
 
@@ -65,6 +66,7 @@ def convert(
         choice: Value of the layout's choice, or None: the default.
         threads: Threads that read and decode.
         made: How the frames came about, for `dataset_info.json`, if this program made them.
+        raw: Store the pixels, uncompressed, in place of the files.
 
     Raises:
         PrepError: see above; the text says what to do.
@@ -77,6 +79,8 @@ def convert(
             raise PrepError(f'add {layout.choice.option} with one of: {", ".join(layout.choice.values)}')
     found = find_clips(layout, source, choice)
     frames, notes = check_clips(layout, source, found.clips)
+    if raw:
+        frames = {part: [replace(frame, raw=True) for frame in listed] for part, listed in frames.items()}
     parts = [
         Part(split, side, output / f'{split}_{side}.lmdb', frames[split, side])
         for split in layout.splits
@@ -319,6 +323,7 @@ def _describe(
             by = 'the name of the folder' if found.choices else 'the user' if stated else 'nobody: assumed'
             name = layout.choice.option.lstrip('-')
             split[name] = {'value': choice, 'meaning': layout.choice.values[choice], 'stated_by': by}
+        split['stored'] = 'raw pixels' if any(frame.raw for frame in part.frames) else 'files'
         split['num_frames'] = len(part.frames)
         split['clips'] = dict(Counter(frame.key.rpartition('/')[0] for frame in part.frames))
         splits[part.split] = split

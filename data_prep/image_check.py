@@ -5,6 +5,13 @@ from __future__ import annotations
 import struct
 import zlib
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from data_prep.lmdb_format import parse_raw_header
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 _PNG = b'\x89PNG\r\n\x1a\n'
 _JPEG = b'\xff\xd8'
@@ -30,8 +37,8 @@ def read_header(path: Path) -> tuple[int, int, int]:
     return height, width, channels
 
 
-def check_image(data: bytes) -> tuple[int, int]:
-    """Decode an image file given as bytes and return (height, width), as stored.
+def decode_image(data: bytes) -> NDArray[np.uint8]:
+    """The pixels of an image file given as bytes: (height, width, 3), BGR, 8 bits, as BasicSR reads them.
 
     Raises:
         ValueError: the image is truncated, damaged or of an unknown kind.
@@ -47,11 +54,11 @@ def check_image(data: bytes) -> tuple[int, int]:
         raise ValueError(f'cannot be decoded ({error})') from None
     if image is None:
         raise ValueError('cannot be decoded')
-    return image.shape[0], image.shape[1]
+    return np.asarray(image, np.uint8)
 
 
 def check_structure(data: bytes) -> None:
-    """Check a PNG or JPEG file, given as bytes, by its own structure; other files pass.
+    """Check a PNG, JPEG or raw PPM file, given as bytes, by its own structure; other files pass.
 
     Decoders differ in how much of a damaged file they let pass: truncated JPEG files decode with a gray rest.
 
@@ -62,6 +69,8 @@ def check_structure(data: bytes) -> None:
         _check_png(data)
     elif data.startswith(_JPEG):
         _check_jpeg(data)
+    else:
+        parse_raw_header(data)
 
 
 def _check_png(data: bytes) -> None:

@@ -1,7 +1,9 @@
 """The format on disk: LMDB folders that this project and stock BasicSR both read.
 
 A data set `train_blur.lmdb/` holds LMDB's own `data.mdb` and a text file `meta_info.txt`. The key of a frame is
-`<clip>/<frame>` without extension, e.g. `GOPR0372_07_00/000047`; the value is the PNG or JPEG file, byte for byte.
+`<clip>/<frame>` without extension, e.g. `GOPR0372_07_00/000047`; the value is the PNG or JPEG file, byte for byte, or
+its pixels as a PPM file: a header of one kind (`raw_header`), then rows of RGB bytes. OpenCV, and so stock BasicSR,
+decodes that like any picture; who knows where the pixels begin reads any part of them without decoding the rest.
 `meta_info.txt` has one line a frame, `GOPR0372_07_00/000047.png (720,1280,3) 1`: file name, (height, width, channels)
 and the PNG compression level that stock BasicSR writes there.
 
@@ -20,9 +22,13 @@ from typing import NamedTuple
 
 META_INFO = 'meta_info.txt'
 MAX_KEY_BYTES = 511
+RAW_EXTENSION = '.ppm'
+"""Of frames that are stored as their pixels."""
 
 _META_LINE = re.compile(r'(?P<key>[^.]+)(?P<extension>\.[A-Za-z0-9]+) \((?P<shape>[0-9]+,[0-9]+,[0-9]+)\)( [0-9]+)?')
 _NUMBER = re.compile('([0-9]+)')
+_RAW_HEADER = re.compile(rb'P6\n([1-9][0-9]{0,8}) ([1-9][0-9]{0,8})\n255\n')
+_RAW_HEADER_BYTES = 26  # at most
 
 
 class MetaEntry(NamedTuple):
@@ -86,6 +92,26 @@ def frame_key(clip: str, frame: str) -> str:
     key = f'{clip}/{frame}'
     check_key(key)
     return key
+
+
+def raw_header(height: int, width: int) -> bytes:
+    """What stands before the pixels, rows of RGB bytes, of a frame that is stored as them."""
+    return b'P6\n%d %d\n255\n' % (width, height)
+
+
+def parse_raw_header(data: bytes | memoryview) -> tuple[int, int, int] | None:
+    """(height, width, position of the first pixel) of a frame that is stored as its pixels; None for other files.
+
+    Raises:
+        ValueError: the pixels are not all there.
+    """
+    match = _RAW_HEADER.match(bytes(data[:_RAW_HEADER_BYTES]))
+    if match is None:
+        return None
+    width, height = int(match[1]), int(match[2])
+    if len(data) < match.end() + 3 * height * width:
+        raise ValueError('is truncated')
+    return height, width, match.end()
 
 
 def format_meta_line(entry: MetaEntry, compress_level: int = 1) -> str:

@@ -1,4 +1,4 @@
-"""Image files into an LMDB folder, byte for byte, such that an interruption at any moment loses nothing.
+"""Image files into an LMDB folder, byte for byte or as raw pixels, such that an interruption loses nothing.
 
 A data set grows in `<name>.lmdb.partial` and gets its name when it is whole, so a folder `<name>.lmdb` is always
 complete. Beside the data lies `source_files.tsv`, which says what each key was made from: it decides what a continued
@@ -20,13 +20,22 @@ from typing import TypeVar
 import lmdb
 
 from data_prep.errors import PrepError, Problems
-from data_prep.image_check import check_image
-from data_prep.lmdb_format import META_INFO, MetaEntry, format_meta_line, read_meta_info
+from data_prep.image_check import decode_image
+from data_prep.lmdb_format import (
+    META_INFO,
+    RAW_EXTENSION,
+    MetaEntry,
+    format_meta_line,
+    raw_header,
+    read_meta_info,
+)
 
 SOURCE_FILES = 'source_files.tsv'
 PARTIAL_SUFFIX = '.partial'
 BATCH_BYTES = 64 << 20
 """Commit after so many bytes: what a kill costs at most, and what is held in memory."""
+
+_RAW_MARK = '\traw'
 
 Item = TypeVar('Item')
 Result = TypeVar('Result')
@@ -44,10 +53,27 @@ class Frame:
     mtime_ns: int
     shape: tuple[int, int, int]
     """(height, width, channels), by the file's header."""
+    raw: bool = False
+    """Whether its pixels are stored, uncompressed, in place of the file."""
 
     @property
     def identity(self) -> str:
-        return f'{self.key}\t{self.origin}\t{self.num_bytes}\t{self.mtime_ns}'
+        """What the entry was made from, and how."""
+        source = f'{self.key}\t{self.origin}\t{self.num_bytes}\t{self.mtime_ns}'
+        return source + _RAW_MARK if self.raw else source
+
+    @property
+    def stored_bytes(self) -> int:
+        """Size of the entry."""
+        height, width, _ = self.shape
+        return len(raw_header(height, width)) + 3 * height * width if self.raw else self.num_bytes
+
+    @property
+    def meta_line(self) -> str:
+        """The frame's line in `meta_info.txt`."""
+        if self.raw:
+            return format_meta_line(MetaEntry(self.key, RAW_EXTENSION, (*self.shape[:2], 3)))
+        return format_meta_line(MetaEntry(self.key, self.path.suffix, self.shape))
 
 
 def default_threads() -> int:
@@ -72,6 +98,9 @@ def is_complete(path: Path, frames: Sequence[Frame]) -> bool:
     ours = {frame.identity for frame in frames}
     theirs = set(_read_record(path))
     if ours != theirs:
+        if {line.removesuffix(_RAW_MARK) for line in ours} == {line.removesuffix(_RAW_MARK) for line in theirs}:
+            there, wanted = ('files', 'raw pixels') if any(frame.raw for frame in frames) else ('raw pixels', 'files')
+            raise PrepError(f'{path} exists already and holds {there} of these frames, not {wanted}. {remedy}')
         example = min(ours ^ theirs).replace('\t', ', ')
         raise PrepError(
             f'{path} exists already and was made from other files: {len(theirs)} there, {len(ours)} in SOURCE, '
@@ -97,14 +126,14 @@ def bytes_needed(path: Path, frames: Sequence[Frame]) -> int:
 
 
 def write_lmdb(path: Path, frames: Sequence[Frame], threads: int | None = None) -> int:
-    """Copy image files into a new LMDB folder, or go on where an interrupted run stopped.
+    """Store image files in a new LMDB folder, or go on where an interrupted run stopped.
 
     Each file is decoded to make sure that it is whole. Memory is bounded by a few images a thread and `BATCH_BYTES`.
     The keys, values and `meta_info.txt` do not depend on whether, or where, earlier runs were interrupted.
 
     Args:
         path: The folder to make; its name ends in `.lmdb`. It must not exist.
-        frames: Keys unique, in the order for `meta_info.txt`.
+        frames: Keys unique, in the order for `meta_info.txt`. All are stored alike, as files or raw.
         threads: Threads that read and decode.
 
     Returns:
@@ -124,8 +153,7 @@ def write_lmdb(path: Path, frames: Sequence[Frame], threads: int | None = None) 
                 count = env.stat()['entries']
                 if count != len(frames):
                     raise PrepError(f'{partial} holds {count} frames, not {len(frames)}: delete it and start again')
-            lines = [format_meta_line(MetaEntry(frame.key, frame.path.suffix, frame.shape)) for frame in frames]
-            write_text(partial / META_INFO, '\n'.join(lines) + '\n')
+            write_text(partial / META_INFO, '\n'.join(frame.meta_line for frame in frames) + '\n')
             partial.rename(path)
             _sync_folder(path.parent)
     except (OSError, lmdb.Error) as error:
@@ -218,7 +246,7 @@ def _only_writer(folder: Path) -> Iterator[None]:
 
 def _map_size(frames: Iterable[Frame]) -> int:
     """An estimate of the file's size: values fill whole pages. LMDB is told a larger one when it is too small."""
-    pages = sum(frame.num_bytes // 4096 + 2 for frame in frames)
+    pages = sum(frame.stored_bytes // 4096 + 2 for frame in frames)
     return (pages + 256) * 4096
 
 
@@ -262,8 +290,8 @@ def _copy(env: lmdb.Environment, partial: Path, frames: Sequence[Frame], kept: C
     problems = Problems()
     batch: dict[str, bytes | None] = {}
     batch_bytes = 0
-    mega_bytes = sum(frame.num_bytes for frame in frames if frame.key in kept) / 1e6
-    total = sum(frame.num_bytes for frame in frames) / 1e6
+    mega_bytes = sum(frame.stored_bytes for frame in frames if frame.key in kept) / 1e6
+    total = sum(frame.stored_bytes for frame in frames) / 1e6
     todo = [frame for frame in frames if frame.key not in kept]
     name = partial.name.removesuffix(PARTIAL_SUFFIX)
     with (
@@ -295,10 +323,11 @@ def _load(frame: Frame) -> bytes:
     data = frame.path.read_bytes()
     if len(data) != frame.num_bytes:
         raise ValueError(f'changed from {frame.num_bytes} to {len(data)} bytes while it was read')
-    height, width = check_image(data)
+    image = decode_image(data)
+    height, width, _ = image.shape
     if (height, width) != frame.shape[:2]:
         raise ValueError(f'decodes to {width}x{height}, but its header says {frame.shape[1]}x{frame.shape[0]}')
-    return data
+    return raw_header(height, width) + image[..., ::-1].tobytes() if frame.raw else data
 
 
 def _write(env: lmdb.Environment, batch: dict[str, bytes | None]) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import lmdb
 
 from data_prep.errors import PrepError, Problems, counted
-from data_prep.image_check import check_image
+from data_prep.image_check import decode_image
 from data_prep.lmdb_format import META_INFO, MetaEntry, read_meta_info
 from data_prep.lmdb_writer import PARTIAL_SUFFIX, default_threads, in_order, open_for_reading, read_keys
 
@@ -89,7 +89,8 @@ def _decode_all(env: lmdb.Environment, entries: dict[str, MetaEntry], threads: i
 
     def decode(key: str) -> tuple[int, int]:
         with env.begin() as transaction:
-            return check_image(transaction.get(key.encode('ascii'), b''))
+            image = decode_image(transaction.get(key.encode('ascii'), b''))
+        return image.shape[0], image.shape[1]
 
     # Keys that are not plain ASCII were reported as missing from meta_info.txt already.
     keys = sorted(key for key in report.keys if '\\' not in key)

@@ -21,9 +21,9 @@ from data_prep import lmdb_writer
 from data_prep.__main__ import main
 from data_prep.convert import convert
 from data_prep.errors import PrepError
-from data_prep.image_check import check_image, read_header
+from data_prep.image_check import decode_image, read_header
 from data_prep.layouts import GOPRO
-from data_prep.lmdb_format import read_meta_info
+from data_prep.lmdb_format import raw_header, read_meta_info
 from data_prep.verify import verify
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -327,6 +327,57 @@ def test_finished_data_is_left_alone(tmp_path, capsys) -> None:
     assert after == before
 
 
+def test_raw_pixels_are_what_stock_basicsr_decodes_from_the_files(tmp_path, capsys) -> None:
+    from basicsr.utils import FileClient, imfrombytes
+
+    files = make_gopro(tmp_path / 'src')
+    gray = np.arange(12 * 16, dtype=np.uint8).reshape(12, 16)
+    odd = {'train/A_00/blur/000047.png': gray, 'train/A_00/sharp/000047.png': np.dstack([gray] * 3 + [gray[::-1]])}
+    for name, image in odd.items():  # gray, and with alpha
+        files[name] = cv2.imencode('.png', image)[1].tobytes()
+        (tmp_path / 'src' / name).write_bytes(files[name])
+    command = ['gopro', str(tmp_path / 'src'), '-o', str(tmp_path / 'out'), '--raw']
+    assert main(command) == 0
+    assert json.loads((tmp_path / 'out/dataset_info.json').read_text())['splits']['train']['stored'] == 'raw pixels'
+    for side in ('blur', 'sharp'):
+        path = tmp_path / f'out/train_{side}.lmdb'
+        assert (path / 'meta_info.txt').read_text().startswith('A_00/000047.ppm (12,16,3) 1\nA_00/000048.ppm')
+        keys = list(contents(path))
+        client = FileClient('lmdb', db_paths=[str(path)], client_keys=[side])
+        for key in keys:
+            source = files[f'train/{key.replace("/", f"/{side}/")}.png']
+            ours, theirs = (imfrombytes(data) for data in (client.get(key, side), source))
+            np.testing.assert_array_equal(ours, theirs)
+        client.client._client[side].close()  # LMDB opens nothing twice
+    assert verify(tmp_path / 'out')
+    capsys.readouterr()
+    assert main(command) == 0
+    assert capsys.readouterr().out.count('already complete') == 4
+    message = failure(capsys, *command[:-1])
+    assert 'train_blur.lmdb exists already and holds raw pixels of these frames, not files' in message
+
+
+def test_an_unfinished_data_set_goes_on_in_the_form_that_is_asked_for(tmp_path, capsys) -> None:
+    files = make_gopro(tmp_path / 'src')
+    broken = tmp_path / 'src/train/B_00/blur/002482.png'
+    broken.write_bytes(broken.read_bytes()[:-20])
+    failure(capsys, 'gopro', tmp_path / 'src', '-o', tmp_path / 'out')
+    broken.write_bytes(files['train/B_00/blur/002482.png'])
+    assert main(['gopro', str(tmp_path / 'src'), '-o', str(tmp_path / 'out'), '--raw']) == 0
+    assert '0 of 7 frames are there from an earlier run; 6 were made from other files' in capsys.readouterr().out
+    stored = contents(tmp_path / 'out/train_blur.lmdb')
+    assert len(stored) == 7
+    assert {data[:13] for data in stored.values()} == {b'P6\n16 12\n255\n'}
+
+
+def test_raw_pixels_that_were_cut_are_noticed() -> None:
+    data = raw_header(31, 17) + bytes(31 * 17 * 3)
+    assert decode_image(data).shape == (31, 17, 3)
+    for length in [*range(0, len(data), 97), len(data) - 1]:
+        with pytest.raises(ValueError, match=r'truncated|decoded'):
+            decode_image(data[:length])
+
+
 def test_finished_data_of_other_files_is_not_overwritten(tmp_path, capsys) -> None:
     make_gopro(tmp_path / 'src')
     convert(GOPRO, tmp_path / 'src', tmp_path / 'out')
@@ -549,10 +600,10 @@ def test_two_at_once(tmp_path) -> None:
 @pytest.mark.parametrize('extension', ['.png', '.jpg'])
 def test_whole_images_pass(tmp_path, extension: str) -> None:
     data = image_bytes(3, (31, 17), extension)
-    assert check_image(data) == (31, 17)
+    assert decode_image(data).shape == (31, 17, 3)
     (tmp_path / f'x{extension}').write_bytes(data)
     assert read_header(tmp_path / f'x{extension}') == (31, 17, 3)
-    assert check_image(data + b'trailing') == (31, 17), 'some programs append something'
+    assert decode_image(data + b'trailing').shape == (31, 17, 3), 'some programs append something'
 
 
 @pytest.mark.parametrize('extension', ['.png', '.jpg'])
@@ -560,7 +611,7 @@ def test_cut_images_are_noticed_at_any_length(extension: str) -> None:
     data = image_bytes(3, (31, 17), extension)
     for length in [*range(0, len(data), 37), len(data) - 1]:
         with pytest.raises(ValueError, match=r'truncated|decoded'):
-            check_image(data[:length])
+            decode_image(data[:length])
 
 
 def test_a_flipped_byte_in_png_is_noticed() -> None:
@@ -569,7 +620,7 @@ def test_a_flipped_byte_in_png_is_noticed() -> None:
         flipped = bytearray(data)
         flipped[position] ^= 0x10
         with pytest.raises(ValueError, match=r'damaged|truncated|decoded'):
-            check_image(bytes(flipped))
+            decode_image(bytes(flipped))
 
 
 def test_a_thumbnail_does_not_hide_a_cut(tmp_path) -> None:
@@ -578,9 +629,9 @@ def test_a_thumbnail_does_not_hide_a_cut(tmp_path) -> None:
     thumbnail = image_bytes(4, (8, 8), '.jpg')
     comment = b'\xff\xe1' + (len(thumbnail) + 2).to_bytes(2, 'big') + thumbnail
     whole = data[:2] + comment + data[2:]
-    assert check_image(whole) == (64, 64)
+    assert decode_image(whole).shape == (64, 64, 3)
     with pytest.raises(ValueError, match='truncated'):
-        check_image(whole[:-300])
+        decode_image(whole[:-300])
 
 
 def test_rotated_jpeg_is_measured_as_stored(tmp_path) -> None:
@@ -591,7 +642,7 @@ def test_rotated_jpeg_is_measured_as_stored(tmp_path) -> None:
     exif[0x0112] = 6
     Image.new('RGB', (40, 20)).save(tmp_path / 'x.jpg', exif=exif)
     assert read_header(tmp_path / 'x.jpg') == (20, 40, 3)
-    assert check_image((tmp_path / 'x.jpg').read_bytes()) == (20, 40)
+    assert decode_image((tmp_path / 'x.jpg').read_bytes()).shape == (20, 40, 3)
 
 
 def test_gray_frames_are_mentioned(tmp_path, capsys) -> None:

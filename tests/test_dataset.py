@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import pickle
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch.utils.data import DataLoader, default_collate
 
-from data_prep.lmdb_format import MetaEntry, format_meta_line
+from data_prep.lmdb_format import MetaEntry, format_meta_line, raw_header
 from dstnet_arch.data import frame_source
+from dstnet_arch.data.decoding import decode
 from dstnet_arch.data.frame_source import FolderSource, FrameSource, LMDBSource, open_source
 from dstnet_arch.data.sampler import VideoDeblurSampler
 from dstnet_arch.data.video_deblur_dataset import VideoDeblurTestDataset, VideoDeblurTrainDataset
@@ -55,6 +56,14 @@ def encode(image: Pixels, extension: str = '.png') -> bytes:
     return cv2.imencode(extension, image[..., ::-1])[1].tobytes()
 
 
+def encode_raw(image: Pixels) -> bytes:
+    return raw_header(*image.shape[:2]) + image.tobytes()
+
+
+def noisy(key: str) -> Pixels:
+    return np.random.default_rng(list(key.encode())).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
+
+
 def write_folder(root: Path, pictures: Mapping[str, Pixels]) -> Path:
     for key, image in pictures.items():
         path = root / f'{key}.png'
@@ -63,12 +72,17 @@ def write_folder(root: Path, pictures: Mapping[str, Pixels]) -> Path:
     return root
 
 
-def write_lmdb(root: Path, pictures: Mapping[str, Pixels], also_listed: Iterable[str] = ()) -> Path:
+def write_lmdb(
+    root: Path,
+    pictures: Mapping[str, Pixels],
+    also_listed: Iterable[str] = (),
+    encoder: Callable[[Pixels], bytes] = encode,
+) -> Path:
     entries = [MetaEntry(key, '.png', (*image.shape[:2], 3)) for key, image in pictures.items()]
     entries += [MetaEntry(key, '.png', (HEIGHT, WIDTH, 3)) for key in also_listed]
     with lmdb.open(str(root), map_size=1 << 22) as environment, environment.begin(write=True) as transaction:
         for key, image in pictures.items():
-            transaction.put(key.encode(), encode(image))
+            transaction.put(key.encode(), encoder(image))
     root.joinpath('meta_info.txt').write_text('\n'.join(map(format_meta_line, entries)) + '\n')
     return root
 
@@ -182,6 +196,53 @@ def test_truncated_jpeg_is_refused_where_opencv_takes_it(tmp_path: Path, monkeyp
     monkeypatch.setattr(cv2, 'imdecode', lambda *_: picture('b9', '1'))
     with pytest.raises(DataError, match=r'0\.jpg cannot be decoded'):
         FolderSource(tmp_path).read('clip', '0')
+
+
+@pytest.mark.parametrize('kind', ['.png', '.jpg', 'raw'])
+def test_windows_are_cut_out_of_the_whole_picture(kind: str) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
+    data = encode_raw(image) if kind == 'raw' else encode(image, kind)
+    stored = np.frombuffer(data, np.uint8)
+    whole, shape = decode(stored) or pytest.fail('not decoded')
+    assert shape == (HEIGHT, WIDTH)
+    if kind != '.jpg':
+        np.testing.assert_array_equal(whole, image)
+    for window in [np.s_[0:HEIGHT, 0:WIDTH], np.s_[3:4, 7:8], np.s_[5:HEIGHT, 0:9], np.s_[0:1, 2:WIDTH]]:
+        part, shape = decode(stored, window) or pytest.fail('not decoded')
+        assert shape == (HEIGHT, WIDTH)
+        np.testing.assert_array_equal(part, whole[window])
+        assert part.flags.c_contiguous
+        assert not np.shares_memory(part, stored)  # which is gone after the transaction
+    assert decode(stored[: len(stored) // 2]) is None
+
+
+def test_raw_frames_give_the_same_samples_as_compressed_ones(tmp_path: Path) -> None:
+    lq = {key: noisy(key) for key in pictures_of()}
+    gt = {key: noisy(f'sharp {key}') for key in lq}
+    roots = {
+        kind: {
+            'dataroot_lq': str(write_lmdb(tmp_path / f'{kind}_blur.lmdb', lq, encoder=encoder)),
+            'dataroot_gt': str(write_lmdb(tmp_path / f'{kind}_sharp.lmdb', gt, encoder=encoder)),
+        }
+        for kind, encoder in (('png', encode), ('raw', encode_raw))
+    }
+    opt = {'random_reverse': True, 'interval_list': [1, 2]}
+    png, raw = (VideoDeblurTrainDataset(train_opt(roots[kind], **opt)) for kind in ('png', 'raw'))
+    pairs = list(VideoDeblurSampler(png, 1, 0, ratio=8))
+    assert pairs == list(VideoDeblurSampler(raw, 1, 0, ratio=8))
+    for pair in pairs:
+        assert_same(raw[pair], png[pair])
+    for ours, theirs in zip(*(VideoDeblurTestDataset(roots[kind]) for kind in ('raw', 'png')), strict=True):
+        assert torch.equal(ours['lq'], theirs['lq'])
+        assert torch.equal(ours['gt'], theirs['gt'])
+
+
+def test_raw_frames_of_another_size_than_announced_are_refused(tmp_path: Path) -> None:
+    root = write_lmdb(tmp_path / 'a.lmdb', pictures_of(height=40), encoder=encode_raw)
+    lines = (root / 'meta_info.txt').read_text().replace('(40,', f'({HEIGHT},')
+    (root / 'meta_info.txt').write_text(lines)
+    with pytest.raises(DataError, match=f'has {WIDTH}x40 pixels, but {WIDTH}x{HEIGHT}'):
+        LMDBSource(root).read('b9', '1', np.s_[0:16, 0:16])
 
 
 def test_pictures_that_change_after_they_were_listed_are_refused(tmp_path: Path) -> None:
@@ -398,9 +459,9 @@ def test_each_item_decodes_only_its_own_frames(roots: dict[str, str], monkeypatc
     read: list[str] = []
     original = FrameSource.read
 
-    def counted(source: FrameSource, clip: str, frame: str) -> Pixels:
+    def counted(source: FrameSource, clip: str, frame: str, *window: Any) -> Pixels:
         read.append(f'{clip}/{frame}')
-        return original(source, clip, frame)
+        return original(source, clip, frame, *window)
 
     monkeypatch.setattr(FrameSource, 'read', counted)
     train = VideoDeblurTrainDataset(train_opt(roots))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+
+Window: TypeAlias = tuple[slice, slice]
+"""Rows and columns of a picture."""
 
 
 class Augmentation(NamedTuple):
@@ -18,16 +21,21 @@ class Augmentation(NamedTuple):
     vflip: bool
     transpose: bool
 
-    def __call__(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """(H, W, 3) -> (size, size, 3), contiguous and independent of `image`."""
-        image = image[self.top : self.top + self.size, self.left : self.left + self.size]
+    @property
+    def window(self) -> Window:
+        """The crop: what is needed of a frame."""
+        return slice(self.top, self.top + self.size), slice(self.left, self.left + self.size)
+
+    def flip(self, crop: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """What is to be done to the crop: (size, size, 3) -> the same shape, a view."""
+        image = crop
         if self.hflip:
             image = image[:, ::-1]
         if self.vflip:
             image = image[::-1]
         if self.transpose:
             image = image.transpose(1, 0, 2)
-        return image.copy(order='C')
+        return image
 
 
 def draw_augmentation(

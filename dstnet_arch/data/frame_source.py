@@ -14,12 +14,13 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-import cv2
 import lmdb
 import numpy as np
 from numpy.typing import NDArray
 
 from data_prep.lmdb_format import META_INFO, natural_key, read_meta_info
+from dstnet_arch.data.augment import Window
+from dstnet_arch.data.decoding import decode
 from dstnet_arch.errors import DataError, OptionsError
 
 BACKENDS = ('auto', 'lmdb', 'disk')
@@ -55,22 +56,23 @@ class FrameSource(ABC):
     def _encoded(self, clip: str, frame: str) -> AbstractContextManager[NDArray[np.uint8]]:
         """The bytes of the picture's file; valid inside the context only."""
 
-    def read(self, clip: str, frame: str) -> NDArray[np.uint8]:
-        """The picture: (H, W, 3) uint8, RGB, contiguous.
+    def read(self, clip: str, frame: str, window: Window | None = None) -> NDArray[np.uint8]:
+        """The picture, or a window of it: (H, W, 3) uint8, RGB, contiguous.
 
         Raises:
             DataError: the frame is missing or damaged, or has another size than was announced.
         """
         with self._encoded(clip, frame) as data:
-            image = _decode(data)
-        if image is None:
+            decoded = decode(data, window)
+        if decoded is None:
             raise DataError(
                 f'{self.describe(clip, frame)} cannot be decoded: the file is damaged or no picture. '
                 'Replace it; `python -m data_prep verify` finds all such frames.'
             )
-        if image.shape[:2] != self.shape(clip, frame):
+        image, shape = decoded
+        if shape != self.shape(clip, frame):
             raise DataError(
-                f'{self.describe(clip, frame)} has {size_text(image.shape[:2])} pixels, but '
+                f'{self.describe(clip, frame)} has {size_text(shape)} pixels, but '
                 f'{size_text(self.shape(clip, frame))} were announced: the data changed after they were listed. '
                 'Start again, or make the LMDB anew.'
             )
@@ -254,18 +256,6 @@ def _names(folder: Path, folders: bool) -> list[str]:
             return [entry.name for entry in entries if entry.is_dir() == folders and not entry.name.startswith('.')]
     except OSError as error:
         raise DataError(f'{folder} cannot be listed: {error}') from None
-
-
-def _decode(data: NDArray[np.uint8]) -> NDArray[np.uint8] | None:
-    """(H, W, 3) RGB, or None for what is no whole picture."""
-    # OpenCV before 5 fills the rest of a truncated JPEG with gray and says nothing. The end marker is in no scan.
-    if data[:2].tobytes() == b'\xff\xd8' and b'\xff\xd9' not in data[2:].tobytes():
-        return None
-    try:
-        image = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-    except cv2.error:  # no bytes at all, or sides beyond OpenCV's limit
-        return None
-    return None if image is None else np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
 
 
 # Environments of this process, by real path, each with the number of the file that it maps.

@@ -196,12 +196,13 @@ def read_frames(
     frames: list[str],
     augment: Augmentation | None = None,
 ) -> Tensor:
-    """Frames of a clip, each augmented as soon as it is decoded: (T, 3, H, W), float32 RGB in [0, 1]."""
+    """Frames of a clip, of each only what the augmentation needs: (T, 3, H, W), float32 RGB in [0, 1]."""
     clip_tensor = None
     for number, frame in enumerate(frames):
-        image = source.read(clip, frame)
-        if augment is not None:
-            image = augment(image)
+        if augment is None:
+            image = source.read(clip, frame)
+        else:
+            image = np.ascontiguousarray(augment.flip(source.read(clip, frame, augment.window)))
         if clip_tensor is None:
             clip_tensor = torch.empty(len(frames), 3, *image.shape[:2])
         clip_tensor[number].copy_(torch.from_numpy(image).permute(2, 0, 1))
