@@ -6,16 +6,19 @@ import copy
 import inspect
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
+import lmdb
 import pytest
 import torch
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from prep_parts import put
 
 from dstnet_arch.archs.propagation import BOUNDARIES
 from dstnet_arch.errors import OptionsError
@@ -346,6 +349,10 @@ def test_text_is_written_back_as_the_value_it_stands_for(path: str, text: Any, v
         ('datasets:val:name', 'a/b'),
         ('name', '../elsewhere'),
         ('name', '..'),
+        ('name', 'a\0b'),
+        ('name', 'C:elsewhere'),
+        ('val:suffix', '../x'),
+        ('datasets:val:name', '..\\x'),
         ('network_g:boundary', 'reflect'),
         ('network_g:num_feat', 0),
         ('scale', 4),
@@ -412,6 +419,13 @@ def test_train_data_get_the_seed() -> None:
         ({'val:metrics:ssim3d:test_y_channel': True}, 'val:metrics:ssim3d:test_y_channel', 'false'),
         ({'datasets:val_2': gopro()['datasets']['val']}, 'datasets:val_2:name', 'another name'),
         ({'datasets:test': gopro()['datasets']['val']}, 'datasets:test', 'not for training'),
+        (
+            {'network_g': {'type': 'BasicVSRPlusPlus', 'is_low_res_input': False}, 'datasets:train:gt_size': 128},
+            'datasets:train:gt_size',
+            'multiples of 4 from 256 on',
+        ),
+        ({'path:param_key_g': 'param_ema'}, 'path:param_key_g', 'the nearest right one is params_ema'),
+        ({'num_gpu': 0, 'datasets:train:batch_size_per_gpu': 2, 'train:accum_iter': 4}, 'train:accum_iter', 'of 2'),
         ({'datasets:train:type': 'VideoDeblurTestDataset'}, 'datasets:train:type', 'VideoDeblurTrainDataset'),
         ({'datasets:train:type': 'VideoDeblurTrainDatase'}, 'datasets:train:type', 'VideoDeblurTrainDataset'),
         ({'model_type': 'VideoDeblurModle'}, 'model_type', 'VideoDeblurModel'),
@@ -439,6 +453,7 @@ def test_impossible_combination_is_refused(changes: dict[str, Any], path: str, t
         {'train:optim_g': {'type': 'Adafactor', 'lr': 0.01, 'eps': [1e-30, 1e-3]}},
         {'train:frequency_opt': None},
         {'train:pixel_opt': {'type': 'L1Loss'}},
+        {'path:param_key_g': 'weights_of_my_own'},
         {'train:accum_iter': 8, 'datasets:train:batch_size_per_gpu': 16},
         {'val': None},
         {'val:metrics': None},
@@ -520,6 +535,84 @@ def test_argument_of_another_network_is_not_sent_to_where_it_stands() -> None:
 # What is there
 
 
+def make_lmdb(path: Path, clips: dict[str, int], size: tuple[int, int] = (256, 320)) -> None:
+    """An LMDB whose frames are of this size (height, width), as its `meta_info.txt` says; the check reads no frame."""
+    keys = [f'{clip}/{i:06d}' for clip, length in clips.items() for i in range(length)]
+    path.mkdir(parents=True)
+    with lmdb.open(str(path)) as env, env.begin(write=True) as transaction:
+        for key in keys:
+            transaction.put(key.encode(), b'x')
+    (path / 'meta_info.txt').write_text(''.join(f'{key}.png ({size[0]},{size[1]},3) 1\n' for key in keys))
+
+
+def make_gopro(root: Path, clips: Mapping[str, int] = MappingProxyType({'a': 30}), **size: tuple[int, int]) -> None:
+    for split in ('train_blur', 'train_sharp', 'test_blur', 'test_sharp'):
+        make_lmdb(root / f'datasets/GoPro/{split}.lmdb', dict(clips), **size)
+
+
+@pytest.mark.parametrize(
+    ('changes', 'path', 'text'),
+    [
+        ({'datasets:train:gt_size': 258}, 'gt_size', '258 given, but frames of a in datasets/GoPro/train_blur.lmdb'),
+        ({'datasets:train:gt_size': 258}, 'gt_size', 'have a side of 256; allowed: at most 256'),
+        ({'datasets:train:num_frame': 21}, 'num_frame', '21 given, which takes 21 frames at interval 1, but b in'),
+        ({'datasets:train:num_frame': 21}, 'num_frame', 'has 20; allowed: at most 20'),
+        ({'datasets:train:num_frame': 15, 'datasets:train:interval_list': [3, 2]}, 'num_frame', 'at most 10'),
+        ({'datasets:train:num_frame': 15, 'datasets:train:interval_list': [1, 3]}, 'interval_list', 'at most 2'),
+    ],
+)
+def test_crops_and_clips_must_fit_into_the_videos(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], path: str, text: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    make_gopro(tmp_path, {'a': 30, 'b': 20})
+    assert problems(gopro(), check_paths=True) == []
+    (line,) = problems(gopro(changes), check_paths=True)
+    assert line.startswith(f'datasets:train:{path}: ')
+    assert text in line
+    assert problems(gopro(changes), check_paths=False) == []
+
+
+def test_folders_of_pictures_are_looked_at_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    make_gopro(tmp_path)
+    for side in ('blur', 'sharp'):
+        for i in range(15):
+            put(tmp_path / f'{side}/clip/{i}.png', size=(40, 48))
+    roots = {'datasets:train:dataroot_lq': 'blur', 'datasets:train:dataroot_gt': 'sharp'}
+    assert problems(gopro({**roots, 'datasets:train:gt_size': 40}), check_paths=True) == []
+    (line,) = problems(gopro({**roots, 'datasets:train:gt_size': 41}), check_paths=True)
+    assert 'frames of clip in blur have a side of 40' in line
+    (line,) = problems(gopro({**roots, 'datasets:train:gt_size': 40, 'datasets:train:num_frame': 16}), check_paths=True)
+    assert 'clip in blur has 15; allowed: at most 15' in line
+    (line,) = problems(gopro({**roots, 'datasets:train:io_backend:type': 'lmdb'}), check_paths=True)[:1]
+    assert line.startswith('datasets:train:dataroot_lq: blur has no meta_info.txt')
+
+
+def test_damaged_data_are_named_with_their_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    make_gopro(tmp_path)
+    (tmp_path / 'datasets/GoPro/train_sharp.lmdb/meta_info.txt').write_text('../../x.png (1,1,3)\n')
+    (tmp_path / 'datasets/GoPro/test_blur.lmdb/data.mdb').write_bytes(b'nothing')
+    found = problems(gopro(), check_paths=True)
+    assert [line.split(': ')[0] for line in found] == ['datasets:train:dataroot_gt', 'datasets:val:dataroot_lq']
+    assert 'line 1' in found[0]
+
+
+def test_a_path_from_the_home_folder_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv('HOME', str(tmp_path))
+    make_gopro(tmp_path)
+    (tmp_path / 'weights.pth').touch()
+    roots = {
+        f'datasets:{phase}:dataroot_{key}': f'~/datasets/GoPro/{split}_{side}.lmdb'
+        for phase, split in (('train', 'train'), ('val', 'test'))
+        for key, side in (('lq', 'blur'), ('gt', 'sharp'))
+    }
+    assert problems(gopro({**roots, 'path:pretrain_network_g': '~/weights.pth'}), check_paths=True) == []
+    (line,) = problems(gopro({**roots, 'path:pretrain_network_g': '~/none.pth'}), check_paths=True)
+    assert 'There are: weights.pth' in line
+
+
 def test_data_that_are_not_there_say_how_to_make_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     found = problems(gopro(), check_paths=True)
@@ -527,8 +620,7 @@ def test_data_that_are_not_there_say_how_to_make_them(tmp_path: Path, monkeypatc
     assert all('python -m data_prep gopro SOURCE -o datasets/GoPro' in line for line in found)
     sample = problems(read_options(ROOT / 'options/train_DSTNet_sample.yml'), check_paths=True)
     assert all('python -m data_prep sample -o datasets/sample' in line for line in sample)
-    for split in ('train_blur', 'train_sharp', 'test_blur', 'test_sharp'):
-        (tmp_path / f'datasets/GoPro/{split}.lmdb').mkdir(parents=True)
+    make_gopro(tmp_path)
     assert problems(gopro(), check_paths=True) == []
 
 
@@ -574,8 +666,7 @@ def test_forced_values_arrive_coerced(tmp_path: Path, monkeypatch: pytest.Monkey
     from basicsr.utils.options import parse_options
 
     monkeypatch.chdir(tmp_path)
-    for split in ('train_blur', 'train_sharp', 'test_blur', 'test_sharp'):
-        (tmp_path / f'datasets/GoPro/{split}.lmdb').mkdir(parents=True)
+    make_gopro(tmp_path)
     forced = (
         'train:optim_g:lr=1e-4 train:amp=none train:warmup_iter=-1 val:val_freq=1e2 train:scheduler:periods=[700000]'
     )
@@ -589,6 +680,35 @@ def test_forced_values_arrive_coerced(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(sys, 'argv', ['train.py', '-opt', str(GOPRO), '--force_yml', 'train:acum_iter=8'])
     with pytest.raises(OptionsError, match='train:acum_iter: unknown key; the nearest right one is train:accum_iter'):
         parse_options(str(tmp_path), is_train=True)
+
+
+def test_quoted_numbers_and_aliases_reach_basicsr_as_what_they_mean(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from basicsr.utils.options import ordered_yaml, parse_options
+
+    monkeypatch.chdir(tmp_path)
+    make_gopro(tmp_path)
+    text = GOPRO.read_text(encoding='utf-8')
+    for old, new in (
+        ('\nmanual_seed: 0', "\nmanual_seed: '10'"),
+        ('\n  total_iter: 600000', '\n  total_iter: "600000"'),
+        (
+            '\n    dataroot_lq: datasets/GoPro/test',
+            '\n    <<: {pin_memory: "true"}\n    dataroot_lq: datasets/GoPro/test',
+        ),
+    ):
+        assert text.count(old) == 1, old
+        text = text.replace(old, new)
+    file = tmp_path / 'quoted.yml'
+    file.write_text(text, encoding='utf-8')
+    monkeypatch.setattr(sys, 'argv', ['train.py', '-opt', str(file), '--force_yml', 'logger:print_freq=7'])
+    before = ordered_yaml()[0]
+    opt, _ = parse_options(str(tmp_path), is_train=True)
+    assert (opt['manual_seed'], opt['datasets']['train']['manual_seed']) == (10, 10)
+    assert (opt['train']['total_iter'], opt['datasets']['val']['pin_memory']) == (600_000, True)
+    assert opt['logger']['print_freq'] == 7
+    assert ordered_yaml()[0] is before, "other people's options are read as ever"
 
 
 VALUES = st.recursive(

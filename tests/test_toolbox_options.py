@@ -17,6 +17,7 @@ from dstnet_arch.errors import DataError, OptionsError, message_of
 from dstnet_arch.toolbox.options import checked_parse_options, concerns_us, force, read_options
 
 OURS = 'model_type: VideoDeblurModel\n'
+LAUGHS = 'a0: &a0 [1]\n' + ''.join(f'a{i}: &a{i} [{", ".join([f"*a{i - 1}"] * 10)}]\n' for i in range(1, 10))
 
 
 @pytest.fixture
@@ -50,6 +51,9 @@ def test_reads_what_basicsr_reads(root: Path) -> None:
         ('- 1\n- 2\n', 'holds no keys'),
         ('', 'holds no keys'),
         (f'{OURS}train:\n  a: 1\ntrain:\n  b: 2\n', 'train stands twice in the section from line 1 on'),
+        (f'{OURS}a: &a [1, *a]\n', 'an alias (*name) stands for its own surroundings'),
+        (f'{OURS}{LAUGHS}', 'an alias (*name) stands for its own surroundings, or too often'),
+        ('model_type: !!python/name:os.system\n', 'line 1 has the tag tag:yaml.org,2002:python/name'),
         (f'{OURS}a: !!python/object/apply:os.system [exit]\n', 'line 2 has the tag tag:yaml.org,2002:python/object'),
     ],
 )

@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import ast
 import copy
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,8 @@ import yaml
 
 from dstnet_arch.errors import DSTNetError, OptionsError, install_excepthook, message_of
 from dstnet_arch.toolbox.registration import names
+
+_MOST_VALUES = 100_000  # in an options file; ours have about a hundred
 
 ParseOptions = Callable[..., tuple[dict[str, Any], argparse.Namespace]]
 
@@ -42,12 +46,16 @@ class _Loader(yaml.SafeLoader):
 _Loader.add_constructor(None, _Loader.leave_out)  # every tag that SafeLoader does not know
 
 
-def read_options(path: str | Path) -> dict[str, Any]:
+def read_options(path: str | Path, whoevers: bool = False) -> dict[str, Any]:
     """Read an options file, as data only: no tag in it can run code.
+
+    Args:
+        path: the file.
+        whoevers: refuse tags that construct Python objects, and keys that stand twice, in other people's options too.
 
     Raises:
         OptionsError: the file is missing, is no YAML, or holds something else than keys and values; or it is for this
-            package's model or data sets and holds tags that construct Python objects, or a key twice.
+            package's model or data sets, or does not plainly say which, and holds such tags or keys.
     """
     try:
         text = Path(path).read_text(encoding='utf-8')
@@ -67,7 +75,10 @@ def read_options(path: str | Path) -> dict[str, Any]:
         ) from None
     if not isinstance(opt, dict):
         raise OptionsError(f'The options file {path} holds no keys. See options/train_DSTNet_GoPro.yml for an example.')
-    if loader.problems and concerns_us(opt):
+    plainly_others = isinstance(opt.get('model_type'), str) and not concerns_us(opt)
+    if not _is_countable(opt):
+        loader.problems.append('an alias (*name) stands for its own surroundings, or too often. Write the values out')
+    if loader.problems and (whoevers or not plainly_others):
         raise OptionsError(f'The options file {path}: {"; ".join(loader.problems)}.')
     return opt
 
@@ -117,24 +128,35 @@ def checked_parse_options(parse: ParseOptions) -> ParseOptions:
 
     def parse_options(root_path: str, is_train: bool = True) -> tuple[dict[str, Any], argparse.Namespace]:
         install_excepthook()
-        given = _command_line()
+        given = given_options()
         raw = read_options(given.opt) if given.opt else {}  # without a file, BasicSR's own parser complains
         if not concerns_us(raw):
             return parse(root_path, is_train)
 
         from dstnet_arch.toolbox.options_schema import check_options
 
+        os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = '1'  # for BasicSR's own torch.load, where PyTorch is before 2.6
         forced = force(raw, given.force_yml)
-        try:
+        launched = {'dist': given.launcher != 'none', 'auto_resume': given.auto_resume}
+        checked = check_options({**copy.deepcopy(forced), **launched}, is_train)
+        with _given_to_basicsr({key: value for key, value in checked.items() if key in raw}):
             opt, args = parse(root_path, is_train)
-        except (AttributeError, KeyError, TypeError):
-            check_options(forced, is_train)  # names the key that BasicSR has missed, and all other problems
-            raise
+        # Once more: BasicSR has applied the forced values again, as text.
         opt = check_options(opt, is_train)
         _check_processes(opt, forced.get('num_gpu'))
         return opt, args
 
     return parse_options
+
+
+def given_options() -> argparse.Namespace:
+    """What BasicSR's parser will read from this process's command line, as far as it matters here."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument('-opt')
+    parser.add_argument('--launcher', default='none')
+    parser.add_argument('--auto_resume', action='store_true')
+    parser.add_argument('--force_yml', nargs='+', default=[])
+    return parser.parse_known_args()[0]
 
 
 def command(arguments: Sequence[str]) -> int:
@@ -183,12 +205,43 @@ def _check_processes(opt: dict[str, Any], num_gpu: Any) -> None:
             )
 
 
-def _command_line() -> argparse.Namespace:
-    """What BasicSR's parser will read, as far as it matters here."""
-    parser = argparse.ArgumentParser(add_help=False)
-    parser.add_argument('-opt')
-    parser.add_argument('--force_yml', nargs='+', default=[])
-    return parser.parse_known_args()[0]
+@contextmanager
+def _given_to_basicsr(opt: dict[str, Any]) -> Iterator[None]:
+    """Have BasicSR's ``parse_options`` read these options, in place of the file that it opens.
+
+    It would construct any Python object that the file names, take the last of two equal keys, and fail over numbers in
+    quotes, which are numbers by now.
+    """
+    from basicsr.utils import options
+
+    class Loader:
+        def __init__(self, stream: Any) -> None:
+            pass
+
+        def get_single_data(self) -> dict[str, Any]:
+            return copy.deepcopy(opt)
+
+        def dispose(self) -> None:
+            pass
+
+    stock = options.ordered_yaml
+    options.ordered_yaml = lambda: (Loader, yaml.SafeDumper)
+    try:
+        yield
+    finally:
+        options.ordered_yaml = stock
+
+
+def _is_countable(opt: dict[str, Any]) -> bool:
+    """Whether going through all values comes to an end, and soon: aliases can make a short file endless."""
+    waiting: list[Any] = [opt]
+    for _ in range(_MOST_VALUES):
+        if not waiting:
+            return True
+        value = waiting.pop()
+        if isinstance(value, (dict, list)):
+            waiting.extend(value.values() if isinstance(value, dict) else value)
+    return False
 
 
 def _forced_value(entry: str, value: str) -> Any:

@@ -7,14 +7,15 @@ import importlib.util
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from pydantic import ValidationError
 
-from dstnet_arch.errors import OptionsError
+from dstnet_arch.errors import DataError, OptionsError
 from dstnet_arch.toolbox.options_sections import (
     DistParams,
     IoBackend,
@@ -41,12 +42,18 @@ from dstnet_arch.toolbox.options_sections import (
 from dstnet_arch.toolbox.registration import names
 from dstnet_arch.weights.released import RELEASED
 
+if TYPE_CHECKING:
+    from dstnet_arch.data.frame_source import FrameSource
+
 MODEL = 'VideoDeblurModel'
 DATASETS: dict[str, tuple[str, type[Section]]] = {
     'train': ('VideoDeblurTrainDataset', TrainDataset),
     'val': ('VideoDeblurTestDataset', TestDataset),
     'test': ('VideoDeblurTestDataset', TestDataset),
 }
+# Sides of crops that networks take: multiples of the first number, from the second one on.
+_CROPS = {'BasicVSRPlusPlus': (4, 256)}
+_PARAM_KEYS = ('params', 'params_ema', 'state_dict')
 LOSSES = ('pixel_opt', 'frequency_opt', 'perceptual_opt')
 SECTIONS: dict[str, type[Section]] = {
     '': TopLevel,
@@ -282,8 +289,10 @@ class _Check:
             right = self.section(model, values, path)
             if 'io_backend' in right:
                 self.section(IoBackend, values.get('io_backend', {}), f'{path}:io_backend')
-            self.roots(right, path)
+            sources = self.sources(right, path)
             if phase == 'train':
+                self.crop(right, path)
+                self.clips(right, sources, path)
                 self.batch_size = right.get('batch_size_per_gpu')
                 self.loading(right, num_gpu, path)
                 if right and 'manual_seed' in self.opt:  # the data set sees its own section only
@@ -295,11 +304,71 @@ class _Check:
         elif not datasets:
             self.add('datasets', 'empty; give at least one data set under test')
 
-    def roots(self, dataset: Mapping[str, Any], path: str) -> None:
-        for key in ('dataroot_lq', 'dataroot_gt'):
-            root = dataset.get(key)
-            if self.check_paths and root is not None and not os.path.exists(root):
+    def sources(self, dataset: Mapping[str, Any], path: str) -> dict[str, FrameSource]:
+        """The data roots, opened: names and headers are read, no frame."""
+        from dstnet_arch.data.frame_source import open_source
+
+        backend = (dataset.get('io_backend') or {}).get('type', 'auto')
+        sources: dict[str, FrameSource] = {}
+        for key in ('dataroot_lq', 'dataroot_gt') if self.check_paths else ():
+            if dataset.get(key) is None:
+                continue
+            root = os.path.expanduser(dataset[key])
+            if not os.path.exists(root):
                 self.add(f'{path}:{key}', f'{_absent(root)}. {_how_to_make(root)}')
+                continue
+            with suppress(OptionsError):  # a wrong backend was named where it stands
+                try:
+                    sources[key] = open_source(root, backend)
+                except DataError as error:
+                    self.add(f'{path}:{key}', str(error))
+        return sources
+
+    def crop(self, dataset: Mapping[str, Any], path: str) -> None:
+        """Ours take any size; some of BasicSR's networks do not."""
+        network, size = self.opt.get('network_g'), dataset.get('gt_size')
+        kind = network.get('type') if isinstance(network, dict) else None
+        multiple, least = _CROPS.get(str(kind), (1, 1))
+        if size is not None and (size % multiple or size < least):
+            self.add(
+                f'{path}:gt_size',
+                f'{size} given, which {kind} does not take; allowed: multiples of {multiple} from {least} on',
+            )
+
+    def clips(self, dataset: Mapping[str, Any], sources: Mapping[str, FrameSource], path: str) -> None:
+        """What is drawn must fit into every video."""
+        size, length, intervals = (dataset.get(key) for key in ('gt_size', 'num_frame', 'interval_list'))
+        if size is not None:
+            smaller = []
+            for source in sources.values():
+                with suppress(DataError):  # a first frame that is no picture: the data set lists all of those
+                    sides = [(min(source.shape(clip, names[0])), clip) for clip, names in source.clips.items()]
+                    smaller += [(side, clip, source.root) for side, clip in sides if side < size]
+            if smaller:
+                side, name, root = min(smaller)
+                self.add(
+                    f'{path}:gt_size',
+                    f'{size} given, but frames of {name} in {root} have a side of {side}; allowed: at most {side}',
+                )
+        if not sources or length is None or not intervals:
+            return
+        lengths = [
+            (len(frames), clip, source.root) for source in sources.values() for clip, frames in source.clips.items()
+        ]
+        span = (length - 1) * min(intervals) + 1
+        shortest, clip, root = min(lengths)
+        if shortest < span:
+            self.add(
+                f'{path}:num_frame',
+                f'{length} given, which takes {span} frames at interval {min(intervals)}, but {clip} in {root} has '
+                f'{shortest}; allowed: at most {(shortest - 1) // min(intervals) + 1}',
+            )
+        elif (length - 1) * max(intervals) + 1 > (longest := max(lengths)[0]):
+            self.add(
+                f'{path}:interval_list',
+                f'{show(intervals)} given, but {length} frames at interval {max(intervals)} take more than the '
+                f'{longest} of the longest video; allowed: at most {(longest - 1) // (length - 1)}',
+            )
 
     def loading(self, dataset: Mapping[str, Any], num_gpu: int | None, path: str) -> None:
         if dataset.get('persistent_workers') and dataset.get('num_worker_per_gpu') == 0:
@@ -322,10 +391,14 @@ class _Check:
 
     def paths(self) -> None:
         path = self.section(Paths, self.opt['path'], 'path')
+        key = path.get('param_key_g')
+        if key not in (None, *_PARAM_KEYS) and (near := get_close_matches(str(key), _PARAM_KEYS, 1, 0.7)):
+            self.add('path:param_key_g', f'{key} given, which no checkpoint has; the nearest right one is {near[0]}')
         states = Path(self.opt['path'].get('training_states') or f'experiments/{self.opt.get("name")}/training_states')
         state, weights = path.get('resume_state'), path.get('pretrain_network_g')
         if not self.check_paths:
             return
+        state, weights = (path and os.path.expanduser(path) for path in (state, weights))  # as BasicSR does
         if self.is_train and state is not None and not os.path.isfile(state):
             self.add('path:resume_state', f'{_absent(state)}. {_what_else(state)}')
         # A resumed run takes its weights from where its state is.
@@ -337,7 +410,7 @@ class _Check:
         values = self.opt['train']
         train = self.section(Train, values, 'train')
         self.autocast(train, num_gpu, 'train')
-        self.batch(train.get('accum_iter'), num_gpu)
+        self.batch(train.get('accum_iter'))
         if train.get('optim_g') is not None:
             self.typed('optimizer', OptimizerArguments, values['optim_g'], 'train:optim_g')
         if train.get('scheduler') is not None:
@@ -348,16 +421,12 @@ class _Check:
         if all(key in train and train[key] is None for key in LOSSES):
             self.add('train', f'no loss given; give at least one of {", ".join(LOSSES)}')
 
-    def batch(self, parts: int | None, num_gpu: int | None) -> None:
-        if parts is None or self.batch_size is None:
-            return
-        # DataParallel's one process loads the batches of all its GPUs.
-        batch = self.batch_size * (1 if self.opt.get('dist') else num_gpu or 1)
-        if batch % parts:
+    def batch(self, parts: int | None) -> None:
+        if parts is not None and self.batch_size is not None and self.batch_size % parts:
             self.add(
                 'train:accum_iter',
-                f'{parts} given, which does not divide a batch of {batch}; allowed: a divisor of it, or another '
-                'datasets:train:batch_size_per_gpu',
+                f'{parts} given, which does not divide a batch of {self.batch_size}; allowed: a divisor of it, or '
+                'another datasets:train:batch_size_per_gpu',
             )
 
     def schedule(self, total_iter: int | None) -> None:

@@ -22,8 +22,8 @@ Count = Annotated[int, Field(ge=1)]
 Amp = Literal['none', 'bf16', 'fp16']
 # BasicSR's parser works with these before they can be coerced: no numbers.
 FilePath = Annotated[str, Field(min_length=1, strict=True)]
-# These names become names of folders and files.
-FileName = Annotated[str, Field(pattern=r'^[^/\\]*[^/\\.][^/\\]*$')]
+# These names become names of folders and files, on Windows too.
+FileName = Annotated[str, Field(pattern=r'^[^/\\:\x00-\x1f]*[^/\\:\x00-\x1f.][^/\\:\x00-\x1f]*$')]
 
 
 class Section(BaseModel):
@@ -416,7 +416,7 @@ def _words(schema: dict[str, Any]) -> str:
         bounds = ' and '.join(f'{sign} {schema[bound]}' for bound, sign in signs.items() if bound in schema)
         return f'{"whole number" if kind == "integer" else kind} {bounds}'.strip()
     if kind == 'string':
-        return 'text without slashes' if 'pattern' in schema else 'text'
+        return 'text without slashes and colons' if 'pattern' in schema else 'text'
     return {'boolean': 'true or false', 'null': '~', 'object': 'a section'}.get(str(kind), 'any value')
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from dstnet_arch.errors import DSTNetError
+from dstnet_arch.toolbox.options import given_options, read_options
 
 
 def train(arguments: Sequence[str]) -> None:
@@ -30,4 +31,6 @@ def _run(name: str, arguments: Sequence[str]) -> None:
         ) from error
     # BasicSR reads the arguments, and copies the command line into the folder of the run.
     sys.argv = [f'dstnet {name}', *arguments]
+    if file := given_options().opt:
+        read_options(file, whoevers=True)  # this command runs nothing that stands in an options file
     getattr(module, f'{name}_pipeline')(os.getcwd())
