@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -55,10 +56,15 @@ class ChannelFilterNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W), H and W at least 4 -> filters (N, C, 3, 3)."""
-        n, c = x.shape[:2]
-        x = self.stage1(F.avg_pool2d(x, 2))
-        x = self.stage2(F.max_pool2d(x, 2))
-        return self.to_filter(x.mean(dim=(2, 3), keepdim=True)).view(n, c, 3, 3)
+        return self.make_filters(self.features(x).mean(dim=(2, 3), keepdim=True))
+
+    def features(self, x: Tensor) -> Tensor:
+        """What the filters are made from, as its mean over the frame: (N, C, H, W) -> (N, C, H/4, W/4)."""
+        return self.stage2(F.max_pool2d(self.stage1(F.avg_pool2d(x, 2)), 2))
+
+    def make_filters(self, mean: Tensor) -> Tensor:
+        """(N, C, 1, 1) -> (N, C, 3, 3)."""
+        return self.to_filter(mean).view(*mean.shape[:2], 3, 3)
 
 
 class GatedBlock(nn.Module):
@@ -100,10 +106,10 @@ class GatedBlock(nn.Module):
                 out[start + offset * batch : stop + offset * batch] += part
         return out[batch:-batch]
 
-    def gate_features(self, z: Tensor) -> Tensor:
-        """(N, 8C, H, W) -> (N, 4C, H, W)."""
+    def gate_features(self, z: Tensor, make_gate: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """(N, 8C, H, W) -> (N, 4C, H, W); `make_gate`: in place of this block's own, for parts of a frame."""
         z1, z2 = z.chunk(2, dim=1)
-        return self.make_gate(z1) * z2  # Eq. (2)
+        return (make_gate or self.make_gate)(z1) * z2  # Eq. (2)
 
 
 class CWGDN(GatedBlock):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial, reduce
-from itertools import chain
 from typing import NamedTuple, cast
 
 import torch
@@ -24,6 +23,22 @@ FRAMES_PER_BLOCK = 2
 """How far one `GatedBlock` sees, in frames to each side: its two temporal convolutions see one each."""
 
 
+class Held(NamedTuple):
+    """What a block knows of the two frames that arrived last: t + 1 and, before it, t + 2.
+
+    `result` is the block's output as far as it is known; None for a frame beyond the end of the video.
+    """
+
+    norm1: Tensor
+    norm2: Tensor
+    result1: Tensor | None
+    result2: Tensor | None
+
+
+Advance = Callable[[GatedBlock, 'Held | None', 'Tensor | None'], 'tuple[Tensor | None, Held]']
+Gate = Callable[[Tensor], Tensor]
+
+
 class Stages(NamedTuple):
     """The parts of a network. Frames are (B, 3, H, W), their sides such as `VideoNet.restore` takes them.
 
@@ -36,6 +51,7 @@ class Stages(NamedTuple):
         forward: one step of the forward propagation: (backward result of this frame, forward result of the frame
             before or None) -> result.
         finish: (frame, forward result) -> restored frame.
+        advance: takes one frame into one of `blocks`, as the function of this name.
     """
 
     encode: Callable[[Tensor], Tensor]
@@ -44,6 +60,7 @@ class Stages(NamedTuple):
     backward: Callable[[Tensor, Tensor | None], Tensor]
     forward: Callable[[Tensor, Tensor | None], Tensor]
     finish: Callable[[Tensor, Tensor], Tensor]
+    advance: Advance
 
     @property
     def reach(self) -> int:
@@ -52,7 +69,7 @@ class Stages(NamedTuple):
 
     def explore(self, features: Iterable[Tensor]) -> Iterator[Tensor]:
         """`blocks` over the features of all frames, last frame first -> the same, each as soon as it is known."""
-        return reduce(explore_backward, self.blocks, iter(features))
+        return reduce(partial(explore_backward, self.advance), self.blocks, iter(features))
 
 
 def stages_of(net: nn.Module) -> Stages:
@@ -71,7 +88,7 @@ def stages_of(net: nn.Module) -> Stages:
 def _dstnet_stages(net: DSTNet) -> Stages:
     blocks = [cast(GatedBlock, block) for block in net.cwgdn]
     if net.propagation == 'none':
-        return Stages(net.low_band, blocks, net.synthesize, _keep_current, _keep_current, net.finish)
+        return Stages(net.low_band, blocks, net.synthesize, keep_current, keep_current, net.finish, advance)
     return Stages(
         encode=net.low_band,
         blocks=blocks,
@@ -79,6 +96,7 @@ def _dstnet_stages(net: DSTNet) -> Stages:
         backward=partial(propagate_step, net.backward_dtff, boundary=net.boundary),
         forward=partial(propagate_step, net.forward_dtff, boundary=net.boundary),
         finish=lambda frame, result: net.finish(frame, net.narrow(result)),
+        advance=advance,
     )
 
 
@@ -90,56 +108,61 @@ def _dstnet_plus_stages(net: DSTNetPlus) -> Stages:
         backward=partial(propagate_step, net.backward_dtff, boundary=net.boundary),
         forward=partial(propagate_step, net.forward_dtff, boundary=net.boundary),
         finish=net.finish,
+        advance=advance,
     )
 
 
-def _keep_current(current: Tensor, previous: Tensor | None) -> Tensor:
+def keep_current(current: Tensor, previous: Tensor | None) -> Tensor:
+    """A step of a propagation that there is not."""
     return current
 
 
-class _Held(NamedTuple):
-    """What a block knows of the two frames that arrived last: t + 1 and, before it, t + 2.
-
-    `result` is the block's output as far as it is known; None for a frame beyond the end of the video.
-    """
-
-    norm1: Tensor
-    norm2: Tensor
-    result1: Tensor | None
-    result2: Tensor | None
-
-
-def explore_backward(frames: Iterable[Tensor], block: GatedBlock) -> Iterator[Tensor]:
+def explore_backward(advance: Advance, frames: Iterable[Tensor], block: GatedBlock) -> Iterator[Tensor]:
     """A CWGDN block in reverse time, with three frames inside it at a time.
 
     Args:
+        advance: takes one frame into the block, as the function of this name.
         frames: features (B, C, H, W) of each frame, last frame first.
         block: the block.
 
     Yields:
         What `block` makes of the frames taken together, last frame first; each one after two more have arrived.
     """
-    frames = iter(frames)
-    last = next(frames, None)
-    if last is None:
-        return
-    beyond = torch.zeros_like(last)  # features after the last frame and before the first
-    held = _Held(block.norm(last), beyond, last, None)
-    for frame in chain(frames, (None,)):
-        finished, held = _advance(block, held, frame, beyond)
+    held: Held | None = None
+    for frame in frames:
+        finished, held = advance(block, held, frame)
         if finished is not None:
             yield finished
-    assert held.result2 is not None
-    yield held.result2
+    if held is not None:
+        finished, held = advance(block, held, None)
+        if finished is not None:
+            yield finished
+        assert held.result2 is not None
+        yield held.result2
 
 
-def _advance(block: GatedBlock, held: _Held, frame: Tensor | None, beyond: Tensor) -> tuple[Tensor | None, _Held]:
+def advance(
+    block: GatedBlock, held: Held | None, frame: Tensor | None, gate: Gate | None = None
+) -> tuple[Tensor | None, Held]:
     """Take in frame t, or what lies before the first one (None): frame t + 1 has both neighbours now, and t + 2 is
-    finished."""
-    norm = beyond if frame is None else block.norm(frame)
+    finished.
+
+    Args:
+        block: the block.
+        held: what it knows of the frames after t; None: there are none.
+        frame: its features (B, C, H, W).
+        gate: in place of the block's own `make_gate`.
+
+    Returns:
+        The result of frame t + 2, where there is such a frame; what the block knows now.
+    """
+    if held is None:
+        assert frame is not None
+        return None, Held(block.norm(frame), torch.zeros_like(frame), frame, None)
+    norm = torch.zeros_like(held.norm1) if frame is None else block.norm(frame)
     wide = temporal_gather(torch.cat([norm, held.norm1, held.norm2]), block.project_in.weight, norm.shape[0])
-    to_next, to_itself, to_previous = temporal_scatter(block.gate_features(wide), block.project_out.weight)
+    to_next, to_itself, to_previous = temporal_scatter(block.gate_features(wide, gate), block.project_out.weight)
     finished = None if held.result2 is None else held.result2 + to_next
     result = None if frame is None else frame + to_previous
     result1 = None if held.result1 is None else held.result1 + to_itself
-    return finished, _Held(norm, held.norm1, result, result1)
+    return finished, Held(norm, held.norm1, result, result1)
