@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data_prep.blur_model import Image, blurry_and_sharp
+from data_prep.blur_model import Image, blurry_and_sharp, power_law
 from data_prep.convert import convert
 from data_prep.errors import PrepError
 from data_prep.layouts import GOPRO
@@ -192,7 +192,7 @@ def _render(
             values = []
             clip = partial / plan.split / plan.name
             for number, (blurry, sharp) in enumerate(
-                blurry_and_sharp(film(photograph, path, plan.size), camera.subframes, gamma=camera.gamma),
+                blurry_and_sharp(film(photograph, path, plan.size), camera.subframes, response=power_law(camera.gamma)),
                 start=plan.first_number,
             ):
                 for folder, image in ((BLUR_FOLDER, blurry), ('sharp', sharp)):

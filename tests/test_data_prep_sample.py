@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from data_prep.__main__ import main
-from data_prep.blur_model import average_in_linear_light, blurry_and_sharp
+from data_prep.blur_model import average_in_linear_light, blurry_and_sharp, power_law
 from data_prep.errors import PrepError
 from data_prep.layouts import GOPRO
 from data_prep.lmdb_format import read_meta_info
@@ -42,7 +42,7 @@ def random_frames(count: int, dtype: type = np.uint8, size: tuple[int, ...] = (3
 def test_average_against_a_naive_one(dtype: type, gamma: float) -> None:
     frames = random_frames(7, dtype)
     peak = float(np.iinfo(dtype).max)
-    result = average_in_linear_light(iter(frames), gamma)
+    result = average_in_linear_light(iter(frames), power_law(gamma))
     assert result.dtype == dtype
     for position in np.ndindex(frames[0].shape):
         light = math.fsum((float(frame[position]) / peak) ** gamma for frame in frames) / len(frames)
@@ -51,8 +51,8 @@ def test_average_against_a_naive_one(dtype: type, gamma: float) -> None:
 
 def test_light_adds_up_differently_from_stored_values() -> None:
     black, white = np.zeros((2, 2, 3), np.uint8), np.full((2, 2, 3), 255, np.uint8)
-    assert average_in_linear_light([black, white], 1.0)[0, 0, 0] == 128
-    assert average_in_linear_light([black, white], 2.2)[0, 0, 0] == 186  # 255 * 0.5 ** (1 / 2.2) = 186.09
+    assert average_in_linear_light([black, white], power_law(1))[0, 0, 0] == 128
+    assert average_in_linear_light([black, white], power_law(2.2))[0, 0, 0] == 186  # 255 * 0.5 ** (1 / 2.2) = 186.09
 
 
 @pytest.mark.parametrize('dtype', [np.uint8, np.uint16])
@@ -81,7 +81,7 @@ def test_average_errors() -> None:
     with pytest.raises(ValueError, match='differ'):
         average_in_linear_light([frame, frame.astype(np.uint16)])
     with pytest.raises(ValueError, match='gamma'):
-        average_in_linear_light([frame], 0)
+        average_in_linear_light([frame], power_law(0))
 
 
 @pytest.mark.parametrize(
