@@ -295,12 +295,13 @@ def test_non_contiguous_input_is_read_right_and_left_alone() -> None:
 
 
 def test_chunked_inference_is_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    net, x = small_net(num_cwgdn=2), clip(2, 5, 3, 32, 16)
-    whole = net(x).detach()
-    for pixels in (1, 3 * 32 * 16, 10**9):
-        monkeypatch.setattr(video_net, '_CHUNK_PIXELS', pixels)
-        with torch.no_grad():
-            assert (net(x) - whole).abs().max() < 1e-11 * whole.abs().max()
+    x = clip(2, 5, 3, 96, 16)
+    for net in (small_net(num_cwgdn=2), small_net(propagation='bilinear'), small_plus()):
+        whole = net(x).detach()
+        for pixels in (1, 48 * 16, 3 * 96 * 16, 10**9):  # strips, larger strips, a few frames, all
+            monkeypatch.setattr(video_net, '_CHUNK_PIXELS_CPU', pixels)
+            with torch.no_grad():
+                assert (net(x) - whole).abs().max() < 1e-11 * whole.abs().max()
 
 
 @pytest.mark.parametrize(

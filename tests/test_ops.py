@@ -248,6 +248,15 @@ def test_conv_haar_equals_its_steps(layout: Callable[[Tensor], Tensor], dtype: t
     assert_same(
         lambda x, w: conv_haar_high(x, w, level), lambda x, w: conv_haar_reference(x, w, bias, level)[1], x, weight
     )
+    mix, mix_bias = rand(15, 5, 1, 1, dtype=dtype, seed=3), rand(15, dtype=dtype, seed=4)
+    assert_same(
+        lambda x, w, m, b: conv_haar_high(x, w, level, m, b),
+        lambda x, w, m, b: F.conv2d(conv_haar_reference(x, w, bias, level)[1], m, b, groups=3),
+        x,
+        weight,
+        mix,
+        mix_bias,
+    )
 
 
 @LAYOUTS

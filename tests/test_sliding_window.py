@@ -80,7 +80,7 @@ def test_without_gradients_few_windows_are_made_at_a_time(monkeypatch: pytest.Mo
     whole = net(clip)
     made: list[int] = []
     net.network.register_forward_pre_hook(lambda module, inputs: made.append(len(inputs[0])))
-    monkeypatch.setattr('dstnet_arch.archs.video_net._CHUNK_PIXELS', 4 * 2 * 64)  # four frames of both clips
+    monkeypatch.setattr('dstnet_arch.archs.video_net._CHUNK_PIXELS_CPU', 4 * 2 * 64)  # four frames of both clips
     with torch.no_grad():
         torch.testing.assert_close(net(clip), whole)
     assert made == [8, 8, 2]

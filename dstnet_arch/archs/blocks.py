@@ -28,7 +28,7 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C, H, W)."""
-        return x + self.conv2(leaky_relu(self.conv1(x)))
+        return self.conv2(leaky_relu(self.conv1(x))).add_(x)
 
 
 def residual_blocks(num_feat: int, num_block: int) -> nn.Sequential:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from dstnet_arch.archs.blocks import leaky_relu
 from dstnet_arch.ops.channel_filter import channel_filter
+from dstnet_arch.ops.haar_conv import conv_haar_high
 from dstnet_arch.ops.temporal_conv import temporal_conv, temporal_gather, temporal_scatter
 
 EXPANSION = 4  # the gate and the gated features have 4C channels each; Section 3.1 writes 8C for both
@@ -145,3 +146,18 @@ class HighBandNet(nn.Module):
     def forward(self, high: Tensor) -> Tensor:
         """(N, 3C, H, W) -> (N, 3C, H, W)."""
         return self.conv2(leaky_relu(self.conv1(high)))
+
+    def from_frames(self, frames: Tensor, weight: Tensor, level: int) -> Tensor:
+        """The same for the high bands of frames' features, which are not made: the extraction of the features, the Haar
+        analysis and the first convolution are one.
+
+        Args:
+            frames: (N, 3, H, W).
+            weight: of the 3x3 convolution that makes the features, (C, 3, 3, 3).
+            level: of the Haar analysis, 1 or 2.
+
+        Returns:
+            (N, 3C, H/2^level, W/2^level).
+        """
+        mixed = conv_haar_high(frames, weight, level, self.conv1.weight, self.conv1.bias)
+        return self.conv2(leaky_relu(mixed))

@@ -33,7 +33,7 @@ from dstnet_arch.archs.propagation import Boundary
 from dstnet_arch.archs.released_keys import DSTNET, count_modules
 from dstnet_arch.archs.video_net import VideoNet, chunk_size
 from dstnet_arch.ops.haar import haar_synthesis
-from dstnet_arch.ops.haar_conv import conv_haar_high, conv_haar_low, haar_conv
+from dstnet_arch.ops.haar_conv import conv_haar_low, haar_conv
 
 Spatial = Literal['cwgdn', 'gmlp', 'none']
 Fusion = Literal['gated', 'blend', 'none']
@@ -133,10 +133,10 @@ class DSTNet(VideoNet):
         """(T·B, 3, H, W), time-major, H and W multiples of 16 -> restored frames, the same shape."""
         low2 = self.low_band(frames)  # (T·B, C, H/4, W/4)
         low2 = self.explore(low2, num_frame)  # (T·B, C, H/4, W/4)
-        low1 = self.by_chunks(self.synthesize, frames, low2)  # (T·B, C, H/2, W/2)
+        low1 = self.by_parts(self.synthesize, frames, low2)  # (T·B, C, H/2, W/2)
         if self.propagation != 'none':
             low1 = self.narrow(self.propagate(self.widen(low1), num_frame))  # (T·B, C, H/2, W/2)
-        return self.by_chunks(self.finish, frames, low1)  # (T·B, 3, H, W)
+        return self.by_parts(self.finish, frames, low1)  # (T·B, 3, H, W)
 
     # The features' high bands bypass the spatial and the temporal part, and are made from the frames where they are
     # wanted: that repeats a fraction of a per cent of the network's work, and no band is kept for the whole clip.
@@ -151,17 +151,18 @@ class DSTNet(VideoNet):
             if torch.is_grad_enabled():
                 low2 = block(low2, num_frame)
             else:
-                low2 = cast(GatedBlock, block).forward_by_chunks(low2, num_frame, chunk_size(16 * low2[0, 0].numel()))
+                at_once = chunk_size(16 * low2[0, 0].numel(), low2.device)
+                low2 = cast(GatedBlock, block).forward_by_chunks(low2, num_frame, at_once)
         return low2
 
     def synthesize(self, frames: Tensor, low2: Tensor) -> Tensor:
         """Features of the first level from the second's: (N, 3, H, W), (N, C, H/4, W/4) -> (N, C, H/2, W/2)."""
-        return haar_synthesis(low2, self.high_band2(conv_haar_high(frames, self.extract.weight, level=2)))
+        return haar_synthesis(low2, self.high_band2.from_frames(frames, self.extract.weight, level=2))
 
     def finish(self, frames: Tensor, low1: Tensor) -> Tensor:
         """Restored frames: (N, 3, H, W), (N, C, H/2, W/2) -> (N, 3, H, W)."""
         if self.propagation == 'bilinear':
             return self.reconstruct(upsample_without_haar(low1)) + frames
-        high1 = self.high_band1(conv_haar_high(frames, self.extract.weight, level=1))  # (N, 3C, H/2, W/2)
+        high1 = self.high_band1.from_frames(frames, self.extract.weight, level=1)  # (N, 3C, H/2, W/2)
         residual = haar_conv(low1, high1, self.reconstruct.weight, self.reconstruct.bias)  # Eq. (9), then N_f
         return residual + frames  # Eq. (10)

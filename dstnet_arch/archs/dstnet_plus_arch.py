@@ -17,7 +17,7 @@ from dstnet_arch.archs.blocks import init_refinement, residual_blocks
 from dstnet_arch.archs.cwgdn import HighBandNet
 from dstnet_arch.archs.released_keys import DSTNET_PLUS, count_modules
 from dstnet_arch.archs.video_net import VideoNet
-from dstnet_arch.ops.haar_conv import conv_haar_high, conv_haar_low, haar_conv
+from dstnet_arch.ops.haar_conv import conv_haar_low, haar_conv
 from dstnet_arch.ops.pixel_filter import TAPS, pixel_filter
 
 
@@ -137,7 +137,7 @@ class DSTNetPlus(VideoNet):
         """(T·B, 3, H, W), time-major, H and W even and at least 16 -> restored frames, the same shape."""
         low = self.low_band(frames)  # (T·B, C, H/2, W/2)
         low = self.propagate(low, num_frame)  # (T·B, C, H/2, W/2)
-        return self.by_chunks(self.finish, frames, low)  # (T·B, 3, H, W)
+        return self.by_parts(self.finish, frames, low)  # (T·B, 3, H, W)
 
     def low_band(self, frames: Tensor) -> Tensor:
         """Low band of the shallow features: (N, 3, H, W) -> (N, C, H/2, W/2)."""
@@ -145,5 +145,5 @@ class DSTNetPlus(VideoNet):
 
     def finish(self, frames: Tensor, low: Tensor) -> Tensor:
         """Restored frames: (N, 3, H, W), (N, C, H/2, W/2) -> (N, 3, H, W)."""
-        high = self.high_band2(conv_haar_high(frames, self.extract.weight, level=1))  # (N, 3C, H/2, W/2)
+        high = self.high_band2.from_frames(frames, self.extract.weight, level=1)  # (N, 3C, H/2, W/2)
         return haar_conv(low, high, self.reconstruct.weight, self.reconstruct.bias) + frames

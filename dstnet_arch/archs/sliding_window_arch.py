@@ -61,7 +61,7 @@ class SlidingWindow(nn.Module):
         padded = reflect_pad(clip, height, width)
         recompute = self.gradient_checkpointing and torch.is_grad_enabled()
         # Windows hold each frame num_frame times: all at once only where their gradients are kept anyway.
-        at_once = t if torch.is_grad_enabled() and not recompute else chunk_size(b * height * width)
+        at_once = t if torch.is_grad_enabled() and not recompute else chunk_size(b * height * width, clip.device)
         network = partial(checkpoint, self.network, use_reentrant=False) if recompute else self.network
         restored = [self._restore(network, padded[:, window]) for window in self.windows(t).split(at_once)]
         return torch.cat(restored, dim=1)[..., :h, :w]

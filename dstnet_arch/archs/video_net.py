@@ -15,9 +15,13 @@ from dstnet_arch.archs.propagation import Boundary, propagate
 from dstnet_arch.archs.released_keys import KeyTable, from_released
 from dstnet_arch.ops.reflect_pad import reflect_pad
 
-# Without gradients, work that needs no neighbouring frames is done for so many pixels at a time (a 720p frame, or
-# sixteen of 256x256), so that maps at full frame size exist for a few frames only, whatever the length of the clip.
+# Without gradients, work that needs no neighbouring frames is done for so many pixels at a time, so that maps of some
+# hundred channels never exist for a whole clip. On an accelerator this is a 720p frame, or sixteen of 256x256. On a CPU
+# it is a strip of a frame: what is smaller than the caches stays there, and its memory is used again, where large
+# blocks would be asked of the system each time.
 _CHUNK_PIXELS = 2**20
+_CHUNK_PIXELS_CPU = 2**14
+_STRIP_HALO = 2  # rows at a strip's edges that are computed twice: `finish` is two 3x3 convolutions at most
 
 CONFIG_KEY = '_extra_state'
 
@@ -104,12 +108,26 @@ class VideoNet(nn.Module):
         frames = propagate(self._step(self.forward_dtff), frames, boundary=self.boundary)  # Eq. (8)
         return torch.cat(frames)
 
-    def by_chunks(self, function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
-        """Apply a function of single frames, to a few of them at a time where no gradients are wanted."""
+    def by_parts(self, function: Callable[[Tensor, Tensor], Tensor], frames: Tensor, low: Tensor) -> Tensor:
+        """Apply a function of single frames to a few of them, or to a strip of one, at a time where no gradients are
+        wanted.
+
+        Args:
+            function: (N, 3, H, W), (N, C, H/s, W/s) -> (N, C', H/r, W/r), in which no row depends on rows of the second
+                argument more than `_STRIP_HALO` away.
+            frames: (N, 3, H, W).
+            low: (N, C, H/s, W/s).
+
+        Returns:
+            ``function(frames, low)``.
+        """
         if torch.is_grad_enabled():
-            return function(*tensors)
-        size = chunk_size(tensors[0][0, 0].numel())
-        return torch.cat([function(*chunk) for chunk in zip(*(x.split(size) for x in tensors), strict=True)])
+            return function(frames, low)
+        num, width = chunk_size(frames[0, 0].numel(), frames.device), frames.shape[-1]
+        scale = frames.shape[-2] // low.shape[-2]
+        rows = max(chunk_size(scale * width, frames.device), 8 * _STRIP_HALO)
+        few = zip(frames.split(num), low.split(num), strict=True)
+        return torch.cat([_by_strips(function, x, y, rows) for x, y in few])
 
     def _step(self, dtff: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
         if self.gradient_checkpointing and torch.is_grad_enabled():
@@ -136,9 +154,23 @@ class VideoNet(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
-def chunk_size(pixels: int) -> int:
+def chunk_size(pixels: int, device: torch.device) -> int:
     """How many frames of `pixels` pixels to work on at a time."""
-    return max(1, _CHUNK_PIXELS // pixels)
+    return max(1, (_CHUNK_PIXELS_CPU if device.type == 'cpu' else _CHUNK_PIXELS) // pixels)
+
+
+def _by_strips(function: Callable[[Tensor, Tensor], Tensor], frames: Tensor, low: Tensor, rows: int) -> Tensor:
+    """``function(frames, low)``, made in strips of so many rows of `low`."""
+    height = low.shape[-2]
+    if height <= rows + 2 * _STRIP_HALO:
+        return function(frames, low)
+    scale, strips = frames.shape[-2] // height, []
+    for start in range(0, height, rows):
+        first, last = max(start - _STRIP_HALO, 0), min(start + rows + _STRIP_HALO, height)
+        strip = function(frames[..., scale * first : scale * last, :], low[..., first:last, :])
+        grown = strip.shape[-2] // (last - first)
+        strips.append(strip[..., grown * (start - first) : grown * (min(start + rows, height) - first), :])
+    return torch.cat(strips, dim=-2)
 
 
 def stored_config(extra_state: Tensor) -> dict[str, Any]:

@@ -36,19 +36,26 @@ def conv_haar_low(x: Tensor, weight: Tensor, bias: Tensor | None, level: int) ->
     return F.conv2d(x, merge_conv_haar(weight, level, 0), bias, stride=2**level, padding=1)
 
 
-def conv_haar_high(x: Tensor, weight: Tensor, level: int) -> Tensor:
+def conv_haar_high(
+    x: Tensor, weight: Tensor, level: int, mix: Tensor | None = None, mix_bias: Tensor | None = None
+) -> Tensor:
     """The high bands of `conv_haar_reference`, by one convolution; the bias is the same in a whole block and cancels.
 
     Args:
         x: (N, C_in, H, W), H and W multiples of 2 ** level.
         weight: (C, C_in, 3, 3).
         level: 1 or 2, which level's high bands.
+        mix: (3C, C, 1, 1), a 1x1 convolution of the bands, each by its own C filters, which is merged, too.
+        mix_bias: (3C,), its bias.
 
     Returns:
         (N, 3C, H/2^level, W/2^level), ordered as in `haar_analysis`.
     """
     merged = torch.cat([merge_conv_haar(weight, level, band) for band in (1, 2, 3)])
-    return F.conv2d(x, merged, stride=2**level, padding=1)
+    if mix is not None:
+        c = weight.shape[0]
+        merged = torch.bmm(mix.view(3, c, c), merged.view(3, c, -1)).view_as(merged)
+    return F.conv2d(x, merged, mix_bias, stride=2**level, padding=1)
 
 
 def merge_conv_haar(weight: Tensor, level: int, band: int) -> Tensor:
