@@ -10,6 +10,7 @@ from importlib import import_module
 KINDS = {
     'forward': 'restoring a clip: time and memory, against the plain schedule',
     'train': 'forward and backward: time and memory, against the plain schedule',
+    'data': 'making an LMDB, against stock BasicSR, and loading training samples from it',
 }
 
 
