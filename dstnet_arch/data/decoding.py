@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from data_prep.image_check import PNG, check_png
 from data_prep.lmdb_format import parse_raw_header
 from dstnet_arch.data.augment import Window
 
@@ -44,6 +45,11 @@ def decode(data: NDArray[np.uint8], window: Window | None = None) -> tuple[NDArr
 def _decode_whole(data: NDArray[np.uint8]) -> NDArray[np.uint8] | None:
     """(H, W, 3) BGR, or None for what is no whole picture."""
     # OpenCV before 5 fills the rest of a truncated JPEG with gray and says nothing. The end marker is in no scan.
+    if data[: len(PNG)].tobytes() == PNG:
+        try:
+            check_png(data.data, checksums=False)
+        except ValueError:
+            return None
     if data[:2].tobytes() == b'\xff\xd8' and b'\xff\xd9' not in data[2:].tobytes():
         return None
     try:
