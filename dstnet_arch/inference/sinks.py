@@ -15,7 +15,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,14 @@ from torch import Tensor
 
 from dstnet_arch.data.frame_source import IMAGE_EXTENSIONS
 from dstnet_arch.errors import DataError, OptionsError
-from dstnet_arch.files import atomic_file
+from dstnet_arch.files import atomic_file, incomplete_path
 from dstnet_arch.inference.pictures import Picture, write_png
 
 PARTIAL_SUFFIX = '.partial'
+
+_JOB, _LOCK = 'job.json', 'lock'
+_BEFORE_THE_JOB = {_LOCK, incomplete_path(Path(_JOB)).name}
+"""All that a run can leave that was ended before it had noted its job."""
 
 Job = Mapping[str, Any]
 """What determines a result, by names that its user knows; values as JSON has them."""
@@ -93,7 +97,7 @@ class PictureSink(Sink):
         self._target = Path(os.path.abspath(target))
         self._partial = self._target.with_name(self._target.name + PARTIAL_SUFFIX)
         self._frames, self._state_file = self._partial / 'frames', self._partial / 'state.pt'
-        self._job_file = self._partial / 'job.json'
+        self._job_file = self._partial / _JOB
         self._names, self._job, self._overwrite = list(names), dict(job), overwrite
         self.position, self.state = 0, None
         going_on = resume and self._job_file.exists()
@@ -101,7 +105,7 @@ class PictureSink(Sink):
             self._check_free()
         with self._explained():
             self._partial.mkdir(parents=True, exist_ok=True)
-            self._lock = FileLock(self._partial / 'lock')
+            self._lock = FileLock(self._partial / _LOCK)
             try:
                 self._lock.acquire(blocking=False)
             except Timeout:
@@ -138,13 +142,13 @@ class PictureSink(Sink):
                 self._target.rmdir()  # there was nothing in it
             os.rename(self._frames, self._target)
         self._lock.release()
-        shutil.rmtree(self._partial, ignore_errors=True)
+        _remove(self._partial)
 
     def close(self) -> None:
         self._pool.shutdown(cancel_futures=True)
         self._lock.release()
         if self._frames.is_dir() and not any(self._frames.iterdir()):
-            shutil.rmtree(self._partial, ignore_errors=True)
+            _remove(self._partial)
 
     def _path(self, position: int) -> Path:
         return self._frames / f'{self._names[position]}.png'
@@ -164,7 +168,8 @@ class PictureSink(Sink):
             if leftover.exists():
                 shutil.rmtree(leftover)
         self._state_file.unlink(missing_ok=True)
-        self._job_file.write_text(json.dumps({'overwrite': self._overwrite, **self._job}, indent=2), encoding='utf-8')
+        with atomic_file(self._job_file) as file:
+            file.write(json.dumps({'overwrite': self._overwrite, **self._job}, indent=2).encode())
         self._frames.mkdir()
 
     def _go_on(self) -> None:
@@ -202,7 +207,7 @@ class PictureSink(Sink):
                 self._check_replaceable()
         elif os.path.lexists(self._target):
             raise OptionsError(f'{self._target} is a file; the restored frames need a folder of their own.')
-        if self._partial.exists() and any(self._partial.iterdir()):
+        if self._partial.exists() and not _is_bare(self._partial):
             if not self._job_file.exists():
                 raise OptionsError(f'{self._partial} is in the way, and was not made by this command. Move it away.')
             if not self._overwrite:
@@ -240,6 +245,19 @@ def is_finished(target: Path, names: Sequence[str]) -> bool:
     if not target.is_dir() or (partial / 'frames').exists():
         return False
     finished = sorted(entry.name for entry in target.iterdir()) == sorted(f'{name}.png' for name in names)
-    if finished and (partial / 'job.json').exists():
-        shutil.rmtree(partial, ignore_errors=True)
+    if finished and partial.is_dir() and ((partial / _JOB).exists() or _is_bare(partial)):
+        _remove(partial)
     return finished
+
+
+def _is_bare(partial: Path) -> bool:
+    return {entry.name for entry in partial.iterdir()} <= _BEFORE_THE_JOB
+
+
+def _remove(partial: Path) -> None:
+    """Remove what a run has used. The job goes last: by it, what is left after a kill is known to be ours."""
+    with suppress(OSError):
+        for entry in partial.iterdir():
+            if entry.name != _JOB:
+                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+    shutil.rmtree(partial, ignore_errors=True)
