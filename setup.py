@@ -90,7 +90,7 @@ setup(
     # setuptools' finder module, costs no time at the start of the interpreter.
     package_dir={'': '.'},
     packages=find_packages(include=['dstnet_arch', 'dstnet_arch.*', 'data_prep', 'data_prep.*']),
-    package_data={'dstnet_arch': ['py.typed', 'metrics/*.json']},
+    package_data={'dstnet_arch': ['py.typed', 'metrics/*.json', 'ops/native.c']},
     python_requires='>=3.10',
     install_requires=[
         'torch',

@@ -5,12 +5,32 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dstnet_arch.ops.conv3x3 import conv3x3
+
 NEGATIVE_SLOPE = 0.1  # of every LeakyReLU in the network
 
 
 def leaky_relu(x: Tensor) -> Tensor:
     """LeakyReLU of the network's slope, in place: the convolution before it does not need its own output again."""
     return F.leaky_relu(x, NEGATIVE_SLOPE, inplace=True)
+
+
+class Conv3x3(nn.Conv2d):
+    """3x3 convolution, zero padding, with what follows it: see `dstnet_arch.ops.conv3x3`.
+
+    Args:
+        in_channels: channels in.
+        out_channels: channels out.
+    """
+
+    bias: Tensor
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(in_channels, out_channels, 3, padding=1)
+
+    def forward(self, x: Tensor, slope: float | None = None, residual: Tensor | None = None) -> Tensor:
+        """(N, C_in, H, W) -> (N, C_out, H, W)."""
+        return conv3x3(x, self.weight, self.bias, slope, residual)
 
 
 class ResidualBlock(nn.Module):
@@ -23,12 +43,12 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, num_feat: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(num_feat, num_feat, 3, padding=1)
-        self.conv2 = nn.Conv2d(num_feat, num_feat, 3, padding=1)
+        self.conv1 = Conv3x3(num_feat, num_feat)
+        self.conv2 = Conv3x3(num_feat, num_feat)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C, H, W)."""
-        return self.conv2(leaky_relu(self.conv1(x))).add_(x)
+        return self.conv2(self.conv1(x, slope=NEGATIVE_SLOPE), residual=x)
 
 
 def residual_blocks(num_feat: int, num_block: int) -> nn.Sequential:

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dstnet_arch.archs.blocks import init_refinement, leaky_relu, residual_blocks
+from dstnet_arch.archs.blocks import NEGATIVE_SLOPE, Conv3x3, init_refinement, residual_blocks
 from dstnet_arch.ops.pixel_filter import TAPS, pixel_filter
 
 NUM_FILTER_BLOCK = 3  # residual blocks at each of D_p's two scales
@@ -21,13 +21,13 @@ class GatedFusion(nn.Module):
 
     def __init__(self, num_feat: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(2 * num_feat, 2 * num_feat, 3, padding=1)
-        self.gate1 = nn.Conv2d(num_feat, num_feat, 3, padding=1)
-        self.gate2 = nn.Conv2d(num_feat, num_feat, 3, padding=1)
+        self.conv = Conv3x3(2 * num_feat, 2 * num_feat)
+        self.gate1 = Conv3x3(num_feat, num_feat)
+        self.gate2 = Conv3x3(num_feat, num_feat)
 
     def forward(self, current: Tensor, propagated: Tensor) -> Tensor:
         """(B, C, H, W), (B, C, H, W) -> (B, C, H, W)."""
-        x1, x2 = leaky_relu(self.conv(torch.cat([current, propagated], dim=1))).chunk(2, dim=1)
+        x1, x2 = self.conv(torch.cat([current, propagated], dim=1), slope=NEGATIVE_SLOPE).chunk(2, dim=1)
         return x1 * torch.sigmoid(self.gate1(x1)) + x2 * torch.sigmoid(self.gate2(x2))  # Eq. (3)
 
 

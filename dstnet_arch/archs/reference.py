@@ -21,6 +21,7 @@ from dstnet_arch.archs.dtff import DTFF, GatedFusion, PixelFilterNet
 from dstnet_arch.archs.propagation import propagate
 from dstnet_arch.ops.channel_filter import channel_filter_reference
 from dstnet_arch.ops.haar import haar_analysis_reference, haar_synthesis_reference
+from dstnet_arch.ops.native import native
 from dstnet_arch.ops.pixel_filter import pixel_filter_reference
 from dstnet_arch.ops.temporal_conv import temporal_conv_reference
 
@@ -44,7 +45,10 @@ class PlainDSTNet(DSTNet):
 
     def restore(self, frames: Tensor, num_frame: int) -> Tensor:
         """(T·B, 3, H, W), time-major, H and W multiples of 16 -> restored frames, the same shape."""
-        frames = frames.contiguous()
+        with native(False):
+            return self._restore(frames.contiguous(), num_frame)
+
+    def _restore(self, frames: Tensor, num_frame: int) -> Tensor:
         features = self.extract(frames)
         low1, high1 = haar_analysis_reference(features)
         low2, high2 = haar_analysis_reference(low1)

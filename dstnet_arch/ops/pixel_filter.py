@@ -21,6 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from dstnet_arch.ops import native
+
 TAPS = 9  # s_p = 3 in the paper: 3 x 3
 
 
@@ -56,6 +58,12 @@ def pixel_filter(features: Tensor, *filters: Tensor) -> Tensor:
     filters = tuple(f.to(features.dtype) for f in filters)  # they may differ under autocast
     if torch.is_grad_enabled() and any(t.requires_grad for t in (features, *filters)):
         return _PixelFilter.apply(features, *filters)
+    return _forward(features, *filters)
+
+
+def _forward(features: Tensor, *filters: Tensor) -> Tensor:
+    if native.usable(features, features.shape[1]):
+        return native.pixel_filter(features, *filters)
     return _filter(features, [_by_tap(f) for f in filters])
 
 
@@ -91,7 +99,7 @@ class _PixelFilter(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, features: Tensor, *filters: Tensor) -> Tensor:
         ctx.save_for_backward(features, *filters)
-        return _filter(features, [_by_tap(f) for f in filters])
+        return _forward(features, *filters)
 
     @staticmethod
     @once_differentiable

@@ -1,0 +1,227 @@
+/* Two operations of the network for CPUs, float32, in channels-last layout: the 3x3 convolution and the pixel filter.
+ *
+ * Plain C with the vector extensions of GCC and Clang: the same source for AVX-512, AVX2 and NEON. The caller, native.py,
+ * answers for every argument; nothing is checked here. Results do not depend on the number of threads.
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#if defined(__AVX512F__)
+enum { LANES = 16, PANEL = 2, ROWS = 12 }; /* 24 of 32 registers hold results */
+#elif defined(__aarch64__)
+enum { LANES = 4, PANEL = 4, ROWS = 6 };
+#else
+enum { LANES = 8, PANEL = 2, ROWS = 6 }; /* 12 of 16 */
+#endif
+typedef float vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef int mask __attribute__((vector_size(4 * LANES)));
+
+/* Input and output channels are multiples of this. */
+int channel_multiple(void) { return LANES * PANEL; }
+
+/* --- 3x3 convolution: Winograd's F(4x4, 3x3) (Lavin and Gray, CVPR 2016) ---
+ *
+ * Each 4x4 tile of the result comes from 6x6 inputs: both are transformed, and in between stand 36 matrix products over
+ * the channels, a quarter of the multiplications of the direct form.
+ */
+enum { TILE = 4, SIDE = 6, POINTS = SIDE * SIDE };
+
+/* The six points of the transform are 0, +-A, +-B and infinity. With 5/8 and 3/2 rounding errors are a quarter of what
+ * they are with the usual 1 and 2, and all constants are exact. */
+#define A 0.625f
+#define B 1.5f
+
+/* One row of the input transform: six values, `in` apart, to six, `out` apart. */
+static inline void transform_input(const vec *d, int in, vec *t, int out) {
+    const vec d0 = d[0], d1 = d[in], d2 = d[2 * in], d3 = d[3 * in], d4 = d[4 * in], d5 = d[5 * in];
+    const vec even_a = d4 - B * B * d2, odd_a = A * (d3 - B * B * d1);
+    const vec even_b = d4 - A * A * d2, odd_b = B * (d3 - A * A * d1);
+    t[0] = A * A * B * B * d0 - (A * A + B * B) * d2 + d4;
+    t[out] = even_a + odd_a;
+    t[2 * out] = even_a - odd_a;
+    t[3 * out] = even_b + odd_b;
+    t[4 * out] = even_b - odd_b;
+    t[5 * out] = A * A * B * B * d1 - (A * A + B * B) * d3 + d5;
+}
+
+/* One row of the output transform: six values, `in` apart, to four, `out` apart. */
+static inline void transform_output(const vec *m, int in, vec *y, int out) {
+    const vec m1 = m[in], m2 = m[2 * in], m3 = m[3 * in], m4 = m[4 * in];
+    const vec sum_a = m1 + m2, difference_a = m1 - m2, sum_b = m3 + m4, difference_b = m3 - m4;
+    y[0] = m[0] + sum_a + sum_b;
+    y[out] = A * difference_a + B * difference_b;
+    y[2 * out] = A * A * sum_a + B * B * sum_b;
+    y[3 * out] = A * A * A * difference_a + B * B * B * difference_b + m[5 * in];
+}
+
+static inline vec leaky(vec y, float slope) {
+    const mask positive = y > 0.0f;
+    return (vec)(((mask)y & positive) | ((mask)(slope * y) & ~positive));
+}
+
+/* A part of a matrix product: v (ROWS, k) times PANEL vectors of u (k, n) to the same of m (ROWS, n). */
+static inline void multiply(const float *v, const float *u, float *m, long k, long n) {
+    vec sum[ROWS][PANEL];
+#pragma GCC unroll 16
+    for (int r = 0; r < ROWS; r++)
+#pragma GCC unroll 16
+        for (int p = 0; p < PANEL; p++) sum[r][p] = (vec){0};
+    for (long i = 0; i < k; i++) {
+        vec column[PANEL];
+#pragma GCC unroll 16
+        for (int p = 0; p < PANEL; p++) column[p] = *(const vec *)(u + i * n + p * LANES);
+#pragma GCC unroll 16
+        for (int r = 0; r < ROWS; r++)
+#pragma GCC unroll 16
+            for (int p = 0; p < PANEL; p++) sum[r][p] += v[r * k + i] * column[p];
+    }
+#pragma GCC unroll 16
+    for (int r = 0; r < ROWS; r++)
+#pragma GCC unroll 16
+        for (int p = 0; p < PANEL; p++) *(vec *)(m + r * n + p * LANES) = sum[r][p];
+}
+
+/* ROWS tiles at a time go through all three steps, so that what is between them stays in the caches.
+ *
+ * out = leaky(conv3x3(x) + bias) + residual; zeros around the frame.
+ *
+ * x (n, h, w, cin); u (36, cin, cout), the transformed weights; bias (cout); residual like out, or NULL; out
+ * (n, h, w, cout); slope of the leaky ReLU, 1 for none. Returns 0, or 1 where memory is short.
+ */
+int conv3x3(const float *x, const float *u, const float *bias, const float *residual, float *out, long n, long h, long w,
+            long cin, long cout, float slope, int threads) {
+    const long down = (h + TILE - 1) / TILE, across = (w + TILE - 1) / TILE, tiles = n * down * across;
+    const long blocks = (tiles + ROWS - 1) / ROWS;
+    int failed = 0;
+#pragma omp parallel num_threads(threads) if (blocks > 1)
+    {
+        float *v = aligned_alloc(64, sizeof(float) * POINTS * ROWS * cin);
+        float *m = aligned_alloc(64, sizeof(float) * POINTS * ROWS * cout);
+        float *edge = aligned_alloc(64, sizeof(float) * POINTS * cin);
+        if (!v || !m || !edge) {
+#pragma omp atomic write
+            failed = 1;
+        }
+#pragma omp barrier
+        if (!failed) {
+            memset(v, 0, sizeof(float) * POINTS * ROWS * cin);
+#pragma omp for schedule(dynamic, 1)
+            for (long block = 0; block < blocks; block++) {
+                const long first = block * ROWS, count = first + ROWS < tiles ? ROWS : tiles - first;
+                for (long t = 0; t < count; t++) {
+                    const long tile = first + t, frame = tile / (down * across);
+                    const long top = tile / across % down * TILE - 1, left = tile % across * TILE - 1;
+                    const float *patch = x + ((frame * h + top) * w + left) * cin;
+                    long row = w * cin;
+                    if (top < 0 || left < 0 || top + SIDE > h || left + SIDE > w) {
+                        memset(edge, 0, sizeof(float) * POINTS * cin);
+                        for (long i = top < 0 ? -top : 0; i < SIDE && top + i < h; i++)
+                            for (long j = left < 0 ? -left : 0; j < SIDE && left + j < w; j++)
+                                memcpy(edge + (i * SIDE + j) * cin, patch + i * row + j * cin, sizeof(float) * cin);
+                        patch = edge;
+                        row = SIDE * cin;
+                    }
+                    for (long c = 0; c < cin; c += LANES) {
+                        vec d[SIDE][SIDE], half[SIDE][SIDE];
+                        for (int i = 0; i < SIDE; i++)
+                            for (int j = 0; j < SIDE; j++) d[i][j] = *(const vec *)(patch + i * row + j * cin + c);
+                        for (int j = 0; j < SIDE; j++) transform_input(&d[0][j], SIDE, &half[0][j], SIDE);
+                        for (int i = 0; i < SIDE; i++) {
+                            vec line[SIDE];
+                            transform_input(half[i], 1, line, 1);
+                            for (int j = 0; j < SIDE; j++)
+                                *(vec *)(v + ((i * SIDE + j) * ROWS + t) * cin + c) = line[j];
+                        }
+                    }
+                }
+                for (int point = 0; point < POINTS; point++)
+                    for (long c = 0; c < cout; c += LANES * PANEL)
+                        multiply(v + point * ROWS * cin, u + point * cin * cout + c, m + point * ROWS * cout + c, cin, cout);
+                for (long t = 0; t < count; t++) {
+                    const long tile = first + t, frame = tile / (down * across);
+                    const long top = tile / across % down * TILE, left = tile % across * TILE;
+                    const long high = h - top < TILE ? h - top : TILE, wide = w - left < TILE ? w - left : TILE;
+                    for (long c = 0; c < cout; c += LANES) {
+                        vec d[SIDE][SIDE], half[TILE][SIDE];
+                        for (int p = 0; p < POINTS; p++)
+                            d[p / SIDE][p % SIDE] = *(const vec *)(m + (p * ROWS + t) * cout + c);
+                        for (int j = 0; j < SIDE; j++) transform_output(&d[0][j], SIDE, &half[0][j], SIDE);
+                        const vec offset = *(const vec *)(bias + c);
+                        for (long i = 0; i < high; i++) {
+                            vec line[TILE];
+                            transform_output(half[i], 1, line, 1);
+                            const long at = ((frame * h + top + i) * w + left) * cout + c;
+                            for (long j = 0; j < wide; j++) {
+                                vec y = leaky(line[j] + offset, slope);
+                                if (residual) y += *(const vec *)(residual + at + j * cout);
+                                *(vec *)(out + at + j * cout) = y;
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        free(v);
+        free(m);
+        free(edge);
+    }
+    return failed;
+}
+
+/* --- Pixel filter, Eq. (4), with the bilinear resizing of its filters (align_corners=False) on the way ---
+ *
+ * features (n, h, w, c); filters (n, low_h, low_w, 9, c); out like features: set, or, with `add`, added to. Returns 0,
+ * or 1 where memory is short.
+ */
+int pixel_filter(const float *features, const float *filters, float *out, long n, long h, long w, long c, long low_h,
+                 long low_w, int add, int threads) {
+    enum { TAPS = 9 };
+    const long low_row = low_w * TAPS * c;
+    int failed = 0;
+#pragma omp parallel num_threads(threads) if (n * h > threads)
+    {
+        float *line = aligned_alloc(64, sizeof(float) * low_row); /* a row of filters, resized in height */
+        if (!line) {
+#pragma omp atomic write
+            failed = 1;
+        }
+#pragma omp barrier
+        if (!failed) {
+#pragma omp for schedule(static)
+            for (long row = 0; row < n * h; row++) {
+                const long frame = row / h, y = row % h;
+                float at = (y + 0.5f) * low_h / h - 0.5f;
+                at = at > 0.0f ? at : 0.0f;
+                const long y0 = (long)at < low_h - 1 ? (long)at : low_h - 1, y1 = y0 + 1 < low_h ? y0 + 1 : y0;
+                const float part = at - y0;
+                const float *upper = filters + (frame * low_h + y0) * low_row;
+                const float *lower = filters + (frame * low_h + y1) * low_row;
+                for (long k = 0; k < low_row; k++) line[k] = upper[k] + part * (lower[k] - upper[k]);
+                for (long x = 0; x < w; x++) {
+                    float place = (x + 0.5f) * low_w / w - 0.5f;
+                    place = place > 0.0f ? place : 0.0f;
+                    const long x0 = (long)place < low_w - 1 ? (long)place : low_w - 1, x1 = x0 + 1 < low_w ? x0 + 1 : x0;
+                    const float share = place - x0;
+                    const float *left = line + x0 * TAPS * c, *right = line + x1 * TAPS * c;
+                    const float *centre = features + (row * w + x) * c;
+                    float *result = out + (row * w + x) * c;
+                    for (long k = 0; k < c; k += LANES) {
+                        vec sum = add ? *(const vec *)(result + k) : (vec){0};
+                        for (long i = -1; i <= 1; i++) {
+                            if (y + i < 0 || y + i >= h) continue;
+                            for (long j = -1; j <= 1; j++) {
+                                if (x + j < 0 || x + j >= w) continue;
+                                const long tap = (3 * (i + 1) + j + 1) * c + k;
+                                const vec a = *(const vec *)(left + tap), b = *(const vec *)(right + tap);
+                                sum += (a + share * (b - a)) * *(const vec *)(centre + (i * w + j) * c + k);
+                            }
+                        }
+                        *(vec *)(result + k) = sum;
+                    }
+                }
+            }
+        }
+        free(line);
+    }
+    return failed;
+}
