@@ -39,6 +39,11 @@ def set_rng_states(states: Mapping[str, Any]) -> None:
     random.setstate((version, tuple(internal.tolist()), gauss))
     name, keys, *rest = states['numpy']
     np.random.set_state((name, keys.cpu().numpy().astype(np.uint32), *rest))  # noqa: NPY002 - as above
+    set_torch_rng_states(states)
+
+
+def set_torch_rng_states(states: Mapping[str, Any]) -> None:
+    """Put PyTorch's random generators alone into the states that `rng_states` gave."""
     torch.set_rng_state(states['torch'].cpu())
     if torch.cuda.is_available():
         for device, state in zip(range(torch.cuda.device_count()), states['cuda'], strict=False):

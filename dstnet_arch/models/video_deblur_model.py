@@ -10,10 +10,12 @@ from copy import deepcopy
 from datetime import date
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 import torch
+from basicsr.data import build_dataset
 from basicsr.losses import build_loss
 from basicsr.metrics import calculate_metric
 from basicsr.models.sr_model import SRModel
@@ -36,7 +38,13 @@ from dstnet_arch.models.evaluation import Evaluation, Image, evaluate, image_pat
 from dstnet_arch.models.loss_watch import LossWatch
 from dstnet_arch.models.reporting import uncounted_frames, write_result_table, write_scores
 from dstnet_arch.models.self_ensemble import RESTORATIONS, self_ensemble
-from dstnet_arch.models.training_state import resume_optimizer, resume_scheduler, rng_states, set_rng_states
+from dstnet_arch.models.training_state import (
+    resume_optimizer,
+    resume_scheduler,
+    rng_states,
+    set_rng_states,
+    set_torch_rng_states,
+)
 
 AUTOCAST_DTYPES = {'none': None, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 """What `train.amp` and `val.amp` can be."""
@@ -158,7 +166,7 @@ class VideoDeblurModel(SRModel):
         self.accum_iter = int(train_opt.get('accum_iter') or 1)
         self.grad_clip = float(train_opt.get('grad_clip') or 0)
         self.loss_watch = LossWatch()
-        self._resumed_rng: dict[str, Any] | None = None
+        self._rng_of_next_step: dict[str, Any] | None = None
         if train_opt.get('gradient_checkpointing'):
             if not hasattr(net, 'gradient_checkpointing'):
                 raise OptionsError(
@@ -411,6 +419,7 @@ class VideoDeblurModel(SRModel):
         if current_iter == -1:
             return
         rng = self._on_all_ranks(rng_states)
+        self._rng_of_next_step = rng[self.opt['rank']]
         if self.opt['rank'] != 0:
             return
         state = {
@@ -451,21 +460,27 @@ class VideoDeblurModel(SRModel):
         if self.scaler.is_enabled() and resume_state.get('scaler'):
             self.scaler.load_state_dict(resume_state['scaler'])
         self._resume_best(resume_state)
+        self._make_up_for_validation(resume_state['iter'])
         rng = resume_state.get('rng', [])
         if len(rng) == self.opt['world_size']:
-            self._resumed_rng = rng[self.opt['rank']]
-            self._restore_rng(keep=True)
+            self._rng_of_next_step = rng[self.opt['rank']]
+            set_rng_states(self._rng_of_next_step)
         else:
             get_root_logger().warning(
                 f'The training state holds random generators of {len(rng)} processes, for {self.opt["world_size"]} '
                 'here: they start from manual_seed instead.'
             )
 
-    def _restore_rng(self, keep: bool = False) -> None:
-        """Called twice: between resuming and the first step, BasicSR makes its loader, which draws random numbers."""
-        if self._resumed_rng is not None:
-            set_rng_states(self._resumed_rng)
-            self._resumed_rng = self._resumed_rng if keep else None
+    def _restore_rng(self) -> None:
+        """Have the step after a checkpoint draw the same numbers, whether the run was resumed there or not.
+
+        In between, loaders draw a seed from PyTorch's generator whenever they begin an epoch, also the one that a
+        resumed run has just made, and metrics may draw. Python's and NumPy's generators may already have been used for
+        the data of this step, and so are left alone.
+        """
+        if self._rng_of_next_step is not None:
+            set_torch_rng_states(self._rng_of_next_step)
+            self._rng_of_next_step = None
 
     def _resume_best(self, resume_state: Mapping[str, Any]) -> None:
         # Scores are no longer comparable where the metrics or the protocol were changed meanwhile.
@@ -483,6 +498,22 @@ class VideoDeblurModel(SRModel):
                 means = summary[f'mean_over_{self.protocol.over}']['restored']
                 if summary['protocol'] == self.protocol.name and means.keys() == self.metrics.keys():
                     self._update_best(summary['dataset'], means, iteration)
+
+    def _make_up_for_validation(self, iteration: int) -> None:
+        """Validate the iteration that the run goes on from, if it was stopped between saving and validating it."""
+        freq = self.val_opt.get('val_freq')
+        if not freq or not self.metrics or iteration % freq or iteration >= self.opt['train'].get('total_iter', 0):
+            return  # after the last iteration, BasicSR validates in any case
+        for phase, dataset_opt in self.opt.get('datasets', {}).items():
+            if phase.split('_')[0] != 'val' or not dataset_opt.get('dataroot_gt'):
+                continue
+            name = dataset_opt['name']
+            scores = self._scores_folder() / f'{name}_{iteration}_summary.json'
+            if self._on_all_ranks(scores.exists)[0]:  # rank 0 writes them
+                continue
+            get_root_logger().info(f'{name} was not validated at iteration {iteration}: that is made up for.')
+            dataset = build_dataset(dataset_opt)
+            self.validation(SimpleNamespace(dataset=dataset), iteration, None, self.val_opt.get('save_img', False))
 
     def _classes(self) -> list[str]:
         return [type(part).__name__ for part in (*self.optimizers, *self.schedulers)]

@@ -1,0 +1,143 @@
+"""A training run that is as small as possible, and comparisons of what runs leave behind."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+import yaml
+from torch import Tensor
+
+NAME = 'tiny'
+VAL_FREQ = 15
+
+
+def make_videos(root: Path, num_video: int, num_frame: int, size: tuple[int, int] = (24, 24), seed: int = 0) -> None:
+    """Write random sharp videos, and blurry ones beside: ``root/{sharp,blurry}/<video>/<frame>.png``."""
+    rng = np.random.default_rng(seed)
+    for video in range(num_video):
+        for frame in range(num_frame):
+            sharp = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
+            for kind, image in {'sharp': sharp, 'blurry': cv2.blur(sharp, (3, 1))}.items():
+                path = root / kind / f'video{video}' / f'{frame:03}.png'
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(cv2.imencode('.png', image)[1].tobytes())
+
+
+def train_options(total_iter: int, save_freq: int, val_freq: int) -> dict[str, Any]:
+    """Options of a run in which everything that can be resumed is there: averaged weights, a schedule, scores."""
+    network = {'type': 'DSTNet', 'num_feat': 8, 'num_block': 1, 'num_cwgdn': 1}
+    return {
+        'name': NAME,
+        'model_type': 'VideoDeblurModel',
+        'num_gpu': 0,
+        'manual_seed': 0,
+        'datasets': {
+            'train': {
+                'name': 'train',
+                'type': 'VideoDeblurTrainDataset',
+                'dataroot_lq': 'data/train/blurry',
+                'dataroot_gt': 'data/train/sharp',
+                'num_frame': 2,
+                'gt_size': 16,
+                'use_hflip': True,
+                'use_rot': True,
+                'num_worker_per_gpu': 0,
+                'batch_size_per_gpu': 2,
+                'dataset_enlarge_ratio': 1,
+            },
+            'val': {
+                'name': 'val',
+                'type': 'VideoDeblurTestDataset',
+                'dataroot_lq': 'data/val/blurry',
+                'dataroot_gt': 'data/val/sharp',
+                'clip_length': 3,
+            },
+        },
+        'network_g': network,
+        'path': {'pretrain_network_g': None, 'resume_state': None, 'strict_load_g': True},
+        'train': {
+            'total_iter': total_iter,
+            'optim_g': {'type': 'AdamW', 'lr': 1e-3},
+            'scheduler': {
+                'type': 'CosineAnnealingRestartLR',
+                'periods': [total_iter],
+                'restart_weights': [1],
+                'eta_min': 1e-7,
+            },
+            'pixel_opt': {'type': 'CharbonnierLoss'},
+            'frequency_opt': {'type': 'FrequencyLoss'},
+            'ema_decay': 0.99,
+        },
+        'val': {
+            'val_freq': val_freq,
+            'save_img': True,
+            'pbar': False,
+            'metrics': {'psnr': {'type': 'calculate_psnr', 'crop_border': 0}},
+        },
+        'logger': {'print_freq': 5, 'save_checkpoint_freq': save_freq, 'use_tb_logger': False},
+    }
+
+
+def make_project(folder: Path, total_iter: int = 90, save_freq: int = 5, val_freq: int = VAL_FREQ) -> Path:
+    """Data and ``train.yml`` in a new folder, to start ``basicsr.train`` in. Every sixth checkpoint ends an epoch."""
+    make_videos(folder / 'data' / 'train', num_video=2, num_frame=7)
+    make_videos(folder / 'data' / 'val', num_video=2, num_frame=4, size=(16, 20), seed=1)
+    (folder / 'train.yml').write_text(yaml.safe_dump(train_options(total_iter, save_freq, val_freq)))
+    return folder
+
+
+def run_folder(project: Path) -> Path:
+    """Where a training run in this project keeps what it makes."""
+    return project / 'experiments' / NAME
+
+
+def differences(run: Path, reference: Path) -> Iterator[str]:
+    """How what a run has made differs from what another has: weights, states, pictures and scores, bit for bit."""
+    for folder in ('models', 'training_states', 'scores', 'visualization'):
+        names = [_files(root / folder) for root in (run, reference)]
+        for name in sorted(names[0] ^ names[1]):
+            yield f'{folder}/{name} is {"one too many" if name in names[0] else "missing"}'
+        for name in sorted(names[0] & names[1]):
+            a, b = (_content(root / folder / name) for root in (run, reference))
+            yield from (f'{folder}/{name}: {place}' for place in _unequal(a, b))
+
+
+def _files(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob('*') if path.is_file()}
+
+
+def _content(path: Path) -> Any:
+    if path.suffix in ('.pth', '.state'):
+        return torch.load(path, map_location='cpu', weights_only=True)
+    if path.suffix == '.json':
+        content = json.loads(path.read_text())
+        content.pop('date')
+        return content
+    return re.sub(r'\d{4}-\d\d-\d\d', '', path.read_text()) if path.suffix == '.csv' else path.read_bytes()
+
+
+def _unequal(a: Any, b: Any, place: str = '') -> Iterator[str]:
+    if isinstance(a, Mapping) and isinstance(b, Mapping) and a.keys() == b.keys():
+        for key in a:
+            yield from _unequal(a[key], b[key], f'{place}.{key}')
+    elif isinstance(a, list | tuple) and isinstance(b, list | tuple) and len(a) == len(b):
+        for i, pair in enumerate(zip(a, b, strict=True)):
+            yield from _unequal(*pair, f'{place}[{i}]')
+    elif isinstance(a, Tensor) and isinstance(b, Tensor):
+        same = a.shape == b.shape and a.dtype == b.dtype
+        # As bytes: numbers that are not numbers are equal to themselves, too, and 0 differs from -0.
+        if not same or _bytes(a) != _bytes(b):
+            yield f'{place} differs'
+    elif a != b:
+        yield f'{place} is {a!r}, not {b!r}' if len(repr((a, b))) < 200 else f'{place} differs'
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    return tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes()
