@@ -7,7 +7,7 @@ import skimage.metrics
 import torch
 from naive_metrics import naive_ssim3d
 
-from dstnet_arch.metrics import ssim3d as ssim3d_module
+from dstnet_arch.metrics import ssim as ssim_module
 from dstnet_arch.metrics.psnr import psnr
 from dstnet_arch.metrics.ssim3d import calculate_ssim3d, ssim3d
 
@@ -85,7 +85,7 @@ def test_strips_leave_no_seams(monkeypatch):
     a, b = image_pair(45, 16)
     expected = naive_ssim3d(a, b)
     for rows in (1, 7, 44, 45, 46):
-        monkeypatch.setattr(ssim3d_module, 'CPU_STRIP_ROWS', rows)
+        monkeypatch.setattr(ssim_module, 'CPU_STRIP_ROWS', rows)
         assert ssim3d(to_tensor(a), to_tensor(b)).item() == pytest.approx(expected, abs=1e-12)
 
 

@@ -6,8 +6,10 @@ checked when the data set is made: BasicSR's loaders handle errors that come lat
 
 from __future__ import annotations
 
+import os
 from bisect import bisect_right
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from itertools import accumulate
 from typing import Any
 
@@ -24,6 +26,7 @@ from dstnet_arch.data.pairing import find_problems, open_sources, raise_problems
 from dstnet_arch.data.sampler import VideoDeblurSampler
 from dstnet_arch.errors import OptionsError
 
+_MOST_THREADS = 8  # for reading; beyond, the memory is the limit
 _SAMPLE = 1  # marks the random numbers of a sample; those of the sampler are marked otherwise
 
 
@@ -177,16 +180,17 @@ class VideoDeblurTestDataset(Dataset[dict[str, Any]]):
         if not 0 <= index < len(self):
             raise IndexError(f'index {index} of a data set of {len(self)}')
         video, clip = self._clips[index]
+        threads = 1 if get_worker_info() is not None else min(_MOST_THREADS, os.cpu_count() or 1)
         frames = self.videos[video][clip.start : clip.stop]
         item = {
-            'lq': read_frames(self.lq, video, frames),
+            'lq': read_frames(self.lq, video, frames, threads=threads),
             'video': video,
             'frames': frames,
             'keep': (clip.keep_start - clip.start, clip.keep_stop - clip.start),
             'lq_path': f'{self.lq.root}/{video}',
         }
         if self.gt is not None:
-            item['gt'] = read_frames(self.gt, video, frames)
+            item['gt'] = read_frames(self.gt, video, frames, threads=threads)
         return item
 
 
@@ -195,20 +199,29 @@ def read_frames(
     clip: str,
     frames: list[str],
     augment: Augmentation | None = None,
+    threads: int = 1,
 ) -> Tensor:
-    """Frames of a clip, of each only what the augmentation needs: (T, 3, H, W), float32 RGB in [0, 1]."""
-    clip_tensor = None
-    for number, frame in enumerate(frames):
+    """Frames of a clip, of each only what the augmentation needs: (T, 3, H, W), float32 RGB in [0, 1].
+
+    Decoding leaves Python's lock, so threads help where no other processes read.
+    """
+    size = source.shape(clip, frames[0]) if augment is None else (augment.size, augment.size)
+    tensor = torch.empty(len(frames), 3, *size)
+
+    def read(number: int) -> None:
         if augment is None:
-            image = source.read(clip, frame)
+            image = source.read(clip, frames[number])
         else:
-            image = np.ascontiguousarray(augment.flip(source.read(clip, frame, augment.window)))
-        if clip_tensor is None:
-            clip_tensor = torch.empty(len(frames), 3, *image.shape[:2])
-        clip_tensor[number].copy_(torch.from_numpy(image).permute(2, 0, 1))
-    if clip_tensor is None:
-        raise ValueError('no frames to read')
-    return clip_tensor.div_(255)
+            image = np.ascontiguousarray(augment.flip(source.read(clip, frames[number], augment.window)))
+        tensor[number].copy_(torch.from_numpy(image).permute(2, 0, 1)).div_(255)
+
+    if threads == 1:
+        for number in range(len(frames)):
+            read(number)
+    else:
+        with ThreadPoolExecutor(threads, thread_name_prefix='read') as pool:
+            list(pool.map(read, range(len(frames))))
+    return tensor
 
 
 def _keep_opencv_in_one_thread() -> None:

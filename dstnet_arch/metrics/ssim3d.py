@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -11,19 +10,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-RADIUS = 5
-SIGMA = 1.5
-C1 = (0.01 * 255) ** 2
-C2 = (0.03 * 255) ** 2
-
-# On a CPU a frame is worked through in strips of this many rows, so that what is read eleven times stays in cache:
-# five times quicker at 1280x720 than whole planes.
-CPU_STRIP_ROWS = 32
-
-
-def _gaussian_taps() -> list[float]:
-    taps = [math.exp(-(offset**2) / (2 * SIGMA**2)) for offset in range(-RADIUS, RADIUS + 1)]
-    return [tap / math.fsum(taps) for tap in taps]
+from dstnet_arch.metrics.ssim import RADIUS, TAPS, blur_axis, check_batches, ssim_sum
 
 
 def _channel_matrix() -> list[list[float]]:
@@ -39,7 +26,6 @@ def _channel_matrix() -> list[list[float]]:
     return matrix
 
 
-TAPS = _gaussian_taps()
 CHANNEL_MATRIX = _channel_matrix()
 
 
@@ -72,15 +58,7 @@ def ssim3d(a: Tensor, b: Tensor, dtype: torch.dtype = torch.float64) -> Tensor:
         ValueError: shapes that differ or are not (N, 3, H, W), or another `dtype`.
         TypeError: inputs that are neither uint8 nor floating point.
     """
-    if a.shape != b.shape or a.dim() != 4 or a.shape[1] != 3 or a[0:1].numel() == 0:
-        raise ValueError(
-            f'ssim3d: expected two batches of one shape (N, 3, H, W), got {tuple(a.shape)} and {tuple(b.shape)}'
-        )
-    for images in (a, b):
-        if not (images.is_floating_point() or images.dtype == torch.uint8):
-            raise TypeError(f'ssim3d: expected uint8 or floating point values in 0..255, got {images.dtype}')
-    if dtype not in (torch.float32, torch.float64):
-        raise ValueError(f'ssim3d: dtype is {dtype}, but must be torch.float32 or torch.float64')
+    check_batches('ssim3d', a, b, dtype)
     return torch.stack([_ssim3d_of_pair(x.to(dtype), y.to(dtype)) for x, y in zip(a, b, strict=True)])
 
 
@@ -88,52 +66,17 @@ def _ssim3d_of_pair(a: Tensor, b: Tensor) -> Tensor:
     """`ssim3d` of two (3, H, W) images -> scalar."""
     _, height, width = a.shape
     a, b = (F.pad(image[None], [RADIUS] * 4, mode='replicate')[0] for image in (a, b))
-    strip = CPU_STRIP_ROWS if a.device.type == 'cpu' else height
-    total = torch.zeros((), dtype=a.dtype, device=a.device)
-    for top in range(0, height, strip):
-        rows = slice(top, min(top + strip, height) + 2 * RADIUS)
-        total += _ssim_map(a[:, rows], b[:, rows]).sum()
-    return total / (3 * height * width)
-
-
-def _ssim_map(a: Tensor, b: Tensor) -> Tensor:
-    """SSIM at each element: (3, h + 10, w + 10), rows and columns padded -> (3, h, w).
-
-    Variances are small differences of large numbers, and the definition's quotient shows what float32 loses there.
-    With the sum s = a + b and the difference d = a - b its two factors are the same as
-    1 - mu_d^2 / (mu_a^2 + mu_b^2 + C1) and 1 - var_d / (var_a + var_b + C2), which lose ten times less.
-    """
-    s, d = a + b, a - b
-    mean_s, mean_d, mean_ss, mean_dd = _blur(torch.stack([s, d, s * s, d * d]))
-    square_s, square_d = mean_s * mean_s, mean_d * mean_d
-    var_s, var_d = mean_ss - square_s, mean_dd - square_d
-    # a = (s + d) / 2 and b = (s - d) / 2, so mu_a^2 + mu_b^2 = (mu_s^2 + mu_d^2) / 2, and the variances likewise.
-    luminance = 1 - square_d / ((square_s + square_d) / 2 + C1)
-    structure = 1 - var_d / ((var_s + var_d) / 2 + C2)
-    return luminance * structure
+    return ssim_sum(a, b, _blur) / (3 * height * width)
 
 
 def _blur(volumes: Tensor) -> Tensor:
-    """The window, one axis after the other: (Q, 3, h + 10, w + 10) -> (Q, 3, h, w).
-
-    Sums of shifted planes, because convolutions and matrix products would be rounded to TF32 or half precision
-    wherever the caller allows that to the network.
-    """
-    rows = _blur_axis(volumes, dim=-2)
+    """The window, one axis after the other: (Q, 3, h + 10, w + 10) -> (Q, 3, h, w)."""
+    rows = blur_axis(volumes, dim=-2)
+    # No matrix product: it would be rounded to TF32 wherever the caller allows that to the network.
     matrix = torch.tensor(CHANNEL_MATRIX, dtype=rows.dtype, device=rows.device)[..., None, None]
     mixed = matrix[:, 0] * rows[:, 0:1]
     mixed.addcmul_(matrix[:, 1], rows[:, 1:2]).addcmul_(matrix[:, 2], rows[:, 2:3])
-    return _blur_axis(mixed, dim=-1)
-
-
-def _blur_axis(x: Tensor, dim: int) -> Tensor:
-    size = x.shape[dim] - 2 * RADIUS
-    blurred = x.narrow(dim, RADIUS, size) * TAPS[RADIUS]
-    # The window is symmetric: taps come in pairs.
-    for near in range(RADIUS):
-        far = 2 * RADIUS - near
-        blurred.add_(x.narrow(dim, near, size) + x.narrow(dim, far, size), alpha=TAPS[near])
-    return blurred
+    return blur_axis(mixed, dim=-1)
 
 
 def calculate_ssim3d(

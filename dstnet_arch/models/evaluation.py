@@ -14,21 +14,17 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import cv2
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
 from dstnet_arch.errors import DataError, DSTNetError
 from dstnet_arch.files import atomic_file
 from dstnet_arch.metrics.report import Record
+from dstnet_arch.metrics.scorer import to_picture
 
-Image = NDArray[np.uint8]
-"""(H, W, 3), BGR, as BasicSR's metrics and OpenCV want it."""
-
-Score = Callable[[Image, Image], Sequence[float]]
-"""Scores of a picture against the ground truth, one for each metric."""
+Score = Callable[[Tensor, Tensor], Sequence[tuple[float, ...]]]
+"""Scores of frames against the ground truth, both (N, 3, H, W) uint8 RGB: for each frame one of each metric."""
 
 
 class ClipDataset(Protocol):
@@ -62,22 +58,21 @@ class Evaluation:
 
 
 class _Clip(NamedTuple):
-    """A loaded clip; pictures only of the frames that count."""
+    """A loaded clip; its 8-bit frames are only those that count, of N in all."""
 
     video: str
     frames: list[str]
     lq: Tensor  # (1, T, 3, H, W)
     keep: slice
-    inputs: Iterable[Image | None]
-    targets: Iterable[Image | None]
+    inputs: Tensor | None  # (N, 3, H, W) uint8
+    targets: Tensor | None  # the same
 
 
 @torch.inference_mode()
-def to_images(frames: Tensor, truncate: bool = False) -> list[Image]:
-    """Quantise frames (T, 3, H, W), RGB, to T pictures: clamped to [0, 1], rounded (or truncated) to 0..255."""
+def to_levels(frames: Tensor, truncate: bool = False) -> Tensor:
+    """Quantise frames of any shape to uint8, on their device: clamped to [0, 1], rounded (or truncated) to 0..255."""
     levels = frames.clamp(0, 1).mul_(255)
-    levels = levels.to(torch.uint8) if truncate else levels.round_().to(torch.uint8)
-    return list(levels.flip(1).permute(0, 2, 3, 1).contiguous().cpu().numpy())
+    return levels.to(torch.uint8) if truncate else levels.round_().to(torch.uint8)
 
 
 def image_path(folder: Path, video: str, frame: str, suffix: str | None) -> Path:
@@ -88,7 +83,8 @@ def image_path(folder: Path, video: str, frame: str, suffix: str | None) -> Path
     """
     path = folder / video / f'{frame}_{suffix}.png' if suffix else folder / video / f'{frame}.png'
     for name in (video, frame):
-        if {'', '.', '..'} & set(re.split(r'[/\\]', name)) or '\0' in name:
+        # A drive, on Windows alone, leads out as well.
+        if {'', '.', '..'} & set(re.split(r'[/\\]', name)) or '\0' in name or Path(name).drive:
             raise DataError(
                 f'The frame {frame!r} of the video {video!r} would be saved outside {folder}. Names must be relative, '
                 'without "." and ".." in them: rename it in the source and convert the data again.'
@@ -101,6 +97,7 @@ def evaluate(
     restore: Callable[[Tensor], Tensor],
     *,
     score: Score | None = None,
+    score_device: torch.device | None = None,
     score_input: bool = True,
     uncounted: Container[tuple[str, str]] = (),
     truncate: bool = False,
@@ -119,6 +116,8 @@ def evaluate(
             names), 'keep' (the half-open range of the frames that count).
         restore: maps (1, T, 3, H, W) to the restored clip, same shape, on any device.
         score: called in several threads at once. None, or a data set without ground truth: no scores.
+        score_device: where all frames of a clip are scored together, after they were restored; None: one by one on the
+            CPU, in the threads.
         score_input: score the blurry input, too.
         uncounted: frames, as (video, frame), that are restored and saved, but not scored.
         truncate: how `restore`'s values become 8-bit levels, see `to_images`.
@@ -149,12 +148,17 @@ def evaluate(
         ) as clips:
             for clip in clips:
                 since = time.perf_counter()
-                images = _restored_images(restore, clip, truncate)
+                restored = _restored_levels(restore, clip, truncate)
                 result.restore_seconds += time.perf_counter() - since
-                for frame, image, blurry, sharp in zip(clip.frames, images, clip.inputs, clip.targets, strict=True):
+                counted = [i for i, frame in enumerate(clip.frames) if (clip.video, frame) not in uncounted]
+                if score is not None and score_device is not None:
+                    result.records += _score(clip, counted, restored, score, score_device)
+                if save_path or score_device is None:
+                    restored = restored.cpu()
+                for i, frame in enumerate(clip.frames):
                     path = save_path(clip.video, frame) if save_path else None
-                    sharp = None if (clip.video, frame) in uncounted else sharp
-                    pending.append(pool.submit(_finish, clip.video, frame, image, blurry, sharp, score, path))
+                    mine = [i] if score_device is None and i in counted else []
+                    pending.append(pool.submit(_finish, clip, i, mine, restored, score, path))
                     collect(at_most=4 * num_worker)
         collect(at_most=0)
         bar.update(dataset.num_frames - bar.n)
@@ -188,19 +192,18 @@ def _load(dataset: ClipDataset, index: int, with_gt: bool, with_input: bool) -> 
         )
     keep = slice(*map(int, item['keep']))
     frames = list(item['frames'])[keep]
-    nothing = [None] * len(frames)
     # Quantised here, in the loading thread, and only what counts: a quarter of the memory of float32 frames.
     return _Clip(
         video=item['video'],
         frames=frames,
         lq=item['lq'].unsqueeze(0),
         keep=keep,
-        inputs=to_images(item['lq'][keep]) if with_gt and with_input else nothing,
-        targets=to_images(item['gt'][keep]) if with_gt else nothing,
+        inputs=to_levels(item['lq'][keep]) if with_gt and with_input else None,
+        targets=to_levels(item['gt'][keep]) if with_gt else None,
     )
 
 
-def _restored_images(restore: Callable[[Tensor], Tensor], clip: _Clip, truncate: bool) -> list[Image]:
+def _restored_levels(restore: Callable[[Tensor], Tensor], clip: _Clip, truncate: bool) -> Tensor:
     restored = restore(clip.lq)[0, clip.keep]
     finite = torch.isfinite(restored).flatten(1).all(1).tolist()
     if not all(finite):
@@ -208,37 +211,45 @@ def _restored_images(restore: Callable[[Tensor], Tensor], clip: _Clip, truncate:
             f'Frame {clip.frames[finite.index(False)]} of {clip.video}: the network gave values that are not finite. '
             'Check its weights (path:pretrain_network_g), and set val:amp=none if it was fp16.'
         )
-    return to_images(restored, truncate)
+    return to_levels(restored, truncate)
 
 
 def _finish(
-    video: str,
-    frame: str,
-    image: Image,
-    blurry: Image | None,
-    sharp: Image | None,
-    score: Score | None,
-    path: Path | None,
+    clip: _Clip, number: int, counted: Sequence[int], restored: Tensor, score: Score | None, path: Path | None
 ) -> list[Record]:
-    """Save and score one frame (in a thread)."""
+    """Save a frame, and score those of `counted` (in a thread)."""
     if path:
-        _save_png(image, path)
-    if score is None or sharp is None:
+        _save_png(restored[number], path)
+    return _score(clip, counted, restored, score, restored.device) if score else []
+
+
+def _score(clip: _Clip, numbers: Sequence[int], restored: Tensor, score: Score, device: torch.device) -> list[Record]:
+    """Score frames of a clip, given by their positions among those that count."""
+    if not numbers or clip.targets is None:
         return []
-    rows: Mapping[str, Image | None] = {'input': blurry, 'restored': image}
+    chosen = list(numbers)
+    names = [clip.frames[i] for i in chosen]
+    targets = clip.targets[chosen].to(device)
+    rows = {'input': clip.inputs, 'restored': restored}
     try:
-        return [(row, video, frame, tuple(score(i, sharp))) for row, i in rows.items() if i is not None]
+        return [
+            (row, clip.video, name, tuple(scores))
+            for row, levels in rows.items()
+            if levels is not None
+            for name, scores in zip(names, score(levels[chosen].to(device), targets), strict=True)
+        ]
     except DSTNetError:
         raise
     except Exception as error:  # whatever metric somebody registered
-        raise DataError(f'Frame {frame} of {video} cannot be scored: {type(error).__name__}: {error}') from error
+        what = f'Frame {names[0]}' if len(names) == 1 else f'Frames {names[0]} to {names[-1]}'
+        raise DataError(f'{what} of {clip.video} cannot be scored: {type(error).__name__}: {error}') from error
 
 
-def _save_png(image: Image, path: Path) -> None:
+def _save_png(levels: Tensor, path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(path) as file:
-            file.write(cv2.imencode('.png', image)[1].tobytes())
+            file.write(cv2.imencode('.png', to_picture(levels))[1].tobytes())
     except OSError as error:
         raise DataError(
             f'The picture {path} cannot be written: {error}. Free some space or set val:save_img=false.'

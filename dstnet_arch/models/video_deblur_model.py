@@ -17,7 +17,6 @@ from weakref import WeakKeyDictionary
 import torch
 from basicsr.data import build_dataset
 from basicsr.losses import build_loss
-from basicsr.metrics import calculate_metric
 from basicsr.models.sr_model import SRModel
 from basicsr.utils import get_root_logger
 from basicsr.utils.dist_util import master_only
@@ -33,8 +32,9 @@ from dstnet_arch.inference.stages import stages_of
 from dstnet_arch.inference.stream import Streamer
 from dstnet_arch.metrics.protocols import PROTOCOLS, Protocol
 from dstnet_arch.metrics.report import COLUMNS, Column, Record, ScoreBook
+from dstnet_arch.metrics.scorer import Scorer
 from dstnet_arch.models.checkpoint_io import save_checkpoint
-from dstnet_arch.models.evaluation import Evaluation, Image, evaluate, image_path
+from dstnet_arch.models.evaluation import Evaluation, evaluate, image_path
 from dstnet_arch.models.loss_watch import LossWatch
 from dstnet_arch.models.reporting import uncounted_frames, write_result_table, write_scores
 from dstnet_arch.models.self_ensemble import RESTORATIONS, self_ensemble
@@ -94,6 +94,7 @@ class VideoDeblurModel(SRModel):
         self.protocol = _protocol(self.val_opt)
         self.metrics: dict[str, dict[str, Any]] = self.protocol.metrics or self.val_opt.get('metrics') or {}
         _check_metrics(self.metrics)
+        self._scorer = Scorer(self.metrics)
         # Keyed by data set. The blurry inputs' scores never change, so repeated validations look them up.
         self._input_records: WeakKeyDictionary[Any, list[Record]] = WeakKeyDictionary()
         self._last_validation: WeakKeyDictionary[Any, int | str] = WeakKeyDictionary()
@@ -561,7 +562,8 @@ class VideoDeblurModel(SRModel):
             lambda: evaluate(
                 dataset,
                 self.restore,
-                score=self._score if with_scores else None,
+                score=self._scorer if with_scores else None,
+                score_device=self.device if self.device.type != 'cpu' and self._scorer.on_any_device else None,
                 score_input=not known,
                 uncounted=uncounted,
                 truncate=self.protocol.truncates,
@@ -579,9 +581,6 @@ class VideoDeblurModel(SRModel):
             _log_times(name, shares, folder if save_img else None)
             if with_scores:
                 self._report(dataset, current_iter, records, tb_logger)
-
-    def _score(self, image: Image, sharp: Image) -> list[float]:
-        return [float(calculate_metric({'img': image, 'img2': sharp}, opt)) for opt in self.metrics.values()]
 
     def _report(self, dataset: Any, current_iter: int | str, records: list[Record], tb_logger: Any) -> None:
         """Write the tables of a data set, log them, and keep the best scores."""
