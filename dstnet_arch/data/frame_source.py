@@ -18,6 +18,7 @@ import lmdb
 import numpy as np
 from numpy.typing import NDArray
 
+from data_prep.lmdb_check import check_pages
 from data_prep.lmdb_format import META_INFO, natural_key, read_meta_info
 from dstnet_arch.data.augment import Window
 from dstnet_arch.data.decoding import decode
@@ -266,6 +267,12 @@ _environments_lock = threading.Lock()
 def _open_environment(path: str) -> lmdb.Environment:
     with _environments_lock:
         if path not in _environments:
+            file = os.path.join(path, 'data.mdb')
+            if os.path.isfile(file):
+                try:
+                    check_pages(Path(file))
+                except ValueError as error:
+                    raise lmdb.CorruptedError(f'data.mdb {error}') from None
             # Locks would need a writable folder; frames are read in random order, so reading ahead wastes memory.
             environment = lmdb.open(path, create=False, readonly=True, lock=False, readahead=False, meminit=False)
             # Reading beyond the end of a file that was cut short would kill the process.
