@@ -33,7 +33,12 @@ class TrainingError(DSTNetError):
 
 def message_of(error: DSTNetError) -> str:
     """The message for the user, also where a loading process of PyTorch has put its traceback in front of it."""
-    return f'error: {str(error).rsplit(f"{type(error).__qualname__}: ", 1)[-1].rstrip()}'
+    return printable(f'error: {str(error).rsplit(f"{type(error).__qualname__}: ", 1)[-1].rstrip()}')
+
+
+def printable(text: str) -> str:
+    """Text with names from files in it, for a terminal: control characters, which could command it, are written out."""
+    return ''.join(c if c.isprintable() or c in '\n\t' else repr(c)[1:-1] for c in text)
 
 
 def install_excepthook() -> None:

@@ -21,6 +21,7 @@ from dstnet_arch.errors import CheckpointError
 # Lightning's.
 _PARAM_KEYS = ('params_ema', 'params', 'state_dict')
 _NAMED_AT_MOST = 5
+_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 ARCHITECTURES: tuple[type[VideoNet], ...] = (DSTNet, DSTNetPlus)
 
@@ -79,6 +80,12 @@ def load_checkpoint(
     else:
         source, state_dict = str(path_or_state_dict), read_state_dict(path_or_state_dict, map_location=map_location)
     dtype = next((v.dtype for v in state_dict.values() if v.is_floating_point()), torch.float32)
+    if dtype not in _DTYPES:
+        raise CheckpointError(
+            f'{source} holds numbers of {dtype}; allowed: {", ".join(map(str, _DTYPES))}. Convert it.'
+        )
+    with torch.device('meta'):  # what a file says of itself costs neither time nor memory until its tensors fit
+        _match(_build(state_dict, source), state_dict, source)
     net = _build(state_dict, source).to(map_location, dtype=dtype)
     load_weights(net, state_dict, source)
     return net.eval()
@@ -95,6 +102,15 @@ def load_weights(net: VideoNet, state_dict: Mapping[str, Any], source: str) -> N
     Raises:
         CheckpointError: names the first keys that are missing, unknown or of another shape.
     """
+    given = _match(net, state_dict, source)
+    try:
+        net.load_state_dict(given)
+    except RuntimeError as error:  # another configuration behind tensors of the same shapes
+        raise CheckpointError(f'{source}: {str(error).splitlines()[-1].strip()}') from None
+
+
+def _match(net: VideoNet, state_dict: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """The weights under our names, if they are those that the network wants, in the same shapes."""
     wanted = net.state_dict()
     given = from_released(net.released_keys, state_dict)
     given.setdefault(CONFIG_KEY, wanted[CONFIG_KEY])
@@ -113,10 +129,7 @@ def load_weights(net: VideoNet, state_dict: Mapping[str, Any], source: str) -> N
             f'{source} does not fit {type(net).__name__}({_arguments(net.config)}): '
             + '; '.join(p for p in problems if p)
         )
-    try:
-        net.load_state_dict(given)
-    except RuntimeError as error:  # another configuration behind tensors of the same shapes
-        raise CheckpointError(f'{source}: {str(error).splitlines()[-1].strip()}') from None
+    return given
 
 
 def _build(state_dict: Mapping[str, Tensor], source: str) -> VideoNet:
@@ -128,6 +141,8 @@ def _build(state_dict: Mapping[str, Tensor], source: str) -> VideoNet:
             stored = stored_config(ours[CONFIG_KEY]) if CONFIG_KEY in ours else {}
             if stored.pop('type', architecture.__name__) != architecture.__name__:
                 continue
+            if too_large := [k for k, v in stored.items() if isinstance(v, int) and v > _largest_size(ours)]:
+                raise ValueError(f'its tensors are too small or too few for {too_large[0]}={stored[too_large[0]]}')
             return architecture(**(stored or architecture.infer_config(ours)))
         except KeyError as error:
             missing.append(f'{architecture.__name__} has a {error.args[0]}')
@@ -141,6 +156,11 @@ def _build(state_dict: Mapping[str, Tensor], source: str) -> VideoNet:
         f'{source} is not a checkpoint of {names}: it holds {", ".join(list(state_dict)[:3])}, …, but '
         f'{", ".join(missing)}. Give a file that BasicSR made with this project, or one of the authors.'
     )
+
+
+def _largest_size(state_dict: Mapping[str, Tensor]) -> int:
+    """No number of channels or of blocks can be larger in a network with these tensors."""
+    return max(len(state_dict), *(side for k, v in state_dict.items() if k != CONFIG_KEY for side in v.shape))
 
 
 def _read_pickle(path: Path, map_location: str | torch.device) -> Any:
@@ -181,7 +201,19 @@ def _unwrap(content: Any, param_key: str | None, source: str) -> dict[str, Tenso
         raise CheckpointError(
             f'{source} holds no weights: expected one of {", ".join(keys)}, or bare tensors; found {what}.'
         )
-    return {k.removeprefix('module.'): cast(Tensor, v) for k, v in content.items()}
+    if odd := [k for k, v in content.items() if not _is_dense(v)]:
+        raise CheckpointError(
+            f'{source} holds {odd[0]} as something else than a plain tensor with all its values. Save it as one: '
+            'tensor.to_dense().contiguous().'
+        )
+    return {str(k).removeprefix('module.'): cast(Tensor, v) for k, v in content.items()}
+
+
+def _is_dense(tensor: Tensor) -> bool:
+    """Whether all values are stored: else a small file could stand for any amount of memory."""
+    if tensor.layout is not torch.strided or tensor.is_meta or tensor.is_quantized or tensor.is_nested:
+        return False
+    return tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
 
 
 def _first_line(error: Exception) -> str:

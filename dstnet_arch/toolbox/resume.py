@@ -30,11 +30,11 @@ def resuming_anywhere(load: LoadResumeState) -> LoadResumeState:
         if not candidates:
             return None
         if not ours:
-            path, state = candidates[0], torch.load(candidates[0], map_location='cpu')
+            path, state = candidates[0], torch.load(candidates[0], map_location='cpu', weights_only=True)
         elif opt['auto_resume']:
             path, state = _first_good(candidates, opt)
         else:
-            path, state = candidates[0], _read(candidates[0], opt)
+            path, state = candidates[0], read_state(candidates[0], opt)
 
         # As BasicSR does: the options name the state, and check_resume sets the paths of the networks beside it.
         from basicsr.utils import check_resume
@@ -63,7 +63,7 @@ def _chosen(opt: dict[str, Any]) -> list[Path]:
 def _first_good(states: list[Path], opt: dict[str, Any]) -> tuple[Path, Any]:
     for path in states:
         try:
-            return path, _read(path, opt)
+            return path, read_state(path, opt)
         except CheckpointError as error:
             print(f'dstnet_arch: {error} Trying the one before.', file=sys.stderr, flush=True)
     # Starting anew would move the whole run aside.
@@ -73,14 +73,26 @@ def _first_good(states: list[Path], opt: dict[str, Any]) -> tuple[Path, Any]:
     )
 
 
-def _read(path: Path, opt: dict[str, Any]) -> Any:
-    """Read a state on the CPU, where optimisers and random generators take theirs from; data only, no code."""
+def read_state(path: Path, opt: dict[str, Any]) -> dict[str, Any]:
+    """Read a training state on the CPU, where optimisers and random generators take theirs from; data only, no code.
+
+    Args:
+        path: the file.
+        opt: the options; they say which networks' weights belong to it, and where these are.
+
+    Raises:
+        CheckpointError: it is damaged or none, or holds objects; or weights that belong to it are not there or damaged.
+    """
     try:
         state = torch.load(path, map_location='cpu', weights_only=True)
-        iteration = state['iter']
+        iteration, epoch = state['iter'], state['epoch']
+        if not all(type(count) is int and count >= 0 for count in (iteration, epoch)):
+            raise ValueError('its counts are no whole numbers')
     except Exception as error:  # what a damaged file raises depends on where the damage is
         reason = ' '.join(str(error).split()).partition('. ')[0]
-        raise CheckpointError(f'The training state {path} cannot be read ({type(error).__name__}: {reason}).') from None
+        raise CheckpointError(
+            f'The training state {path} cannot be read ({type(error).__name__}: {reason}). Nothing in it was run.'
+        ) from None
     kept = opt['path'].get('ignore_resume_networks') or ()
     for network in (key for key in opt if key.startswith('network_') and key not in kept):
         weights = Path(opt['path']['models'], f'{network.replace("network_", "net_")}_{iteration}.pth')

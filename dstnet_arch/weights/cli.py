@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from dstnet_arch.errors import EXIT_STATUS, CheckpointError, OptionsError, message_of
+from dstnet_arch.errors import EXIT_STATUS, CheckpointError, OptionsError, message_of, printable
 from dstnet_arch.weights import released as known
 from dstnet_arch.weights.released import Released, find_released, identify, is_lfs_pointer
 from dstnet_arch.weights.store import DEFAULT_FOLDER, get_weights, partial_path
@@ -180,7 +180,8 @@ def _verify_one(path: Path) -> int:
     print(f'{path}: none of the released files; {describe(net)}, {num_parameters:,} parameters')
     says = origin(path) if path.suffix == '.safetensors' else {}
     if 'source' in says:
-        print(f'  It says that it was made from {says["source"]} (git blob {says.get("source_git_blob", "unknown")}).')
+        made_from = f'{says["source"]} (git blob {says.get("source_git_blob", "unknown")})'
+        print(printable(f'  It says that it was made from {made_from}.'))
     return 1
 
 
