@@ -51,6 +51,7 @@ def test_what_is_compared_does_the_same(tmp_path: Path) -> None:
         prepare_loading(str(tmp_path / kind), frames=2, crop=16, samples=3, workers=0)()
 
 
+@pytest.mark.slow
 def test_command(run_python: RunPython, tmp_path: Path) -> None:
     tiny = ['--size', '64x48', '--clips', '1', '--length', '3', '--frames', '2', '--crop', '16', '--samples', '2']
     few = ['--workers', '1', '--repeats', '2', '--warmup', '1', '--no-memory', '--no-stock', '-o', 'out']

@@ -11,6 +11,7 @@ KINDS = {
     'forward': 'restoring a clip: time and memory, against the plain schedule',
     'train': 'forward and backward: time and memory, against the plain schedule',
     'data': 'making an LMDB, against stock BasicSR, and loading training samples from it',
+    'eval': 'what reading, scoring and saving add to a test run',
 }
 
 

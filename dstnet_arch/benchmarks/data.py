@@ -95,7 +95,7 @@ def prepare_conversion(kind: str, tree: str) -> Callable[[], None]:
     source = Path(tree)
 
     def convert() -> None:
-        with tempfile.TemporaryDirectory(dir=source.parent) as output, _silence():
+        with tempfile.TemporaryDirectory(dir=source.parent) as output, silence():
             make_lmdbs(kind, source, Path(output))
 
     return convert
@@ -124,7 +124,7 @@ def make_lmdbs(kind: str, source: Path, output: Path) -> None:
 def _measure_loading(tree: Path, folder: Path, args: argparse.Namespace) -> list[dict[str, Any]]:
     workloads, workers = [], {}
     for store, raw in STORES.items():
-        with _silence():
+        with silence():
             make_lmdbs(OURS_RAW if raw else OURS, tree, folder / store)
         for number in (0, args.workers):
             name = f'{store}, ' + (f'{number} workers' if number else 'one core')
@@ -196,8 +196,8 @@ def _one_thread() -> Iterator[None]:
 
 
 @contextmanager
-def _silence() -> Iterator[None]:
-    """Hide what converters print: it is not this command's result."""
+def silence() -> Iterator[None]:
+    """Hide what converters print: it is not the command's result."""
     with open(os.devnull, 'w') as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
         yield
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from basicsr.metrics import calculate_metric
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -83,6 +82,8 @@ def _batch_scores(opt: Mapping[str, Any], restored: Tensor, sharp: Tensor) -> Te
 
 
 def _picture_scores(opt: Mapping[str, Any], restored: Tensor, sharp: Tensor) -> Tensor:
+    from basicsr.metrics import calculate_metric  # not above: importing BasicSR registers the model, which needs Scorer
+
     pairs = zip(map(to_picture, restored), map(to_picture, sharp), strict=True)
     scores = [float(calculate_metric({'img': image, 'img2': target}, opt)) for image, target in pairs]
     return torch.tensor(scores, dtype=torch.float64, device=restored.device)
