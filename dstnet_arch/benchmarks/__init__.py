@@ -12,6 +12,7 @@ KINDS = {
     'train': 'forward and backward: time and memory, against the plain schedule',
     'data': 'making an LMDB, against stock BasicSR, and loading training samples from it',
     'eval': 'what reading, scoring and saving add to a test run',
+    'growth': 'how time and memory grow with frames, pixels, width and batch',
 }
 
 
