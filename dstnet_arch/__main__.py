@@ -18,6 +18,7 @@ COMMANDS = {
     'tables': ('dstnet_arch.metrics.tables_command:command', "put the scores of tests into the paper's tables"),
     'weights': ('dstnet_arch.weights.cli:command', 'list, fetch, verify and convert released weights'),
     'deblur': ('dstnet_arch.inference.deblur:command', 'restore a video: INPUT -o OUTPUT'),
+    'export': ('dstnet_arch.export:command', 'write a network for other programs: ONNX, TorchScript'),
     'visualize': ('dstnet_arch.visualize:command', 'make pictures from the results of a test'),
     'complexity': ('dstnet_arch.benchmarks.complexity:command', 'parameters, work, time and memory of the networks'),
     'benchmark': ('dstnet_arch.benchmarks:command', 'time and memory against the plain schedule, side by side'),

@@ -1,0 +1,266 @@
+"""The command `dstnet export`: other programs' files do what the network does, or are not there."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from dstnet_arch import export as package
+from dstnet_arch.__main__ import main
+from dstnet_arch.archs.checkpoint import load_checkpoint
+from dstnet_arch.archs.dstnet_arch import DSTNet
+from dstnet_arch.archs.dstnet_plus_arch import DSTNetPlus
+from dstnet_arch.archs.video_net import VideoNet
+from dstnet_arch.benchmarks.cli import Size
+from dstnet_arch.errors import DSTNetError
+from dstnet_arch.export.formats import FORMATS
+from dstnet_arch.export.network import ClipNet, exportable
+
+TINY: dict[str, Any] = {'num_feat': 4, 'num_block': 1, 'num_cwgdn': 1}
+TINY_PLUS: dict[str, Any] = {'num_feat': 4, 'num_block': 1, 'num_kernel_block': 1}
+
+
+def randomise(net: VideoNet) -> VideoNet:
+    """Weights large enough that every part of the network is seen in its result."""
+    generator = torch.Generator().manual_seed(0)
+    for parameter in net.parameters():
+        parameter.data = 0.1 * torch.randn(parameter.shape, generator=generator)
+    return net.eval()
+
+
+@pytest.fixture(scope='module')
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp('weights') / 'tiny.pth'
+    torch.save({'params': randomise(DSTNet(**TINY)).state_dict()}, path)
+    return path
+
+
+def restored(net: VideoNet, clip: torch.Tensor) -> torch.Tensor:
+    with torch.no_grad():
+        return net(clip)
+
+
+def assert_same(actual: torch.Tensor, expected: torch.Tensor) -> None:
+    assert actual.shape == expected.shape
+    assert (actual - expected).abs().max() <= 2e-5 * max(1.0, float(expected.abs().max()))
+
+
+def noise(*shape: int) -> torch.Tensor:
+    return torch.rand(1, *shape, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(autouse=True)
+def no_logging() -> Iterator[None]:
+    """Exporters log every step for whoever listens, as pytest does, which makes them many times slower."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    yield
+    logging.disable(before)
+
+
+# What is exported
+
+
+@pytest.mark.parametrize(
+    'net',
+    [
+        DSTNet(**TINY),
+        DSTNet(**TINY, prop_feat=6),
+        DSTNet(**TINY, boundary='paper'),
+        DSTNet(**TINY, spatial='gmlp'),
+        DSTNet(**TINY, propagation='none', spatial='none'),
+        DSTNet(**TINY, propagation='bilinear', fusion='blend', pixel_filter=False),
+        DSTNetPlus(**TINY_PLUS),
+    ],
+    ids=lambda net: '-'.join(map(str, net.config.values())),
+)
+@pytest.mark.parametrize('shape', [(3, 3, 32, 48), (2, 3, 21, 37), (1, 3, 5, 1)], ids=str)
+def test_the_exported_form_is_the_network(net: VideoNet, shape: tuple[int, ...]) -> None:
+    randomise(net)
+    clip = noise(*shape)
+    with exportable():
+        assert_same(ClipNet(net, shape[0])(clip), restored(net, clip))
+        if min(shape[-2:]) >= 17:
+            assert_same(ClipNet(net, shape[0], dynamic=True)(clip), restored(net, clip))
+
+
+def test_the_network_itself_is_left_as_it_is() -> None:
+    net = DSTNet(**TINY).double().train()
+    exported = ClipNet(net, 2)
+    assert net.training
+    assert all(p.requires_grad and p.dtype == torch.float64 for p in net.parameters())
+    assert not any(p.requires_grad or p.dtype != torch.float32 for p in exported.parameters())
+    with pytest.raises(ValueError, match='at least 1 frame'):
+        ClipNet(net, 0)
+    with pytest.raises(TypeError, match='Conv2d'):
+        ClipNet(torch.nn.Conv2d(1, 1, 1), 1)  # type: ignore[arg-type]
+
+
+# Files, through the command
+
+
+def export(weights: Path, *arguments: object) -> int:
+    return main(['export', *map(str, arguments), '--weights', str(weights)])
+
+
+def onnx_session(path: Path) -> Any:
+    return pytest.importorskip('onnxruntime').InferenceSession(str(path), providers=['CPUExecutionProvider'])
+
+
+@pytest.mark.slow
+def test_onnx_of_any_size(weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    onnx = pytest.importorskip('onnx')
+    pytest.importorskip('onnxscript')
+    path = tmp_path / 'net.onnx'
+    assert export(weights, 'onnx', '--dynamic', '--frames', 1, '-o', path) == 0
+    out = capsys.readouterr().out
+    assert out.count('the largest difference is') == 2
+    assert 'ONNX, 1 frames of any size from 17x17' in out
+    assert [entry.name for entry in tmp_path.iterdir()] == ['net.onnx']
+    model = onnx.load(path)
+    onnx.checker.check_model(model, full_check=True)
+    facts = {p.key: p.value for p in model.metadata_props}
+    assert json.loads(facts['dstnet.network']) == {'type': 'DSTNet', **DSTNet(**TINY).config}
+    assert (facts['dstnet.frames'], facts['dstnet.size'], facts['dstnet.weights']) == ('1', 'any', 'tiny.pth')
+    assert str(Path.cwd()) not in str(model)
+    session = onnx_session(path)
+    assert session.get_inputs()[0].shape == [1, 1, 3, 'height', 'width']
+    net = load_checkpoint(weights)
+    for size in ((17, 32), (64, 33), (80, 80)):
+        clip = noise(1, 3, *size)
+        (actual,) = session.run(['restored'], {'clip': clip.numpy()})
+        assert_same(torch.from_numpy(actual), restored(net, clip))
+
+
+@pytest.mark.slow
+def test_onnx_of_one_size(weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip('onnxscript')
+    path = tmp_path / 'net.onnx'
+    assert export(weights, 'onnx', '--size', '20x9', '--frames', 2, '--opset', 20, '-o', path) == 0
+    assert 'ONNX, 2 frames of 20x9' in capsys.readouterr().out
+    session = onnx_session(path)
+    assert session.get_inputs()[0].shape == [1, 2, 3, 9, 20]
+    clip = noise(2, 3, 9, 20)
+    (actual,) = session.run(None, {'clip': clip.numpy()})
+    assert_same(torch.from_numpy(actual), restored(load_checkpoint(weights), clip))
+
+
+_RUN = """
+import sys, torch
+torch.set_num_threads(1)
+facts = {'dstnet.json': ''}
+run = torch.jit.load(sys.argv[1], _extra_files=facts)
+for file in sys.argv[2:]:
+    torch.save(run(torch.load(file)), file + '.out')
+assert 'dstnet_arch' not in sys.modules
+print(facts['dstnet.json'].decode())
+"""
+
+
+@pytest.mark.slow
+def test_torchscript_runs_without_this_package(weights: Path, tmp_path: Path, run_python: Any) -> None:
+    path = tmp_path / 'net.pt'
+    assert export(weights, 'torchscript', '--dynamic', '--frames', 2, '-o', path) == 0
+    clips = {tmp_path / f'{h}': noise(2, 3, h, 35) for h in (32, 41)}
+    for file, clip in clips.items():
+        torch.save(clip, file)
+    done = run_python('-W', 'ignore', '-c', _RUN, path, *clips, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)['range'].startswith('0 to 1')
+    for file, clip in clips.items():
+        assert_same(torch.load(f'{file}.out'), restored(load_checkpoint(weights), clip))
+
+
+@pytest.mark.slow
+def test_torch_export_of_any_size(weights: Path, tmp_path: Path) -> None:
+    path = tmp_path / 'net.pt2'
+    assert export(weights, 'torch_export', '--dynamic', '--frames', 1, '-o', path) == 0
+    facts = {'dstnet.json': ''}
+    run = torch.export.load(path, extra_files=facts).module()
+    assert json.loads(facts['dstnet.json'])['frames'] == '1'
+    for size in ((32, 17), (41, 35)):
+        clip = noise(1, 3, *size)
+        assert_same(run(clip), restored(load_checkpoint(weights), clip))
+
+
+# What is refused, and what leaves nothing behind
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (['onnx', '-o', 'net.pt', '--dynamic'], 'saved as *.onnx'),
+        (['torchscript', '-o', 'there.pt', '--dynamic'], 'exists already'),
+        (['torchscript', '-o', 'nowhere/net.pt', '--dynamic'], 'not there'),
+        (['onnx', '-o', 'net.onnx', '--dynamic', '--opset', '11'], '--opset 11'),
+    ],
+    ids=lambda value: value if isinstance(value, str) else '',
+)
+def test_wrong_arguments(
+    weights: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path('there.pt').write_text('mine')
+    assert export(weights, *arguments) == 2
+    assert message in capsys.readouterr().err
+    assert [entry.name for entry in tmp_path.iterdir()] == ['there.pt']
+    assert Path('there.pt').read_text() == 'mine'
+
+
+@pytest.mark.parametrize('sizes', [[], ['--dynamic', '--size', '64x48'], ['--size', '64']], ids=str)
+def test_the_size_has_to_be_said_once(weights: Path, tmp_path: Path, sizes: list[str]) -> None:
+    with pytest.raises(SystemExit, match='2'):
+        export(weights, 'torchscript', '-o', tmp_path / 'net.pt', *sizes)
+
+
+def test_a_package_that_is_missing(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    onnx = FORMATS['onnx']._replace(packages=('no_such_package',))
+    monkeypatch.setitem(FORMATS, 'onnx', onnx)  # type: ignore[arg-type]
+    assert export(weights, 'onnx', '--dynamic', '-o', tmp_path / 'net.onnx') == 2
+    assert 'ONNX needs no_such_package, which cannot be imported here: pip install' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ('run', 'message'),
+    [
+        (lambda clip: clip + 1e-3, 'differs from the network by'),
+        (lambda clip: clip * float('nan'), 'differs from the network by nan'),
+        (lambda clip: clip[..., 1:], 'not (1, 2, 3, 16, 16)'),
+        (lambda clip: clip.view(-1, 7), 'does not run on frames of 16x16'),
+    ],
+)
+def test_what_is_wrong_gets_no_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Any, message: str) -> None:
+    net = randomise(DSTNet(**TINY, propagation='none', spatial='none'))
+    net.reconstruct.weight.data.zero_()
+    net.reconstruct.bias.data.zero_()  # so that the network returns its clip
+    broken = FORMATS['torchscript']._replace(load=lambda path: run, write=lambda *args: args[2].write_text('broken'))
+    monkeypatch.setitem(FORMATS, 'torchscript', broken)  # type: ignore[arg-type]
+    (tmp_path / 'net.pt').write_text('older')
+    with pytest.raises(DSTNetError) as caught:
+        package.export(net, tmp_path / 'net.pt', 'torchscript', 2, Size(16, 16))
+    assert message in str(caught.value)
+    assert [entry.name for entry in tmp_path.iterdir()] == ['net.pt']
+    assert (tmp_path / 'net.pt').read_text() == 'older'
+
+
+def test_what_cannot_be_exported_is_said_in_one_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        raise RuntimeError('an operator is missing\nand much more')
+
+    monkeypatch.setitem(FORMATS, 'onnx', FORMATS['onnx']._replace(write=fail))  # type: ignore[arg-type]
+    with pytest.raises(DSTNetError, match=r'an operator is missing \(PyTorch .*Leave out --dynamic'):
+        package.export(DSTNet(**TINY), tmp_path / 'net.onnx', 'onnx', 1)
+    assert list(tmp_path.iterdir()) == []
