@@ -10,10 +10,14 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import settings
 
 # Small tensors gain nothing from threads, and with one of them sums come out the same everywhere.
 os.environ.setdefault('OMP_NUM_THREADS', '1')
+# The GPU kernels are tested without a GPU, too. Triton wants to know that before it is imported.
+if not torch.cuda.is_available():
+    os.environ.setdefault('TRITON_INTERPRET', '1')
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dstnet_arch.archs.blocks import leaky_relu
-from dstnet_arch.ops.channel_filter import channel_filter
+from dstnet_arch.ops.channel_filter import channel_filter, gated_channel_filter
 from dstnet_arch.ops.haar_conv import conv_haar_high
 from dstnet_arch.ops.temporal_conv import temporal_conv, temporal_gather, temporal_scatter
 
@@ -128,6 +128,13 @@ class CWGDN(GatedBlock):
     def make_gate(self, z1: Tensor) -> Tensor:
         """(N, 4C, H, W), H and W at least 4 -> (N, 4C, H, W)."""
         return channel_filter(z1, self.filter_net(z1), self.filter_bias)  # Eq. (1)
+
+    def gate_features(self, z: Tensor, make_gate: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """(N, 8C, H, W) -> (N, 4C, H, W)."""
+        if make_gate is not None:
+            return super().gate_features(z, make_gate)
+        filters = self.filter_net(z[:, : z.shape[1] // 2])
+        return gated_channel_filter(z, filters, self.filter_bias)  # Eqs. (1) and (2)
 
 
 class HighBandNet(nn.Module):

@@ -3,7 +3,7 @@
 Where each equation of the paper is (files beside this one, or in ops/)::
 
     Eq. (1)  channel-wise dynamic filters            cwgdn.py        CWGDN, ops/channel_filter.py
-    Eq. (2)  gating                                  cwgdn.py        CWGDN
+    Eq. (2)  gating                                  cwgdn.py        CWGDN, ops/channel_filter.py
     Eq. (3)  gated feature fusion                    dtff.py         GatedFusion
     Eq. (4)  pixel-wise filters                      dtff.py         DTFF, ops/pixel_filter.py
     Eq. (5)  fusion with the next frame              dtff.py         DTFF

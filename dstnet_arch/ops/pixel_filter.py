@@ -7,7 +7,8 @@ D_p predicts its filters at an eighth of the feature size (Figure 3), so at ever
 with zeros outside the frame and `up` the bilinear resizing to the feature size (align_corners=False). Filters
 predicted at several sizes (DSTNet+) are the sum of the resized ones. Written so, `up` makes 9C maps at the feature
 size (531 MB for one 1280x720 frame in float32, C=64). The fast path resizes one of the nine taps at a time, and in
-training keeps the small filters only and resizes them again in the backward pass.
+training keeps the small filters only and resizes them again in the backward pass. On GPUs, and on CPUs with the
+compiled kernels, one kernel does all of it and nothing is resized in memory (pixel_filter_triton.py, native.py).
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from dstnet_arch.ops import native
+from dstnet_arch.ops import fused, native
 
 TAPS = 9  # s_p = 3 in the paper: 3 x 3
 
@@ -62,6 +63,10 @@ def pixel_filter(features: Tensor, *filters: Tensor) -> Tensor:
 
 
 def _forward(features: Tensor, *filters: Tensor) -> Tensor:
+    if fused.usable(features, *filters):
+        from dstnet_arch.ops.pixel_filter_triton import pixel_filter_forward
+
+        return pixel_filter_forward(features, *filters)
     if native.usable(features, features.shape[1]):
         return native.pixel_filter(features, *filters)
     return _filter(features, [_by_tap(f) for f in filters])
@@ -105,6 +110,10 @@ class _PixelFilter(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
         features, *filters = ctx.saved_tensors
+        if fused.usable(grad, features, *filters):
+            from dstnet_arch.ops.pixel_filter_triton import pixel_filter_backward
+
+            return pixel_filter_backward(grad, features, *filters)
         by_tap = [_by_tap(f) for f in filters]
         padded = F.pad(features, (1, 1, 1, 1))
         grad_padded = torch.zeros_like(padded)
