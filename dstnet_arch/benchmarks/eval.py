@@ -44,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--clips', type=cli.positive, default=2, metavar='N', help='in a test run, by default 2')
     parser.add_argument('--store', choices=list(STORES), default='PNG', help='frames in the LMDB, by default PNG')
     parser.add_argument('--dtype', choices=list(PRECISIONS), default='fp32', help='by default fp32, without TF32')
+    parser.add_argument('--only', choices=['runs', 'scores'], help='measure test runs only, or single scores only')
     cli.add_arguments(parser, frames=10, output='results/benchmarks')
 
 
@@ -52,16 +53,20 @@ def run(args: argparse.Namespace) -> None:
     args.no_memory = True
     cli.prepare(args)
     find(args.network)
-    runs, metrics = _measure_runs(args), _measure_metrics(args)
+    runs = _measure_runs(args) if args.only != 'scores' else []
+    metrics = _measure_metrics(args) if args.only != 'runs' else []
     path = report.write_json(args.output, 'eval', args, [*runs, *metrics], reference='network alone')
-    print(_runs_table(runs))
-    print(
-        f'{args.network}, {args.dtype}; {args.clips} clips of {args.frames} frames of {args.size}, {args.store}; '
-        f'{report.made_on(args)}'
-    )
-    print('Beside the network: the share of the run in which the network waits for the rest, or shares the cores.\n')
-    print(_metrics_table(metrics))
-    print(f'One pair of frames of {args.size}. As registered: on the CPU. In batches: where the network is.')
+    if runs:
+        print(_runs_table(runs))
+        print(
+            f'{args.network}, {args.dtype}; {args.clips} clips of {args.frames} frames of {args.size}, {args.store}; '
+            f'{report.made_on(args)}'
+        )
+        print('Beside the network: the share of the run in which the network waits for the rest, or shares the cores.')
+    if metrics:
+        print(_metrics_table(metrics))
+        print(f'One pair of frames of {args.size}. As registered: on the CPU. In batches: where the network is;')
+        print(report.made_on(args))
     print(f'Written: {path}')
 
 

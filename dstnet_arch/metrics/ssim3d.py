@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dstnet_arch.metrics.ssim import RADIUS, TAPS, blur_axis, check_batches, ssim_sum
+from dstnet_arch.metrics.ssim import RADIUS, TAPS, blur, check_batches, ssim_sum
 
 
 def _channel_matrix() -> list[list[float]]:
@@ -71,12 +71,11 @@ def _ssim3d_of_pair(a: Tensor, b: Tensor) -> Tensor:
 
 def _blur(volumes: Tensor) -> Tensor:
     """The window, one axis after the other: (Q, 3, h + 10, w + 10) -> (Q, 3, h, w)."""
-    rows = blur_axis(volumes, dim=-2)
+    planes = blur(volumes)
     # No matrix product: it would be rounded to TF32 wherever the caller allows that to the network.
-    matrix = torch.tensor(CHANNEL_MATRIX, dtype=rows.dtype, device=rows.device)[..., None, None]
-    mixed = matrix[:, 0] * rows[:, 0:1]
-    mixed.addcmul_(matrix[:, 1], rows[:, 1:2]).addcmul_(matrix[:, 2], rows[:, 2:3])
-    return blur_axis(mixed, dim=-1)
+    matrix = torch.tensor(CHANNEL_MATRIX, dtype=planes.dtype, device=planes.device)[..., None, None]
+    mixed = matrix[:, 0] * planes[:, 0:1]
+    return mixed.addcmul_(matrix[:, 1], planes[:, 1:2]).addcmul_(matrix[:, 2], planes[:, 2:3])
 
 
 def calculate_ssim3d(
