@@ -243,6 +243,19 @@ def test_train(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert saved[0] > saved[1] > saved[2] > 0
 
 
+@pytest.mark.usefixtures('tiny')
+@pytest.mark.parametrize('kind', ['forward', 'train'])
+def test_compiled_kernels_are_one_more_row(kind: str, tmp_path: Path) -> None:
+    command([kind, *RUN, '--native', '--dtype', 'fp32', '--dtype', 'bf16', '-o', str(tmp_path)])
+    (path,) = tmp_path.iterdir()
+    results = {item['name']: item for item in json.loads(path.read_text())['results']}
+    row = results['DSTNet, fp32, native kernels']
+    assert row['schedule'] == 'native'
+    assert (row['ratio'] is None) == (row['failure'] is not None)  # there may be no compiler here
+    assert 'DSTNet, plain, fp32, native kernels' not in results
+    assert 'DSTNet, bf16, native kernels' not in results
+
+
 def test_a_step_makes_gradients() -> None:
     from dstnet_arch.benchmarks.train import prepare
 

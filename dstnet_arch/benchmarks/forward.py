@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from dstnet_arch.benchmarks import cli, report
 from dstnet_arch.benchmarks.harness import PRECISIONS, Workload, measure, ratio, tf32
-from dstnet_arch.benchmarks.networks import PLAIN, Network, find, select
+from dstnet_arch.benchmarks.networks import PLAIN, Network, Unavailable, find, select
+from dstnet_arch.ops.native import native, usable
+
+Schedule = Literal['eager', 'compiled', 'native']
+"""PyTorch's operations one by one; under torch.compile; with the compiled CPU kernels of ops/native.py."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,6 +33,7 @@ def add_network_arguments(parser: argparse.ArgumentParser, size: str) -> None:
         '--dtype', action='append', choices=list(PRECISIONS), help='may be repeated; by default fp32, without TF32'
     )
     parser.add_argument('--compile', action='store_true', help='the same networks under torch.compile, too')
+    parser.add_argument('--native', action='store_true', help='the same with the compiled CPU kernels, too; fp32 only')
 
 
 def run(args: argparse.Namespace) -> None:
@@ -36,8 +42,8 @@ def run(args: argparse.Namespace) -> None:
     cli.prepare(args)
     networks, reference = compared(args)
     workloads = [
-        workload(network, args, args.size, dtype, compile=compiled)
-        for network, dtype, compiled in variants(networks, reference, args)
+        workload(network, args, args.size, dtype, schedule)
+        for network, dtype, schedule in variants(networks, reference, args)
     ]
     results = measure(workloads, args.device, args.repeats, args.warmup, not args.no_memory)
     ran = [item for item in workloads if results[item.name].seconds]
@@ -49,7 +55,7 @@ def run(args: argparse.Namespace) -> None:
         objects.append(
             {
                 'name': item.name,
-                **{k: item.arguments[k] for k in ('network', 'dtype', 'compile')},
+                **{k: item.arguments[k] for k in ('network', 'dtype', 'schedule')},
                 **report.measured(result, args.batch * args.frames),
                 'ratio': report.as_object(ratio(result, base)),
                 'largest_difference': differences.get(item.name),
@@ -72,29 +78,42 @@ def compared(args: argparse.Namespace) -> tuple[list[Network], Network]:
     return networks, find(PLAIN.get(networks[0].name, 'PlainDSTNet'))
 
 
-def variants(networks: list[Network], reference: Network, args: argparse.Namespace) -> list[tuple[Network, str, bool]]:
-    """(network, precision, compiled) to measure: first the reference in float32."""
-    both = [reference, *(n for n in networks if n is not reference)]
-    eager = [(network, dtype, False) for dtype in args.dtype for network in both]
-    compiled = [(network, dtype, True) for network, dtype, _ in eager if args.compile and network is not reference]
-    return list(dict.fromkeys([(reference, 'fp32', False), *eager, *compiled]))
+def variants(
+    networks: list[Network], reference: Network, args: argparse.Namespace
+) -> list[tuple[Network, str, Schedule]]:
+    """(network, precision, schedule) to measure: first the reference in float32."""
+    result: dict[tuple[Network, str, Schedule], None] = {(reference, 'fp32', 'eager'): None}
+    for dtype in args.dtype:
+        result |= {(network, dtype, 'eager'): None for network in (reference, *networks)}
+        if args.compile:
+            result |= {(network, dtype, 'compiled'): None for network in networks if network is not reference}
+        if args.native and dtype == 'fp32':
+            result |= {(network, dtype, 'native'): None for network in networks if network is not reference}
+    return list(result)
 
 
-def workload(network: Network, args: argparse.Namespace, size: cli.Size, dtype: str, compile: bool = False) -> Workload:
+def workload(
+    network: Network, args: argparse.Namespace, size: cli.Size, dtype: str, schedule: Schedule = 'eager'
+) -> Workload:
     """Restoring a clip of `args.frames` frames, as a workload."""
     return Workload(
-        f'{network.label}, {dtype}' + ', compiled' * compile,
+        label(network, dtype, schedule),
         prepare,
         {
             'network': network.name,
             'shape': clip_shape(args.batch, args.frames, size),
             'device': str(args.device),
             'dtype': dtype,
-            'compile': compile,
+            'schedule': schedule,
         },
-        optional=compile or network.group == 'peers',
-        memory=not compile,  # a fresh process would measure the compiler
+        optional=schedule != 'eager' or network.group == 'peers',
+        memory=schedule != 'compiled',  # a fresh process would measure the compiler
     )
+
+
+def label(network: Network, dtype: str, schedule: Schedule) -> str:
+    """What is measured, in words."""
+    return f'{network.label}, {dtype}' + {'eager': '', 'compiled': ', compiled', 'native': ', native kernels'}[schedule]
 
 
 def clip_shape(batch: int, frames: int, size: cli.Size) -> list[int]:
@@ -102,21 +121,36 @@ def clip_shape(batch: int, frames: int, size: cli.Size) -> list[int]:
     return [batch, frames, 3, size.height, size.width]
 
 
-def prepare(network: str, shape: list[int], device: str, dtype: str, compile: bool = False) -> Callable[[], Tensor]:
+def prepare(
+    network: str, shape: list[int], device: str, dtype: str, schedule: Schedule = 'eager'
+) -> Callable[[], Tensor]:
     """A network and a clip: the function restores it.
 
     Weights and clip are random, and the same in every call for networks with the same parameters.
+
+    Raises:
+        Unavailable: the compiled CPU kernels are wanted and cannot be had.
     """
+    if schedule == 'native':
+        check_native()
     precision = PRECISIONS[dtype]
     net, clip = build(find(network), shape, device)
     net, clip = net.eval().to(dtype=precision.dtype), clip.to(precision.dtype)
-    call = torch.compile(net) if compile else net
+    call = torch.compile(net) if schedule == 'compiled' else net
 
     def restore() -> Tensor:
-        with torch.no_grad(), tf32(precision.tf32):
+        with torch.no_grad(), tf32(precision.tf32), native(schedule == 'native'):
             return call(clip)
 
     return restore
+
+
+def check_native() -> None:
+    """Raises Unavailable where the compiled CPU kernels cannot be had."""
+    with native(True), warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter('always')
+        if not usable(torch.zeros(1)):
+            raise Unavailable(str(caught[0].message) if caught else 'the compiled CPU kernels cannot be had')
 
 
 def build(network: Network, shape: list[int], device: str) -> tuple[nn.Module, Tensor]:

@@ -11,10 +11,20 @@ from torch import Tensor, nn
 
 from dstnet_arch.archs.video_net import VideoNet
 from dstnet_arch.benchmarks import cli, report
-from dstnet_arch.benchmarks.forward import add_network_arguments, build, clip_shape, compared, variants
+from dstnet_arch.benchmarks.forward import (
+    Schedule,
+    add_network_arguments,
+    build,
+    check_native,
+    clip_shape,
+    compared,
+    label,
+    variants,
+)
 from dstnet_arch.benchmarks.harness import PRECISIONS, Measurement, Precision, Workload, measure, ratio, tf32
 from dstnet_arch.benchmarks.memory import out_of_memory, saved_for_backward
 from dstnet_arch.benchmarks.networks import Network, find
+from dstnet_arch.ops.native import native
 
 _CHECKPOINTING = ', checkpointing'
 
@@ -31,9 +41,9 @@ def run(args: argparse.Namespace) -> None:
     cli.prepare(args)
     networks, reference = compared(args)
     workloads = []
-    for network, dtype, compiled in variants(networks, reference, args):
-        workloads.append(workload(network, args, dtype, compiled))
-        if network.group in ('ours', 'ablations') and not compiled:
+    for network, dtype, schedule in variants(networks, reference, args):
+        workloads.append(workload(network, args, dtype, schedule))
+        if network.group in ('ours', 'ablations') and schedule == 'eager':
             workloads.append(workload(network, args, dtype, checkpointing=True))
     results = measure(workloads, args.device, args.repeats, args.warmup, not args.no_memory)
     first = workloads[0].name
@@ -43,7 +53,7 @@ def run(args: argparse.Namespace) -> None:
         objects.append(
             {
                 'name': item.name,
-                **{k: item.arguments[k] for k in ('network', 'dtype', 'compile', 'checkpointing')},
+                **{k: item.arguments[k] for k in ('network', 'dtype', 'schedule', 'checkpointing')},
                 **report.measured(result, args.batch * args.frames),
                 'ratio': report.as_object(ratio(result, results[first])),
                 'saved_for_backward_bytes': None if args.no_memory else _saved(item, result),
@@ -61,38 +71,46 @@ def run(args: argparse.Namespace) -> None:
 
 
 def workload(
-    network: Network, args: argparse.Namespace, dtype: str, compile: bool = False, checkpointing: bool = False
+    network: Network, args: argparse.Namespace, dtype: str, schedule: Schedule = 'eager', checkpointing: bool = False
 ) -> Workload:
     """A training step as a workload."""
     return Workload(
-        f'{network.label}, {dtype}' + ', compiled' * compile + _CHECKPOINTING * checkpointing,
+        label(network, dtype, schedule) + _CHECKPOINTING * checkpointing,
         prepare,
         {
             'network': network.name,
             'shape': clip_shape(args.batch, args.frames, args.size),
             'device': str(args.device),
             'dtype': dtype,
-            'compile': compile,
+            'schedule': schedule,
             'checkpointing': checkpointing,
         },
-        optional=compile or network.group == 'peers',
-        memory=not compile,
+        optional=schedule != 'eager' or network.group == 'peers',
+        memory=schedule != 'compiled',
     )
 
 
 def prepare(
-    network: str, shape: list[int], device: str, dtype: str, compile: bool = False, checkpointing: bool = False
+    network: str,
+    shape: list[int],
+    device: str,
+    dtype: str,
+    schedule: Schedule = 'eager',
+    checkpointing: bool = False,
 ) -> Callable[[], None]:
     """A network and a clip: the function makes the gradients of all weights, as the training does but for the loss.
 
     Of the loss, whose share of the time is small, only a mean absolute difference is there; no optimiser step is made.
     """
+    if schedule == 'native':
+        check_native()
     net, clip, precision = _build(network, shape, device, dtype, checkpointing)
-    call = torch.compile(net) if compile else net
+    call = torch.compile(net) if schedule == 'compiled' else net
 
     def step() -> None:
         net.zero_grad()
-        _loss(call, clip, precision).backward()
+        with native(schedule == 'native'):
+            _loss(call, clip, precision).backward()
 
     return step
 
@@ -115,12 +133,12 @@ def _loss(call: Callable[[Tensor], Tensor], clip: Tensor, precision: Precision) 
 
 def _saved(item: Workload, result: Measurement) -> int | None:
     """Bytes that the graph of one forward pass holds."""
-    if not result.seconds or item.arguments['compile']:
+    if not result.seconds or item.arguments['schedule'] == 'compiled':
         return None
-    arguments = {k: v for k, v in item.arguments.items() if k != 'compile'}
+    arguments = {k: v for k, v in item.arguments.items() if k != 'schedule'}
     try:
         net, clip, precision = _build(**arguments)
-        with saved_for_backward(net) as saved:
+        with saved_for_backward(net) as saved, native(item.arguments['schedule'] == 'native'):
             loss = _loss(net, clip, precision)
         del loss
         return sum(saved.values())
