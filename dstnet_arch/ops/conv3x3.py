@@ -61,7 +61,7 @@ def conv3x3(
 
 
 class _Conv3x3(torch.autograd.Function):
-    """The compiled kernel, which also makes the gradient of `x`: a convolution with the flipped weights."""
+    """The compiled kernels. The gradient of `x` is the convolution with the flipped weights."""
 
     @staticmethod
     def forward(
@@ -84,7 +84,6 @@ class _Conv3x3(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             turned = weight.flip(2, 3).transpose(0, 1)
             grad_x = native.conv3x3(grad, turned, weight.new_zeros(weight.shape[1]), 1.0, None)
-        _, grad_weight, grad_bias = torch.ops.aten.convolution_backward(
-            grad, x, weight, [weight.shape[0]], [1, 1], [1, 1], [1, 1], False, [0, 0], 1, [False, True, True]
-        )
+        grad_weight = native.conv3x3_weight_gradient(x, grad) if ctx.needs_input_grad[1] else None
+        grad_bias = grad.sum(dim=(0, 2, 3)) if ctx.needs_input_grad[2] else None
         return grad_x, grad_weight, grad_bias, None, grad_residual

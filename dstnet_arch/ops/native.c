@@ -5,6 +5,9 @@
  */
 #include <stdlib.h>
 #include <string.h>
+#ifdef _OPENMP
+#include <omp.h>
+#endif
 
 #if defined(__AVX512F__)
 enum { LANES = 16, PANEL = 2, ROWS = 12 }; /* 24 of 32 registers hold results */
@@ -81,6 +84,36 @@ static inline void multiply(const float *v, const float *u, float *m, long k, lo
         for (int p = 0; p < PANEL; p++) *(vec *)(m + r * n + p * LANES) = sum[r][p];
 }
 
+/* Where a patch of `side` x `side` pixels begins, and how far its rows are apart; at the frame's edges, a copy in `edge`
+ * with zeros around the frame. */
+static inline const float *find_patch(const float *x, long h, long w, long c, long frame, long top, long left, int side,
+                                      float *edge, long *row) {
+    const float *patch = x + ((frame * h + top) * w + left) * c;
+    *row = w * c;
+    if (top >= 0 && left >= 0 && top + side <= h && left + side <= w) return patch;
+    memset(edge, 0, sizeof(float) * side * side * c);
+    for (long i = top < 0 ? -top : 0; i < side && top + i < h; i++)
+        for (long j = left < 0 ? -left : 0; j < side && left + j < w; j++)
+            memcpy(edge + (i * side + j) * c, patch + i * *row + j * c, sizeof(float) * c);
+    *row = side * c;
+    return edge;
+}
+
+/* The input transform of one tile: `patch` is 6x6 pixels of c channels, point p goes to v + p * stride. */
+static inline void transform_tile(const float *patch, long row, float *v, long stride, long c) {
+    for (long k = 0; k < c; k += LANES) {
+        vec d[SIDE][SIDE], half[SIDE][SIDE];
+        for (int i = 0; i < SIDE; i++)
+            for (int j = 0; j < SIDE; j++) d[i][j] = *(const vec *)(patch + i * row + j * c + k);
+        for (int j = 0; j < SIDE; j++) transform_input(&d[0][j], SIDE, &half[0][j], SIDE);
+        for (int i = 0; i < SIDE; i++) {
+            vec line[SIDE];
+            transform_input(half[i], 1, line, 1);
+            for (int j = 0; j < SIDE; j++) *(vec *)(v + (i * SIDE + j) * stride + k) = line[j];
+        }
+    }
+}
+
 /* ROWS tiles at a time go through all three steps, so that what is between them stays in the caches.
  *
  * out = leaky(conv3x3(x) + bias) + residual; zeros around the frame.
@@ -111,28 +144,9 @@ int conv3x3(const float *x, const float *u, const float *bias, const float *resi
                 for (long t = 0; t < count; t++) {
                     const long tile = first + t, frame = tile / (down * across);
                     const long top = tile / across % down * TILE - 1, left = tile % across * TILE - 1;
-                    const float *patch = x + ((frame * h + top) * w + left) * cin;
-                    long row = w * cin;
-                    if (top < 0 || left < 0 || top + SIDE > h || left + SIDE > w) {
-                        memset(edge, 0, sizeof(float) * POINTS * cin);
-                        for (long i = top < 0 ? -top : 0; i < SIDE && top + i < h; i++)
-                            for (long j = left < 0 ? -left : 0; j < SIDE && left + j < w; j++)
-                                memcpy(edge + (i * SIDE + j) * cin, patch + i * row + j * cin, sizeof(float) * cin);
-                        patch = edge;
-                        row = SIDE * cin;
-                    }
-                    for (long c = 0; c < cin; c += LANES) {
-                        vec d[SIDE][SIDE], half[SIDE][SIDE];
-                        for (int i = 0; i < SIDE; i++)
-                            for (int j = 0; j < SIDE; j++) d[i][j] = *(const vec *)(patch + i * row + j * cin + c);
-                        for (int j = 0; j < SIDE; j++) transform_input(&d[0][j], SIDE, &half[0][j], SIDE);
-                        for (int i = 0; i < SIDE; i++) {
-                            vec line[SIDE];
-                            transform_input(half[i], 1, line, 1);
-                            for (int j = 0; j < SIDE; j++)
-                                *(vec *)(v + ((i * SIDE + j) * ROWS + t) * cin + c) = line[j];
-                        }
-                    }
+                    long row;
+                    const float *patch = find_patch(x, h, w, cin, frame, top, left, SIDE, edge, &row);
+                    transform_tile(patch, row, v + t * cin, ROWS * cin, cin);
                 }
                 for (int point = 0; point < POINTS; point++)
                     for (long c = 0; c < cout; c += LANES * PANEL)
@@ -165,6 +179,101 @@ int conv3x3(const float *x, const float *u, const float *bias, const float *resi
         free(m);
         free(edge);
     }
+    return failed;
+}
+
+/* The output transform backwards: four values, `in` apart, to six, `out` apart. */
+static inline void transform_output_gradient(const vec *y, int in, vec *m, int out) {
+    const vec y0 = y[0], y1 = y[in], y2 = y[2 * in], y3 = y[3 * in];
+    const vec even_a = y0 + A * A * y2, odd_a = A * y1 + A * A * A * y3;
+    const vec even_b = y0 + B * B * y2, odd_b = B * y1 + B * B * B * y3;
+    m[0] = y0;
+    m[out] = even_a + odd_a;
+    m[2 * out] = even_a - odd_a;
+    m[3 * out] = even_b + odd_b;
+    m[4 * out] = even_b - odd_b;
+    m[5 * out] = y3;
+}
+
+/* A part of v^T m, added to u: OUTER rows and PANEL vectors; v (tiles, cin), m (tiles, cout), u (cin, cout). */
+enum { OUTER = 8 };
+static inline void multiply_transposed(const float *v, const float *m, float *u, long tiles, long cin, long cout) {
+    vec sum[OUTER][PANEL];
+#pragma GCC unroll 16
+    for (int r = 0; r < OUTER; r++)
+#pragma GCC unroll 16
+        for (int p = 0; p < PANEL; p++) sum[r][p] = *(const vec *)(u + r * cout + p * LANES);
+    for (long t = 0; t < tiles; t++) {
+        vec line[PANEL];
+#pragma GCC unroll 16
+        for (int p = 0; p < PANEL; p++) line[p] = *(const vec *)(m + t * cout + p * LANES);
+#pragma GCC unroll 16
+        for (int r = 0; r < OUTER; r++)
+#pragma GCC unroll 16
+            for (int p = 0; p < PANEL; p++) sum[r][p] += v[t * cin + r] * line[p];
+    }
+#pragma GCC unroll 16
+    for (int r = 0; r < OUTER; r++)
+#pragma GCC unroll 16
+        for (int p = 0; p < PANEL; p++) *(vec *)(u + r * cout + p * LANES) = sum[r][p];
+}
+
+/* Gradient of the transformed weights: u (36, cin, cout) is set, given x (n, h, w, cin) and the gradient of the result of
+ * the convolution, grad (n, h, w, cout). Some tiles at a time are transformed, then each point's product is added by one
+ * thread: the order of the sums is always the same. Returns 0, or 1 where memory is short.
+ */
+int conv3x3_weight_gradient(const float *x, const float *grad, float *u, long n, long h, long w, long cin, long cout,
+                            int threads) {
+    enum { TILES = 128 };
+    const long down = (h + TILE - 1) / TILE, across = (w + TILE - 1) / TILE, tiles = n * down * across;
+    float *v = aligned_alloc(64, sizeof(float) * POINTS * TILES * cin);
+    float *m = aligned_alloc(64, sizeof(float) * POINTS * TILES * cout);
+    float *edges = aligned_alloc(64, sizeof(float) * POINTS * (cin + cout) * threads);
+    const int failed = !v || !m || !edges;
+    if (!failed) {
+        memset(u, 0, sizeof(float) * POINTS * cin * cout);
+#pragma omp parallel num_threads(threads)
+        {
+#ifdef _OPENMP
+            float *edge = edges + omp_get_thread_num() * POINTS * (cin + cout);
+#else
+            float *edge = edges;
+#endif
+            for (long first = 0; first < tiles; first += TILES) {
+                const long count = first + TILES < tiles ? TILES : tiles - first;
+#pragma omp for schedule(static)
+                for (long t = 0; t < count; t++) {
+                    const long tile = first + t, frame = tile / (down * across);
+                    const long top = tile / across % down * TILE, left = tile % across * TILE;
+                    long row;
+                    const float *patch = find_patch(x, h, w, cin, frame, top - 1, left - 1, SIDE, edge, &row);
+                    transform_tile(patch, row, v + t * cin, TILES * cin, cin);
+                    patch = find_patch(grad, h, w, cout, frame, top, left, TILE, edge + POINTS * cin, &row);
+                    for (long k = 0; k < cout; k += LANES) {
+                        vec d[TILE][TILE], half[SIDE][TILE];
+                        for (int i = 0; i < TILE; i++)
+                            for (int j = 0; j < TILE; j++) d[i][j] = *(const vec *)(patch + i * row + j * cout + k);
+                        for (int j = 0; j < TILE; j++) transform_output_gradient(&d[0][j], TILE, &half[0][j], TILE);
+                        for (int i = 0; i < SIDE; i++) {
+                            vec line[SIDE];
+                            transform_output_gradient(half[i], 1, line, 1);
+                            for (int j = 0; j < SIDE; j++)
+                                *(vec *)(m + ((i * SIDE + j) * TILES + t) * cout + k) = line[j];
+                        }
+                    }
+                }
+#pragma omp for schedule(static)
+                for (int point = 0; point < POINTS; point++)
+                    for (long c = 0; c < cin; c += OUTER)
+                        for (long k = 0; k < cout; k += LANES * PANEL)
+                            multiply_transposed(v + point * TILES * cin + c, m + point * TILES * cout + k,
+                                                u + (point * cin + c) * cout + k, count, cin, cout);
+            }
+        }
+    }
+    free(v);
+    free(m);
+    free(edges);
     return failed;
 }
 

@@ -95,6 +95,23 @@ def conv3x3(x: Tensor, weight: Tensor, bias: Tensor, slope: float, residual: Ten
     return out
 
 
+def conv3x3_weight_gradient(x: Tensor, grad: Tensor) -> Tensor:
+    """The gradient of the weight of `conv3x3`, given its input and the gradient of the convolution's result.
+
+    Args:
+        x: (N, C_in, H, W).
+        grad: (N, C_out, H, W).
+
+    Returns:
+        (C_out, C_in, 3, 3).
+    """
+    (n, c_in, h, w), c_out = x.shape, grad.shape[1]
+    x, grad = (t.contiguous(memory_format=torch.channels_last) for t in (x, grad))
+    points = torch.empty(36, c_in, c_out)
+    _call('conv3x3_weight_gradient', *map(_address, (x, grad, points)), *map(ctypes.c_long, (n, h, w, c_in, c_out)))
+    return (_transform_2d().t() @ points.view(36, -1)).view(3, 3, c_in, c_out).permute(3, 2, 0, 1).contiguous()
+
+
 def pixel_filter(features: Tensor, *filters: Tensor) -> Tensor:
     """As `dstnet_arch.ops.pixel_filter.pixel_filter`, for float32 on a CPU, see `usable`."""
     n, c, h, w = features.shape
