@@ -60,9 +60,7 @@ def temporal_scatter(x: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
 
 def _shift(x: Tensor, frames: int) -> Tensor:
     """Move frames along the first axis, later for positive `frames`; zeros come in at the end left empty."""
-    out = torch.zeros_like(x)
-    if frames > 0:
-        out[frames:] = x[:-frames]
-    else:
-        out[:frames] = x[-frames:]
-    return out
+    if x.shape[0] <= abs(frames):
+        return torch.zeros_like(x)
+    end = torch.zeros_like(x[: abs(frames)])
+    return torch.cat([end, x[:-frames]] if frames > 0 else [x[-frames:], end])
