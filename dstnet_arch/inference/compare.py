@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 
-from dstnet_arch.inference.sinks import PARTIAL_SUFFIX, Job, PictureSink, Sink
+from dstnet_arch.inference.sinks import PARTIAL_SUFFIX, PictureSink, Sink
 from dstnet_arch.inference.sources import Source
 from dstnet_arch.visualize.canvas import Image, pad
 from dstnet_arch.visualize.compare import side_by_side, split_view
@@ -69,23 +69,27 @@ class Comparison:
         return self._render(compose(before, after, self._mode))
 
 
-def compare_pictures(target: Path, names: Sequence[str], job: Job, mode: Mode, overwrite: bool) -> Comparison:
-    """Write PNG files of these names to a folder. Arguments, and errors, as for `PictureSink`."""
-    sink = PictureSink(target, names, {**job, 'compare': mode}, resume=True, overwrite=overwrite)
-    return Comparison(target, sink, lambda image: image, mode)
+def compare_pictures(target: Path, names: Sequence[str], mode: Mode) -> Comparison:
+    """Write PNG files of these names to a folder, in place of an older one.
+
+    Raises:
+        DSTNetError: as `PictureSink`.
+    """
+    return Comparison(target, PictureSink(target, names, {}, overwrite=True), lambda image: image, mode)
 
 
-def compare_video(
-    target: Path, source: Source, encoding: Encoding, container: str, job: Job, mode: Mode, overwrite: bool
-) -> Comparison:
-    """Write a video file, encoded like the result and with all that goes along with it. Arguments, and errors, as for
-    `VideoSink`."""
+def compare_video(target: Path, source: Source, encoding: Encoding, container: str, mode: Mode) -> Comparison:
+    """Write a video file in place of an older one, encoded like the result and with all that goes along with it.
+
+    Raises:
+        DSTNetError: as `VideoSink`.
+    """
     from dstnet_arch.inference.video_sink import VideoSink
 
     blank = np.zeros((*source.size, 3), np.uint8)
     height, width = compose(blank, blank, mode).shape[:2]
     fitting = encoding._replace(size=(height, width))
-    sink = VideoSink(target, source, fitting, container, {**job, 'compare': mode}, resume=True, overwrite=overwrite)
+    sink = VideoSink(target, source, fitting, container, {}, overwrite=True)
     return Comparison(target, sink, partial(_planes, fitting), mode)
 
 

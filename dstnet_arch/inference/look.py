@@ -21,7 +21,6 @@ from dstnet_arch.errors import DataError, OptionsError
 from dstnet_arch.inference.compare import MODES, Mode, compare_pictures, compare_video
 from dstnet_arch.inference.pictures import Kind, to_picture
 from dstnet_arch.inference.report import Report
-from dstnet_arch.inference.sinks import Job
 from dstnet_arch.inference.sources import PictureSource, ReadAhead, Source, open_source
 from dstnet_arch.visualize.canvas import Image
 
@@ -114,7 +113,7 @@ class Wanted(NamedTuple):
 
     @classmethod
     def of(cls, args: argparse.Namespace) -> Wanted:
-        """What `args` ask for: `compare`, `report`, `output`, `overwrite`.
+        """What `args` ask for: `compare`, `report`, `output`, `overwrite`, `resume`; with the last, what is not there.
 
         Raises:
             OptionsError: OUTPUT is a pipe, or something is in the place of what is to be made.
@@ -123,16 +122,19 @@ class Wanted(NamedTuple):
         asked = [option for option in ('compare', 'report') if getattr(args, option)]
         if asked and str(output) == '-':
             raise OptionsError(f'--{asked[0]}: what has gone into a pipe cannot be looked at. Give OUTPUT a name.')
-        wanted = cls(
-            _beside(output, 'compare', '' if output.is_dir() else output.suffix) if args.compare else None,
-            args.compare or MODES[0],
-            _beside(output, 'report', '.html') if args.report else None,
-            args.overwrite,
-        )
-        for path in (wanted.compare, wanted.report):
-            if path is not None and os.path.lexists(path) and not args.overwrite:
-                raise OptionsError(f'{path} exists already. Move it away, or replace it with --overwrite.')
+        compare = _beside(output, 'compare', '' if output.is_dir() else output.suffix) if args.compare else None
+        report = _beside(output, 'report', '.html') if args.report else None
+        if args.resume:  # what is there is whole
+            compare, report = (path if path and not os.path.lexists(path) else None for path in (compare, report))
+        wanted = cls(compare, args.compare or MODES[0], report, args.overwrite)
+        wanted.check()
         return wanted
+
+    def check(self) -> None:
+        """Raise OptionsError where something is in the place of what is to be made, and is not to be replaced."""
+        for path in (self.compare, self.report):
+            if path is not None and os.path.lexists(path) and not self.overwrite:
+                raise OptionsError(f'{path} exists already. Move it away, or replace it with --overwrite.')
 
     def __bool__(self) -> bool:
         return self.compare is not None or self.report is not None
@@ -166,7 +168,6 @@ def show(
     wanted: Wanted,
     source: Source,
     output: Path,
-    job: Job,
     facts: Mapping[str, str],
     encoding: tuple[Encoding, str] | None = None,
     show_progress: bool = True,
@@ -177,7 +178,6 @@ def show(
         wanted: what.
         source: the blurry video.
         output: the restored one: a folder or a video file.
-        job: what has determined it, as for `FileSink`.
         facts: for the report.
         encoding: how `output` was encoded and its container; None for a folder.
         show_progress: a bar on standard error.
@@ -188,6 +188,7 @@ def show(
     Raises:
         DSTNetError: it cannot be; `output` stays.
     """
+    wanted.check()  # a long time may have passed
     with ExitStack() as stack:
         restored: Source
         if encoding is None:
@@ -198,7 +199,7 @@ def show(
         if wanted.report is not None:
             observers.append(Report(wanted.report, source.names, facts, f'{output.name}: before and after'))
         if wanted.compare is not None and encoding is None:
-            observers.append(compare_pictures(wanted.compare, source.names, job, wanted.mode, wanted.overwrite))
+            observers.append(compare_pictures(wanted.compare, source.names, wanted.mode))
         elif wanted.compare is not None and encoding is not None:
-            observers.append(compare_video(wanted.compare, source, *encoding, job, wanted.mode, wanted.overwrite))
+            observers.append(compare_video(wanted.compare, source, *encoding, wanted.mode))
         return look(source, restored, observers, show_progress)
