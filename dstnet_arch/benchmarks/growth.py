@@ -213,6 +213,9 @@ def draw(results: Sequence[dict[str, Any]], exponents: Sequence[dict[str, Any]],
                 label = f'{item["kind"]}: exponent {report.number(item["exponent"], 2)}'
                 axes.plot([x for x, _ in curve], [y * scales[quantity] for _, y in curve], 'o-', label=label)
             axes.set(xscale='log', yscale='log')
+            values = sorted({item['value'] for item in results if item['axis'] == axis})
+            axes.set_xticks(values, [str(value) for value in values])
+            axes.set_xticks([], minor=True)
             axes.grid(alpha=0.3, which='both')
             axes.legend(fontsize=8)
             if quantity == 'peak_memory_bytes':
