@@ -66,7 +66,7 @@ def test_both_frames_are_in_the_picture(size: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize('mode', MODES)
 def test_a_folder_of_comparisons(videos: Path, mode: Any) -> None:
-    comparison = compare_pictures(videos / 'compared', ['0', '1', '2'], {}, mode, overwrite=False)
+    comparison = compare_pictures(videos / 'compared', ['0', '1', '2'], mode)
     made = look(
         open_source(str(videos / 'blurry')), open_source(str(videos / 'sharp')), [comparison], show_progress=False
     )
@@ -79,12 +79,12 @@ def test_a_folder_of_comparisons(videos: Path, mode: Any) -> None:
 
 def test_an_error_leaves_nothing(videos: Path) -> None:
     (videos / 'sharp' / '2.png').write_bytes((videos / 'sharp' / '2.png').read_bytes()[:200])
-    comparison = compare_pictures(videos / 'compared', ['0', '1', '2'], {}, 'split', overwrite=False)
+    comparison = compare_pictures(videos / 'compared', ['0', '1', '2'], 'split')
     with pytest.raises(DataError, match=r'2\.png'):
         look(open_source(str(videos / 'blurry')), open_source(str(videos / 'sharp')), [comparison], False)
     assert files(videos) == ['blurry', 'sharp']
     (videos / 'sharp' / '2.png').unlink()
-    comparison = compare_pictures(videos / 'compared', ['0', '1', '2'], {}, 'split', overwrite=False)
+    comparison = compare_pictures(videos / 'compared', ['0', '1', '2'], 'split')
     with pytest.raises(DataError, match='3 frames of 160x16, the restored one 2 of'):
         look(open_source(str(videos / 'blurry')), open_source(str(videos / 'sharp')), [comparison], False)
     assert files(videos) == ['blurry', 'sharp']
@@ -92,7 +92,7 @@ def test_an_error_leaves_nothing(videos: Path) -> None:
 
 def test_where_they_are_put(tmp_path: Path) -> None:
     def wanted(output: str, **settings: Any) -> Wanted:
-        given = {'compare': 'side', 'report': True, 'overwrite': False, **settings}
+        given = {'compare': 'side', 'report': True, 'overwrite': False, 'resume': False, **settings}
         return Wanted.of(argparse.Namespace(output=Path(output), **given))
 
     os.mkdir(tmp_path / 'v1.5')
@@ -110,4 +110,5 @@ def test_where_they_are_put(tmp_path: Path) -> None:
     (tmp_path / 'x_report.html').write_text('mine')
     with pytest.raises(OptionsError, match=r'x_report\.html exists already'):
         wanted(f'{tmp_path}/x')
-    assert wanted(f'{tmp_path}/x', overwrite=True)
+    assert wanted(f'{tmp_path}/x', overwrite=True).report is not None
+    assert wanted(f'{tmp_path}/x', resume=True)[::2] == (tmp_path / 'x_compare', None)

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import pytest
 import torch
 
@@ -16,8 +18,11 @@ from dstnet_arch.__main__ import main
 from dstnet_arch.archs.checkpoint import load_checkpoint
 from dstnet_arch.archs.dstnet_arch import DSTNet
 from dstnet_arch.archs.dstnet_plus_arch import DSTNetPlus
+from dstnet_arch.archs.reference import PlainDSTNet
 from dstnet_arch.archs.video_net import VideoNet
+from dstnet_arch.benchmarks import runtimes
 from dstnet_arch.benchmarks.cli import Size
+from dstnet_arch.benchmarks.networks import Network
 from dstnet_arch.errors import DSTNetError
 from dstnet_arch.export.formats import FORMATS
 from dstnet_arch.export.network import ClipNet, exportable
@@ -138,17 +143,50 @@ def test_onnx_of_any_size(weights: Path, tmp_path: Path, capsys: pytest.CaptureF
         assert_same(torch.from_numpy(actual), restored(net, clip))
 
 
-@pytest.mark.slow
-def test_onnx_of_one_size(weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.fixture(scope='module')
+def small_onnx(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two frames of 20x9."""
+    pytest.importorskip('onnxruntime')
     pytest.importorskip('onnxscript')
-    path = tmp_path / 'net.onnx'
+    path = tmp_path_factory.mktemp('onnx') / 'net.onnx'
+    logging.disable(logging.CRITICAL)  # see `no_logging`, which comes after this
     assert export(weights, 'onnx', '--size', '20x9', '--frames', 2, '--opset', 20, '-o', path) == 0
-    assert 'ONNX, 2 frames of 20x9' in capsys.readouterr().out
-    session = onnx_session(path)
+    return path
+
+
+@pytest.mark.slow
+def test_onnx_of_one_size(weights: Path, small_onnx: Path) -> None:
+    session = onnx_session(small_onnx)
     assert session.get_inputs()[0].shape == [1, 2, 3, 9, 20]
+    assert pytest.importorskip('onnx').load(small_onnx).opset_import[0].version == 20
     clip = noise(2, 3, 9, 20)
     (actual,) = session.run(None, {'clip': clip.numpy()})
     assert_same(torch.from_numpy(actual), restored(load_checkpoint(weights), clip))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('num_frame', [1, 5])
+def test_the_example_in_the_documentation(
+    weights: Path, small_onnx: Path, tmp_path: Path, root: Path, run_python: Any, num_frame: int
+) -> None:
+    section = (root / 'docs' / 'export.md').read_text('utf-8').split('## ONNX Runtime', 1)[1]
+    (tmp_path / 'example.py').write_text(section.split('```python\n', 1)[1].split('```', 1)[0], 'utf-8')
+    frames = np.random.default_rng(0).integers(0, 256, (num_frame, 9, 20, 3), dtype=np.uint8)
+    (tmp_path / 'frames').mkdir()
+    for t, frame in enumerate(frames):
+        assert cv2.imwrite(str(tmp_path / 'frames' / f'{t}.png'), frame[..., ::-1])
+    done = run_python(tmp_path / 'example.py', small_onnx, 'frames', 'restored', cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    net = load_checkpoint(weights)
+    # Which clip each frame has to come from; the one frame of a short video is there twice.
+    origins = {1: [((0, 0), 0)], 5: [((0, 1), 0), ((0, 1), 1), ((2, 3), 0), ((2, 3), 1), ((3, 4), 1)]}[num_frame]
+    assert len(list((tmp_path / 'restored').iterdir())) == num_frame
+    for t, (clip, place) in enumerate(origins):
+        blurry = torch.from_numpy(frames[list(clip)]).permute(0, 3, 1, 2)[None] / 255
+        wanted = restored(net, blurry)[0, place].clamp(0, 1).permute(1, 2, 0).numpy() * 255
+        picture = cv2.imread(str(tmp_path / 'restored' / f'{t}.png'))
+        assert picture is not None
+        assert np.abs(picture[..., ::-1] - wanted).max() < 0.51
 
 
 _RUN = """
@@ -264,3 +302,27 @@ def test_what_cannot_be_exported_is_said_in_one_message(tmp_path: Path, monkeypa
     with pytest.raises(DSTNetError, match=r'an operator is missing \(PyTorch .*Leave out --dynamic'):
         package.export(DSTNet(**TINY), tmp_path / 'net.onnx', 'onnx', 1)
     assert list(tmp_path.iterdir()) == []
+
+
+# Measuring
+
+
+@pytest.mark.slow
+def test_the_benchmark_measures_what_was_exported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny = {
+        'DSTNet': Network('DSTNet', 'ours', lambda: DSTNet(**TINY)),
+        'PlainDSTNet': Network('PlainDSTNet', 'plain', lambda: PlainDSTNet(**TINY)),
+    }
+    monkeypatch.setattr(runtimes, 'find', tiny.__getitem__)
+    arguments = ['--runtimes', 'torchscript', '--size', '20x18', '--frames', '2', '--repeats', '2', '-o', str(tmp_path)]
+    assert main(['benchmark', 'runtimes', *arguments]) == 0
+    (file,) = tmp_path.iterdir()
+    results = json.loads(file.read_text())['results']
+    assert [(item['runtime'], item['network']) for item in results] == [
+        (runtime, network) for runtime in ('pytorch', 'torchscript') for network in tiny
+    ]
+    assert all(item['seconds_per_frame']['runs'] == 2 and item['failure'] is None for item in results)
+    assert all(item['largest_difference'] < 1e-5 for item in results)
+    assert 'PlainDSTNet, TorchScript' in capsys.readouterr().out
