@@ -21,6 +21,7 @@ import lmdb
 
 from data_prep.errors import PrepError, Problems
 from data_prep.image_check import decode_image
+from data_prep.lmdb_check import check_pages
 from data_prep.lmdb_format import (
     META_INFO,
     RAW_EXTENSION,
@@ -174,6 +175,10 @@ def open_for_reading(path: Path) -> Iterator[lmdb.Environment]:
     """
     if not (path / 'data.mdb').is_file():
         raise PrepError(f'{path} holds no data.mdb')
+    try:
+        check_pages(path / 'data.mdb')
+    except ValueError as error:
+        raise PrepError(f'{path}/data.mdb {error}') from None
     try:
         with closing(lmdb.open(str(path), readonly=True, lock=False, readahead=False)) as env:
             # LMDB maps the file into memory: touching a page beyond a cut would kill the process.
