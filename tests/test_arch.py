@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Callable
 from functools import partial
@@ -405,3 +406,31 @@ def test_initialisation_of_the_residual_blocks() -> None:
                 assert parameter.std().item() == pytest.approx(0.1 * (2 / (32 * 9)) ** 0.5, rel=0.05)
         inside = direction.filter_net.stage1[0].conv1.weight  # type: ignore[union-attr]
         assert inside.abs().max().item() <= (1 / (32 * 9)) ** 0.5  # PyTorch's default: uniform in +-1/sqrt(fan-in)
+
+
+# Other ways to run a step of the propagation
+
+
+@pytest.mark.parametrize('net', [small_net(), small_plus()], ids=lambda net: type(net).__name__)
+def test_compiled_steps_are_traced_whole_and_give_the_same(net: DSTNet | DSTNetPlus) -> None:
+    x = clip(1, 3, 3, 32, 16)
+    with torch.no_grad():
+        expected = net(x)
+        net.compile_steps(backend='eager', fullgraph=True)  # PyTorch traces as it always does, and makes no code
+        assert (net(x) - expected).abs().max() < 1e-12
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA GPU')
+@pytest.mark.parametrize('autocast', [None, torch.bfloat16], ids=str)
+def test_cuda_graphs_give_the_same(autocast: torch.dtype | None) -> None:
+    torch.manual_seed(0)
+    net = DSTNet(num_feat=16, num_block=1, num_cwgdn=1).cuda().eval()
+    with torch.no_grad(), torch.autocast('cuda', autocast, enabled=autocast is not None):
+        for size in ((32, 48), (64, 32), (32, 48)):
+            x = torch.rand(1, 4, 3, *size, device='cuda')
+            net.cuda_graphs = False
+            expected = net(x)
+            net.cuda_graphs = True
+            torch.testing.assert_close(net(x), expected, rtol=0, atol=1e-5 if autocast is None else 1e-2)
+        copy.deepcopy(net)(x)

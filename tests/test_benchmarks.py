@@ -246,7 +246,7 @@ def test_train(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.usefixtures('tiny')
 @pytest.mark.parametrize('kind', ['forward', 'train'])
 def test_compiled_kernels_are_one_more_row(kind: str, tmp_path: Path) -> None:
-    command([kind, *RUN, '--native', '--dtype', 'fp32', '--dtype', 'bf16', '-o', str(tmp_path)])
+    command([kind, *RUN, '--dtype', 'fp32', '--dtype', 'bf16', '--schedules', 'native', '-o', str(tmp_path)])
     (path,) = tmp_path.iterdir()
     results = {item['name']: item for item in json.loads(path.read_text())['results']}
     row = results['DSTNet, fp32, native kernels']

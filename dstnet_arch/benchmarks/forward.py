@@ -5,18 +5,27 @@ from __future__ import annotations
 import argparse
 import warnings
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from dstnet_arch.archs.video_net import VideoNet
 from dstnet_arch.benchmarks import cli, report
 from dstnet_arch.benchmarks.harness import PRECISIONS, Workload, measure, ratio, tf32
 from dstnet_arch.benchmarks.networks import PLAIN, Network, Unavailable, find, select
 from dstnet_arch.ops.native import native, usable
 
-Schedule = Literal['eager', 'compiled', 'native']
-"""PyTorch's operations one by one; under torch.compile; with the compiled CPU kernels of ops/native.py."""
+SCHEDULES = {
+    'eager': '',
+    'compiled': ', compiled',
+    'steps': ', steps compiled',
+    'graphs': ', CUDA graphs',
+    'native': ', native kernels',
+}
+"""How a network is run, and what tables say of it: PyTorch's operations one by one; torch.compile of all, or of one
+propagation step; a CUDA graph for each propagation step; the compiled CPU kernels of ops/native.py."""
+COMPILED = ('compiled', 'steps')
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,8 +41,14 @@ def add_network_arguments(parser: argparse.ArgumentParser, size: str) -> None:
     parser.add_argument(
         '--dtype', action='append', choices=list(PRECISIONS), help='may be repeated; by default fp32, without TF32'
     )
-    parser.add_argument('--compile', action='store_true', help='the same networks under torch.compile, too')
-    parser.add_argument('--native', action='store_true', help='the same with the compiled CPU kernels, too; fp32 only')
+    parser.add_argument(
+        '--schedules',
+        nargs='+',
+        default=[],
+        choices=[name for name in SCHEDULES if name != 'eager'],
+        help='measure the networks in other ways, too: under torch.compile, with only one step of the propagation '
+        'compiled, with CUDA graphs for these steps, with the compiled kernels for CPUs (fp32 alone)',
+    )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -78,22 +93,18 @@ def compared(args: argparse.Namespace) -> tuple[list[Network], Network]:
     return networks, find(PLAIN.get(networks[0].name, 'PlainDSTNet'))
 
 
-def variants(
-    networks: list[Network], reference: Network, args: argparse.Namespace
-) -> list[tuple[Network, str, Schedule]]:
+def variants(networks: list[Network], reference: Network, args: argparse.Namespace) -> list[tuple[Network, str, str]]:
     """(network, precision, schedule) to measure: first the reference in float32."""
-    result: dict[tuple[Network, str, Schedule], None] = {(reference, 'fp32', 'eager'): None}
+    result = {(reference, 'fp32', 'eager'): None}
     for dtype in args.dtype:
         result |= {(network, dtype, 'eager'): None for network in (reference, *networks)}
-        if args.compile:
-            result |= {(network, dtype, 'compiled'): None for network in networks if network is not reference}
-        if args.native and dtype == 'fp32':
-            result |= {(network, dtype, 'native'): None for network in networks if network is not reference}
+        schedules = [name for name in args.schedules if name != 'native' or dtype == 'fp32']
+        result |= {(n, dtype, schedule): None for schedule in schedules for n in networks if n is not reference}
     return list(result)
 
 
 def workload(
-    network: Network, args: argparse.Namespace, size: cli.Size, dtype: str, schedule: Schedule = 'eager'
+    network: Network, args: argparse.Namespace, size: cli.Size, dtype: str, schedule: str = 'eager'
 ) -> Workload:
     """Restoring a clip of `args.frames` frames, as a workload."""
     return Workload(
@@ -107,13 +118,13 @@ def workload(
             'schedule': schedule,
         },
         optional=schedule != 'eager' or network.group == 'peers',
-        memory=schedule != 'compiled',  # a fresh process would measure the compiler
+        memory=schedule not in COMPILED,  # a fresh process would measure the compiler
     )
 
 
-def label(network: Network, dtype: str, schedule: Schedule) -> str:
+def label(network: Network, dtype: str, schedule: str) -> str:
     """What is measured, in words."""
-    return f'{network.label}, {dtype}' + {'eager': '', 'compiled': ', compiled', 'native': ', native kernels'}[schedule]
+    return f'{network.label}, {dtype}{SCHEDULES[schedule]}'
 
 
 def clip_shape(batch: int, frames: int, size: cli.Size) -> list[int]:
@@ -121,22 +132,18 @@ def clip_shape(batch: int, frames: int, size: cli.Size) -> list[int]:
     return [batch, frames, 3, size.height, size.width]
 
 
-def prepare(
-    network: str, shape: list[int], device: str, dtype: str, schedule: Schedule = 'eager'
-) -> Callable[[], Tensor]:
+def prepare(network: str, shape: list[int], device: str, dtype: str, schedule: str = 'eager') -> Callable[[], Tensor]:
     """A network and a clip: the function restores it.
 
     Weights and clip are random, and the same in every call for networks with the same parameters.
 
     Raises:
-        Unavailable: the compiled CPU kernels are wanted and cannot be had.
+        Unavailable: the network cannot be run in this way here.
     """
-    if schedule == 'native':
-        check_native()
     precision = PRECISIONS[dtype]
     net, clip = build(find(network), shape, device)
     net, clip = net.eval().to(dtype=precision.dtype), clip.to(precision.dtype)
-    call = torch.compile(net) if schedule == 'compiled' else net
+    call = scheduled(net, schedule)
 
     def restore() -> Tensor:
         with torch.no_grad(), tf32(precision.tf32), native(schedule == 'native'):
@@ -145,8 +152,26 @@ def prepare(
     return restore
 
 
-def check_native() -> None:
-    """Raises Unavailable where the compiled CPU kernels cannot be had."""
+def scheduled(net: nn.Module, schedule: str) -> nn.Module:
+    """The network, ready to be run in one of the ways of `SCHEDULES`.
+
+    Raises:
+        Unavailable: it cannot be run so here.
+    """
+    if schedule == 'native':
+        _check_native()
+    if schedule in ('steps', 'graphs') and not isinstance(net, VideoNet):
+        raise Unavailable(f'{type(net).__name__} has no propagation steps of ours')
+    if schedule == 'steps':
+        cast(VideoNet, net).compile_steps()
+    if schedule == 'graphs':
+        if not next(net.parameters()).is_cuda:
+            raise Unavailable('CUDA graphs need a CUDA GPU')
+        cast(VideoNet, net).cuda_graphs = True
+    return cast(nn.Module, torch.compile(net)) if schedule == 'compiled' else net
+
+
+def _check_native() -> None:
     with native(True), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('always')
         if not usable(torch.zeros(1)):

@@ -12,18 +12,19 @@ from torch import Tensor, nn
 from dstnet_arch.archs.video_net import VideoNet
 from dstnet_arch.benchmarks import cli, report
 from dstnet_arch.benchmarks.forward import (
-    Schedule,
+    COMPILED,
     add_network_arguments,
     build,
-    check_native,
     clip_shape,
     compared,
     label,
+    scheduled,
     variants,
 )
 from dstnet_arch.benchmarks.harness import PRECISIONS, Measurement, Precision, Workload, measure, ratio, tf32
 from dstnet_arch.benchmarks.memory import out_of_memory, saved_for_backward
 from dstnet_arch.benchmarks.networks import Network, find
+from dstnet_arch.errors import OptionsError
 from dstnet_arch.ops.native import native
 
 _CHECKPOINTING = ', checkpointing'
@@ -39,6 +40,8 @@ def run(args: argparse.Namespace) -> None:
     """Measure, print the table, write the JSON file."""
     args.dtype = args.dtype or ['fp32']
     cli.prepare(args)
+    if 'graphs' in args.schedules:
+        raise OptionsError('--schedules graphs given: CUDA graphs are for restoring alone, not for training.')
     networks, reference = compared(args)
     workloads = []
     for network, dtype, schedule in variants(networks, reference, args):
@@ -71,7 +74,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def workload(
-    network: Network, args: argparse.Namespace, dtype: str, schedule: Schedule = 'eager', checkpointing: bool = False
+    network: Network, args: argparse.Namespace, dtype: str, schedule: str = 'eager', checkpointing: bool = False
 ) -> Workload:
     """A training step as a workload."""
     return Workload(
@@ -86,7 +89,7 @@ def workload(
             'checkpointing': checkpointing,
         },
         optional=schedule != 'eager' or network.group == 'peers',
-        memory=schedule != 'compiled',
+        memory=schedule not in COMPILED,
     )
 
 
@@ -95,17 +98,15 @@ def prepare(
     shape: list[int],
     device: str,
     dtype: str,
-    schedule: Schedule = 'eager',
+    schedule: str = 'eager',
     checkpointing: bool = False,
 ) -> Callable[[], None]:
     """A network and a clip: the function makes the gradients of all weights, as the training does but for the loss.
 
     Of the loss, whose share of the time is small, only a mean absolute difference is there; no optimiser step is made.
     """
-    if schedule == 'native':
-        check_native()
     net, clip, precision = _build(network, shape, device, dtype, checkpointing)
-    call = torch.compile(net) if schedule == 'compiled' else net
+    call = scheduled(net, schedule)
 
     def step() -> None:
         net.zero_grad()
@@ -133,7 +134,7 @@ def _loss(call: Callable[[Tensor], Tensor], clip: Tensor, precision: Precision) 
 
 def _saved(item: Workload, result: Measurement) -> int | None:
     """Bytes that the graph of one forward pass holds."""
-    if not result.seconds or item.arguments['schedule'] == 'compiled':
+    if not result.seconds or item.arguments['schedule'] in COMPILED:
         return None
     arguments = {k: v for k, v in item.arguments.items() if k != 'schedule'}
     try:
