@@ -12,6 +12,7 @@ KINDS = {
     'train': 'forward and backward: time and memory, against the plain schedule',
     'data': 'making an LMDB, against stock BasicSR, and loading training samples from it',
     'eval': 'what reading, scoring and saving add to a test run',
+    'precision': 'what bf16, fp16 and TF32 change in restored videos, in dB, on given pictures',
     'runtimes': 'exported networks in ONNX Runtime, OpenVINO and TorchScript, against PyTorch',
     'growth': 'how time and memory grow with frames, pixels, width and batch',
     'stream': 'streaming: time and memory against the number of frames, and against whole clips',
