@@ -96,6 +96,7 @@ def evaluate(
     dataset: ClipDataset,
     restore: Callable[[Tensor], Tensor],
     *,
+    explain: Callable[[Tensor], str | None] | None = None,
     score: Score | None = None,
     score_device: torch.device | None = None,
     score_input: bool = True,
@@ -115,6 +116,7 @@ def evaluate(
         dataset: its items are clips: 'lq' (T, 3, H, W) RGB in [0, 1], 'gt' the same or absent, 'video', 'frames' (T
             names), 'keep' (the half-open range of the frames that count).
         restore: maps (1, T, 3, H, W) to the restored clip, same shape, on any device.
+        explain: says, for a clip of which the restored values are not finite, what was so first.
         score: called in several threads at once. None, or a data set without ground truth: no scores.
         score_device: where all frames of a clip are scored together, after they were restored; None: one by one on the
             CPU, in the threads.
@@ -148,7 +150,7 @@ def evaluate(
         ) as clips:
             for clip in clips:
                 since = time.perf_counter()
-                restored = _restored_levels(restore, clip, truncate)
+                restored = _restored_levels(restore, clip, truncate, explain)
                 result.restore_seconds += time.perf_counter() - since
                 counted = [i for i, frame in enumerate(clip.frames) if (clip.video, frame) not in uncounted]
                 if score is not None and score_device is not None:
@@ -203,13 +205,20 @@ def _load(dataset: ClipDataset, index: int, with_gt: bool, with_input: bool) -> 
     )
 
 
-def _restored_levels(restore: Callable[[Tensor], Tensor], clip: _Clip, truncate: bool) -> Tensor:
+def _restored_levels(
+    restore: Callable[[Tensor], Tensor],
+    clip: _Clip,
+    truncate: bool,
+    explain: Callable[[Tensor], str | None] | None = None,
+) -> Tensor:
     restored = restore(clip.lq)[0, clip.keep]
     finite = torch.isfinite(restored).flatten(1).all(1).tolist()
     if not all(finite):
+        reason = explain(clip.lq) if explain else None
+        first = f' The first: {reason}.' if reason else ''
         raise DataError(
-            f'Frame {clip.frames[finite.index(False)]} of {clip.video}: the network gave values that are not finite. '
-            'Check its weights (path:pretrain_network_g), and set val:amp=none if it was fp16.'
+            f'Frame {clip.frames[finite.index(False)]} of {clip.video}: the network gave values that are not finite.'
+            f'{first} Check its weights (path:pretrain_network_g), and set val:amp=none if it was fp16.'
         )
     return to_levels(restored, truncate)
 

@@ -29,9 +29,9 @@ class _Reading:
             which = ', '.join(f'{name} is {value}' for name, value in bad.items())
             raise TrainingError(
                 f'Training stopped at iteration {self.iteration}: {which}, but a loss has to be finite. '
-                'The checkpoints made so far are good. Try a lower train:optim_g:lr or train:grad_clip=0.1, '
-                'train:amp=none if it was fp16, and look for damaged frames with `python -m data_prep verify PATH`. '
-                'Go on with --auto_resume.'
+                'The checkpoints made so far are good. train:find_nonfinite=true says in which layer it begins. '
+                'Try a lower train:optim_g:lr or train:grad_clip=0.1, train:amp=none if it was fp16, and look for '
+                'damaged frames with `python -m data_prep verify PATH`. Go on with --auto_resume.'
             )
         return losses
 

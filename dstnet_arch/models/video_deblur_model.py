@@ -45,6 +45,7 @@ from dstnet_arch.models.training_state import (
     set_rng_states,
     set_torch_rng_states,
 )
+from dstnet_arch.nonfinite import NonFiniteWatch, first_nonfinite, look_at_gradients, look_at_weights
 
 AUTOCAST_DTYPES = {'none': None, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 """What `train.amp` and `val.amp` can be."""
@@ -167,6 +168,7 @@ class VideoDeblurModel(SRModel):
         self.accum_iter = int(train_opt.get('accum_iter') or 1)
         self.grad_clip = float(train_opt.get('grad_clip') or 0)
         self.loss_watch = LossWatch()
+        self.find_nonfinite = bool(train_opt.get('find_nonfinite'))
         self._rng_of_next_step: dict[str, Any] | None = None
         if train_opt.get('gradient_checkpointing'):
             if not hasattr(net, 'gradient_checkpointing'):
@@ -256,7 +258,7 @@ class VideoDeblurModel(SRModel):
         self._restore_rng()
         with _memory_advice('train:accum_iter=2 or more, train:gradient_checkpointing=true or train:amp=bf16'):
             self.optimizer_g.zero_grad(set_to_none=True)
-            losses = self._backward()
+            losses = self._backward_watched(current_iter) if self.find_nonfinite else self._backward()
             if self.opt['dist']:  # every rank learns of a loss that is not finite: all stop, and none waits
                 mean = torch.stack(list(losses.values()))
                 dist.all_reduce(mean)
@@ -274,6 +276,25 @@ class VideoDeblurModel(SRModel):
                 self.scaler.scale(torch.stack(list(losses.values())).sum()).backward()
             means = {name: means.get(name, 0) + loss.detach() for name, loss in losses.items()}
         return means
+
+    def _backward_watched(self, current_iter: int) -> dict[str, Tensor]:
+        """`_backward`, looking for the first that is not finite; where one rank finds it, all stop."""
+        net = self.get_bare_model(self.net_g)
+        watch = NonFiniteWatch(net)
+        look_at_weights(watch, net)
+        watch.look('the sharp frames', getattr(self, 'gt', None))
+        with watch:
+            losses = self._backward()
+        if not self.scaler.is_enabled():  # of fp16, gradients may overflow: the scaler leaves out the step
+            look_at_gradients(watch, net)
+        for finding in self._on_all_ranks(lambda: watch.finding):
+            if finding:
+                raise TrainingError(
+                    f'Training stopped at iteration {current_iter}; the first that is not finite: {finding}. For '
+                    'frames, look for damaged ones with `python -m data_prep verify PATH`; for float16, try '
+                    'train:amp=bf16; else a lower train:optim_g:lr or train:grad_clip=0.1. Go on with --auto_resume.'
+                )
+        return losses
 
     def _cut_batch(self) -> list[tuple[Tensor, Tensor]]:
         if not hasattr(self, 'gt'):
@@ -356,8 +377,7 @@ class VideoDeblurModel(SRModel):
         return self_ensemble(self._restore_once, lq) if self.val_opt.get('self_ensemble') else self._restore_once(lq)
 
     def _restore_once(self, lq: Tensor) -> Tensor:
-        # Without its wrapper, which would wait for ranks that have no clip left.
-        net = self.net_g_ema if hasattr(self, 'net_g_ema') else self.get_bare_model(self.net_g)
+        net = self._restoring_net()
         was_training = net.training
         net.eval()
         streaming = bool(self.val_opt.get('streaming'))
@@ -371,6 +391,10 @@ class VideoDeblurModel(SRModel):
                     return net(lq).float()
         finally:
             net.train(was_training)
+
+    def _restoring_net(self) -> nn.Module:
+        # Without its wrapper, which would wait for ranks that have no clip left.
+        return self.net_g_ema if hasattr(self, 'net_g_ema') else self.get_bare_model(self.net_g)
 
     def test(self) -> None:
         """Restore the clip that `feed_data` took."""
@@ -562,6 +586,7 @@ class VideoDeblurModel(SRModel):
             lambda: evaluate(
                 dataset,
                 self.restore,
+                explain=lambda lq: first_nonfinite(self._restoring_net(), lambda: self.restore(lq)),
                 score=self._scorer if with_scores else None,
                 score_device=self.device if self.device.type != 'cpu' and self._scorer.on_any_device else None,
                 score_input=not known,

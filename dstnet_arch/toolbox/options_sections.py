@@ -182,6 +182,11 @@ class Train(Section):
     )
     amp: Amp = Field('none', description='Autocast. fp16 needs a GPU.')
     grad_clip: float = Field(0, ge=0, description='Largest norm of the gradient; 0: no clipping.')
+    find_nonfinite: bool = Field(
+        False,
+        description='Look at what every layer makes, and stop with the name of the first whose output is not finite; '
+        'takes more time.',
+    )
     gradient_checkpointing: bool = Field(
         False, description='Recompute the propagation in the backward pass: less memory, more time.'
     )
