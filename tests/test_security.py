@@ -1,0 +1,322 @@
+"""Files from elsewhere run nothing and write nowhere: weights, training states, options, names in data sets."""
+
+from __future__ import annotations
+
+import ast
+import io
+import json
+import os
+import pickle
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import yaml
+from conftest import ROOT, RunPython
+from model_parts import Clips, loader, make_model, test_options
+
+from data_prep.lmdb_format import META_INFO, check_key, parse_meta_line
+from dstnet_arch.archs.checkpoint import load_checkpoint, read_state_dict
+from dstnet_arch.archs.dstnet_arch import DSTNet
+from dstnet_arch.data.frame_source import open_source
+from dstnet_arch.errors import CheckpointError, DataError, OptionsError, message_of
+from dstnet_arch.inference.sinks import PictureSink
+from dstnet_arch.models.evaluation import image_path
+from dstnet_arch.toolbox.options import force, read_options
+from dstnet_arch.toolbox.resume import read_state
+
+SOURCES = [path for package in ('dstnet_arch', 'data_prep') for path in sorted((ROOT / package).rglob('*.py'))]
+
+
+class Evil:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (str(self.folder),)
+
+
+def evil_files(content: Any) -> dict[str, bytes]:
+    """Every form in which a pickle reaches `torch.load`."""
+    zipped, legacy = io.BytesIO(), io.BytesIO()
+    torch.save(content, zipped)
+    torch.save(content, legacy, _use_new_zipfile_serialization=False)
+    return {'zipped': zipped.getvalue(), 'legacy': legacy.getvalue(), 'bare': pickle.dumps(content, protocol=2)}
+
+
+# What is in our code
+
+
+def calls(path: Path) -> Iterator[tuple[str, ast.Call]]:
+    for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
+        if isinstance(node, ast.Call):
+            yield ast.unparse(node.func), node
+
+
+@pytest.mark.parametrize('package', ['dstnet_arch', 'data_prep'])
+def test_no_code_of_ours_runs_what_it_reads(package: str) -> None:
+    forbidden = {'eval', 'exec', 'compile', 'os.system', 'os.popen', 'yaml.load', 'yaml.unsafe_load', 'yaml.full_load'}
+    forbidden |= {
+        f'{module}.{name}' for module in ('pickle', 'marshal', 'shelve') for name in ('load', 'loads', 'open')
+    }
+    loads = 0
+    for path in (path for path in SOURCES if path.is_relative_to(ROOT / package)):
+        for name, call in calls(path):
+            given = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
+            assert name not in forbidden, f'{path}:{call.lineno}'
+            assert given.get('shell', 'False') == 'False', f'{path}:{call.lineno}'
+            assert given.get('allow_pickle', 'False') == 'False', f'{path}:{call.lineno}'
+            if name == 'torch.load':
+                assert given.get('weights_only') == 'True', f'{path}:{call.lineno}'
+                loads += 1
+    assert (loads > 0) == (package == 'dstnet_arch')
+
+
+def test_the_start_of_the_interpreter_runs_one_documented_line() -> None:
+    startup = ROOT / 'dstnet_arch/toolbox/startup'
+    line = "import sys; exec('try:\\n import _dstnet_arch_hook\\nexcept Exception:\\n pass\\nelse:\\n "
+    assert (startup / 'dstnet_arch.pth').read_text(encoding='utf-8') == f"{line}_dstnet_arch_hook.install()')\n"
+    assert (startup / 'dstnet_arch.start').read_text(encoding='utf-8') == '_dstnet_arch_hook:install\n'
+    hook = ast.parse((startup / '_dstnet_arch_hook.py').read_text(encoding='utf-8'))
+    at_start = [node for node in hook.body if not isinstance(node, (ast.FunctionDef, ast.ClassDef))]
+    assert [type(node).__name__ for node in at_start] == ['Expr', 'Import', 'Assign']  # docstring, sys, MOVED
+    modules = {alias.name for node in ast.walk(hook) if isinstance(node, ast.Import) for alias in node.names}
+    assert modules == {'sys'}
+    named = {name for name, _ in calls(startup / '_dstnet_arch_hook.py')}
+    assert not named & {'open', 'exec', 'eval', 'compile', '__import__', 'print.write'}
+
+
+# Weights and states
+
+
+@pytest.mark.parametrize('form', ['zipped', 'legacy', 'bare'])
+@pytest.mark.parametrize('name', ['x.pth', 'x.ckpt', 'x.safetensors', 'x'])
+def test_no_file_of_weights_runs_code(tmp_path: Path, form: str, name: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(evil_files({'params': {'a': torch.zeros(1), 'b': Evil(tmp_path / 'owned')}})[form])
+    for read in (load_checkpoint, read_state_dict):
+        with pytest.raises(CheckpointError, match='x'):
+            read(path)
+    assert not (tmp_path / 'owned').exists()
+
+
+@pytest.mark.parametrize('form', ['zipped', 'legacy', 'bare'])
+def test_no_state_runs_code(tmp_path: Path, form: str) -> None:
+    state = tmp_path / '5.state'
+    state.write_bytes(evil_files({'iter': 5, 'epoch': 0, 'optimizers': Evil(tmp_path / 'owned')})[form])
+    with pytest.raises(CheckpointError, match='cannot be read'):
+        read_state(state, {'path': {'models': str(tmp_path)}})
+
+    sink = PictureSink(tmp_path / 'out', ['0', '1'], {'job': 1})
+    sink.write(0, lambda: np.zeros((2, 2, 3), np.uint8))
+    sink.save(1, torch.zeros(1))
+    sink.close()
+    (tmp_path / 'out.partial/state.pt').write_bytes(
+        evil_files({'position': 1, 'state': Evil(tmp_path / 'owned')})[form]
+    )
+    with pytest.raises(DataError, match='damaged'):
+        PictureSink(tmp_path / 'out', ['0', '1'], {'job': 1}, resume=True)
+    assert not (tmp_path / 'owned').exists()
+
+
+@pytest.mark.parametrize(
+    'counts', [{'iter': '../../x', 'epoch': 0}, {'iter': -1, 'epoch': 0}, {'iter': 5, 'epoch': None}]
+)
+def test_the_counts_of_a_state_are_numbers(tmp_path: Path, counts: dict[str, Any]) -> None:
+    torch.save(counts, tmp_path / '5.state')
+    with pytest.raises(CheckpointError, match='whole numbers'):
+        read_state(tmp_path / '5.state', {'path': {'models': str(tmp_path)}})
+
+
+def config_of(net: DSTNet, **changes: Any) -> torch.Tensor:
+    config = {'type': 'DSTNet', **net.config, **changes}
+    return torch.frombuffer(bytearray(json.dumps(config).encode()), dtype=torch.uint8)
+
+
+@pytest.mark.parametrize('name', ['num_feat', 'num_block', 'prop_feat', 'num_cwgdn'])
+def test_a_small_file_makes_no_large_network(name: str) -> None:
+    net = DSTNet(num_feat=2, num_block=1, num_cwgdn=1)
+    weights = net.state_dict() | {'_extra_state': config_of(net, **{name: 10**9})}
+    with pytest.raises(CheckpointError, match=f'too small or too few for {name}=1000000000'):
+        load_checkpoint(weights)
+
+
+def test_one_number_stands_for_itself_only() -> None:
+    weights = DSTNet(num_feat=2, num_block=1, num_cwgdn=1).state_dict()
+    weights.pop('_extra_state')
+    weights['extract.weight'] = torch.zeros(1).expand(10**6, 10**6, 3, 3)
+    with pytest.raises(CheckpointError, match=r'holds extract\.weight as something else'):
+        load_checkpoint(weights)
+
+
+def test_names_in_files_command_no_terminal() -> None:
+    with pytest.raises(CheckpointError) as error:
+        load_checkpoint({'\x1b[2J\x07weights': torch.zeros(1)})
+    assert '\x1b' in str(error.value)
+    assert '\\x1b[2J\\x07weights' in message_of(error.value)
+    assert not set(message_of(error.value)) & {'\x1b', '\x07'}
+
+
+# Options
+
+
+TAGS = {
+    'apply': '!!python/object/apply:os.mkdir [{owned}]',
+    'new': '!!python/object/new:os.mkdir [{owned}]',
+    'module': '!!python/module:antigravity',
+    'name': '!!python/name:os.system',
+}
+
+
+@pytest.mark.parametrize('tag', TAGS)
+@pytest.mark.parametrize('head', ['model_type: VideoDeblurModel', 'model_type: {tag}', 'datasets:\n  train: {tag}'])
+def test_no_options_file_runs_code(tmp_path: Path, tag: str, head: str) -> None:
+    code = TAGS[tag].format(owned=tmp_path / 'owned')
+    path = tmp_path / 'options.yml'
+    path.write_text(f'{head.format(tag=code)}\na: {code}\n', encoding='utf-8')
+    with pytest.raises(OptionsError, match='has the tag'):
+        read_options(path)
+    assert not (tmp_path / 'owned').exists()
+
+
+def test_no_forced_value_runs_code(tmp_path: Path) -> None:
+    code = f'__import__("os").mkdir("{tmp_path / "owned"}")'
+    for entry in (f'a=[{code}]', f'a"];{code};opt["b=1', f'a:b"];{code}#=1'):
+        with suppress(OptionsError):
+            force({'a': 1}, [entry])
+    assert not (tmp_path / 'owned').exists()
+
+
+# The commands, in a process of their own
+
+SCRIPT = """
+import json, sys
+from dstnet_arch.__main__ import main
+status = {}
+for arguments in json.load(open('commands.json')):
+    try:
+        status[' '.join(arguments)] = main(arguments)
+    except SystemExit as error:
+        status[' '.join(arguments)] = error.code
+json.dump(status, open('status.json', 'w'))
+"""
+
+
+@pytest.fixture
+def workplace(tmp_path: Path) -> Path:
+    """Blurry and sharp pictures, options for a test and for training, and weights that make the folder `owned`."""
+    for side in ('blur', 'sharp'):
+        (tmp_path / side / 'clip').mkdir(parents=True)
+        for i in range(3):
+            cv2.imwrite(str(tmp_path / side / f'clip/{i}.png'), np.full((16, 16, 3), 40 * i, np.uint8))
+    (tmp_path / 'evil.pth').write_bytes(evil_files({'params': {'b': Evil(tmp_path / 'owned')}})['zipped'])
+    (tmp_path / 'evil.state').write_bytes(evil_files({'iter': 1, 'epoch': 0, 'b': Evil(tmp_path / 'owned')})['zipped'])
+    for run in ('test', 'train'):
+        opt = read_options(ROOT / f'options/{run}_DSTNet_sample.yml')
+        opt |= {
+            'num_gpu': 0,
+            'name': run,
+            'network_g': {'type': 'DSTNet', 'num_feat': 2, 'num_block': 1, 'num_cwgdn': 1},
+        }
+        for data in opt['datasets'].values():
+            data |= {'dataroot_lq': 'blur', 'dataroot_gt': 'sharp'}
+        if run == 'train':
+            opt['datasets']['train'] |= {
+                'gt_size': 16,
+                'num_frame': 3,
+                'num_worker_per_gpu': 0,
+                'persistent_workers': False,
+            }
+        opt['path']['pretrain_network_g'] = 'evil.pth'
+        (tmp_path / f'{run}.yml').write_text(yaml.safe_dump(opt), encoding='utf-8')
+        opt['path']['resume_state'] = 'evil.state'
+        (tmp_path / f'{run}_resume.yml').write_text(yaml.safe_dump(opt), encoding='utf-8')
+        code = f'!!python/object/apply:os.mkdir [{tmp_path / "owned"}]'
+        (tmp_path / f'{run}_evil.yml').write_text(yaml.safe_dump(opt) + f'\nevil: {code}\n', encoding='utf-8')
+        # The network of flow, whose weights BasicSR loads by itself.
+        opt['network_g'] = {'type': 'BasicVSRPlusPlus', 'mid_channels': 2, 'num_blocks': 1, 'is_low_res_input': False}
+        opt['network_g']['spynet_path'] = 'evil.pth'
+        opt['path'] |= {'resume_state': None, 'pretrain_network_g': None}
+        (tmp_path / f'{run}_flow.yml').write_text(yaml.safe_dump(opt), encoding='utf-8')
+    (tmp_path / 'others_evil.yml').write_text(f'model_type: SRModel\nevil: {code}\n', encoding='utf-8')
+    return tmp_path
+
+
+def test_no_command_runs_code_from_files(workplace: Path, run_python: RunPython) -> None:
+    commands = [
+        ['deblur', 'blur/clip', '-o', 'out', '--weights', 'evil.pth'],
+        ['weights', 'verify', 'evil.pth'],
+        ['weights', 'convert', 'evil.pth', '-o', 'out.safetensors'],
+        ['options', 'check', 'test_evil.yml'],
+        ['test', '-opt', 'test_evil.yml'],
+        ['train', '-opt', 'train_evil.yml'],
+        ['test', '-opt', 'others_evil.yml'],
+        ['train', '-opt', 'train_resume.yml'],
+        ['test', '-opt', 'test.yml'],
+        ['train', '-opt', 'train.yml'],
+    ]
+    (workplace / 'commands.json').write_text(json.dumps(commands), encoding='utf-8')
+    done = run_python('-c', SCRIPT, cwd=workplace, OMP_NUM_THREADS='1')
+    assert done.returncode == 0, done.stderr
+    assert json.loads((workplace / 'status.json').read_text()) == {' '.join(command): 2 for command in commands}
+    assert done.stderr.count('error: ') == len(commands)
+    assert not (workplace / 'owned').exists()
+    assert not (workplace / 'out').exists()
+    assert not (workplace / 'out.safetensors').exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('options', ['test_evil', 'test_flow', 'test'])
+def test_basicsrs_own_start_runs_no_code_from_files(workplace: Path, run_python: RunPython, options: str) -> None:
+    done = run_python('-m', 'basicsr.test', '-opt', f'{options}.yml', cwd=workplace, OMP_NUM_THREADS='1')
+    assert done.returncode != 0
+    assert not (workplace / 'owned').exists()
+
+
+# Names
+
+OUTSIDE = ['../x', '..', 'a/../../x', '/x', 'a//x', '.', '', 'a\0b', '..\\x', 'a\\..\\x', '\\\\server\\x']
+
+
+@pytest.mark.parametrize('name', OUTSIDE)
+def test_no_name_leads_out_of_the_results(tmp_path: Path, name: str) -> None:
+    for video, frame in ((name, '0'), ('clip', name)):
+        with pytest.raises(DataError, match='outside'):
+            image_path(tmp_path, video, frame, None)
+
+
+@pytest.mark.parametrize('name', [*OUTSIDE, 'C:x', 'C:\\x'])
+def test_no_name_leads_out_of_a_data_base(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ValueError):
+        check_key(f'{name}/0')
+    with pytest.raises(ValueError):
+        parse_meta_line(f'{name}/0.png (1,1,3) 1')
+    (tmp_path / META_INFO).write_text(f'{name}/0.png (1,1,3) 1\n', encoding='utf-8')
+    with pytest.raises(DataError):
+        open_source(tmp_path, 'lmdb')
+
+
+def test_a_test_writes_no_picture_outside(tmp_path: Path) -> None:
+    dataset = Clips('set', {'../../../outside': 3})
+    model = make_model(test_options(tmp_path / 'a/b', save_img=True, metrics=None))
+    with pytest.raises(DataError, match='outside'):
+        model.validation(loader(dataset), 0, None, save_img=True)
+    assert [path for path in tmp_path.rglob('*') if path.is_file()] == []
+
+
+def test_a_link_in_place_of_a_result_is_replaced_and_not_followed(tmp_path: Path) -> None:
+    from dstnet_arch.files import atomic_file
+
+    (tmp_path / 'precious').write_text('kept', encoding='utf-8')
+    (tmp_path / 'result').symlink_to(tmp_path / 'precious')
+    with atomic_file(tmp_path / 'result') as file:
+        file.write(b'new')
+    assert (tmp_path / 'precious').read_text(encoding='utf-8') == 'kept'
+    assert not (tmp_path / 'result').is_symlink()
