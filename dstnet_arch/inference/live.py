@@ -45,6 +45,11 @@ class LiveStreamer:
         self.window, self.lookahead = window, lookahead
         self._streamer = Streamer(net, autocast=autocast, store='device')
 
+    @property
+    def net(self) -> VideoNet:
+        """The network."""
+        return self._streamer.net
+
     def __call__(self, frames: Iterable[Tensor]) -> Iterator[Tensor]:
         """Restore a video.
 

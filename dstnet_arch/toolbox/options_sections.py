@@ -23,7 +23,8 @@ Amp = Literal['none', 'bf16', 'fp16']
 # BasicSR's parser works with these before they can be coerced: no numbers.
 FilePath = Annotated[str, Field(min_length=1, strict=True)]
 # These names become names of folders and files, on Windows too.
-FileName = Annotated[str, Field(pattern=r'^[^/\\:\x00-\x1f]*[^/\\:\x00-\x1f.][^/\\:\x00-\x1f]*$')]
+FILE_NAME = r'^[^/\\:\x00-\x1f]*[^/\\:\x00-\x1f.][^/\\:\x00-\x1f]*$'
+FileName = Annotated[str, Field(pattern=FILE_NAME)]
 
 
 class Section(BaseModel):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -314,14 +315,21 @@ def options_of_test(file: str, dataset: str | None) -> tuple[dict[str, Any], Pat
         OptionsError: the file is wrong, or has no such data set.
     """
     from dstnet_arch.toolbox.options import read_options  # only here: it needs what registers BasicSR's parts
+    from dstnet_arch.toolbox.options_sections import FILE_NAME
 
-    opt = read_options(file)
+    opt = read_options(file, whoevers=True)
     datasets = opt.get('datasets')
     if not isinstance(datasets, dict) or not datasets or (dataset is not None and dataset not in datasets):
         there = ', '.join(datasets) if isinstance(datasets, dict) else 'none'
         raise OptionsError(f'{dataset or "no key"} given; the data sets of these options are: {there}.')
-    suffix = (opt.get('val') or {}).get('suffix')
-    return dict(datasets[dataset or next(iter(datasets))]), Path('results', opt['name']), suffix or ''
+    key = dataset or next(iter(datasets))
+    chosen, val = datasets[key], opt.get('val') or {}
+    for place, section in (('name', opt), (f'datasets:{key}:name', chosen)):
+        name = section.get('name') if isinstance(section, dict) else None
+        if not isinstance(name, str) or not re.fullmatch(FILE_NAME, name):
+            raise OptionsError(f'{file}: {place} is {name!r}; it names a folder of results: text without slashes.')
+    suffix = val.get('suffix') if isinstance(val, dict) else None
+    return dict(chosen), Path('results', opt['name']), str(suffix or '')
 
 
 def _specs_of_test(file: str, key: str | None) -> tuple[list[Spec], list[Spec], str]:
