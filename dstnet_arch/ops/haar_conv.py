@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dstnet_arch.ops.haar import haar_analysis, haar_filters, haar_synthesis
+from dstnet_arch.ops.haar import haar_analysis, haar_synthesis
 
 
 def conv_haar_reference(x: Tensor, weight: Tensor, bias: Tensor | None, level: int) -> tuple[Tensor, Tensor]:
@@ -61,8 +61,8 @@ def conv_haar_high(
 def merge_conv_haar(weight: Tensor, level: int, band: int) -> Tensor:
     """Weight of the convolution that is `weight` followed by `level` analyses, of which it gives one band.
 
-    A band is a mean with signs over blocks of 2^level pixels, so the kernel is the sum of `weight` shifted to each
-    pixel of the block.
+    A band is a mean with signs over blocks of 2^level pixels: along each axis, and for each level, half the sum or the
+    difference of two results that are 2^(level - 1) pixels apart.
 
     Args:
         weight: (C, C_in, 3, 3).
@@ -72,13 +72,16 @@ def merge_conv_haar(weight: Tensor, level: int, band: int) -> Tensor:
     Returns:
         (C, C_in, 2^level + 2, 2^level + 2), for stride 2^level and padding 1.
     """
-    c, c_in = weight.shape[:2]
-    signs = haar_filters(weight.dtype, weight.device)[band, 0] / 4
-    if level == 2:  # each pixel of the second level's block is a mean over a block of the first's
-        signs = torch.kron(signs, torch.full_like(signs, 1 / 4))
-    # A transposed convolution adds shifted copies of its input.
-    shifted = F.conv_transpose2d(weight.reshape(c * c_in, 1, 3, 3), signs[None, None])
-    return shifted.view(c, c_in, *shifted.shape[-2:])
+    for apart in (1, 2)[:level]:
+        difference = band if apart == 2 ** (level - 1) else 0  # of the levels before, always the low band
+        weight = _combine(weight, (0, apart, 0, 0), (apart, 0, 0, 0), bool(difference & 1))
+        weight = _combine(weight, (0, 0, 0, apart), (0, 0, apart, 0), bool(difference & 2))
+    return weight
+
+
+def _combine(weight: Tensor, first: tuple[int, ...], second: tuple[int, ...], difference: bool) -> Tensor:
+    a, b = F.pad(weight, first), F.pad(weight, second)
+    return (a - b if difference else a + b) / 2
 
 
 def haar_conv_reference(low: Tensor, high: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -106,8 +109,7 @@ def haar_conv(low: Tensor, high: Tensor, weight: Tensor, bias: Tensor | None) ->
 def merge_haar_conv(weight: Tensor) -> Tensor:
     """Weight of the half-size convolution that is synthesis followed by `weight`.
 
-    Output pixel (p, q) of a block sees the full-size pixels (p + i - 1, q + j - 1), which lie in block offset
-    (p + i - 1) // 2 at place (p + i - 1) mod 2: for each of the 4 x 9 pairs, the tap adds its Haar signs there.
+    The Haar patterns are products of one along each axis, so the axes are merged one after the other.
 
     Args:
         weight: (C_out, C, 3, 3).
@@ -116,13 +118,19 @@ def merge_haar_conv(weight: Tensor) -> Tensor:
         (4 C_out, 4C, 3, 3): outputs ordered for `pixel_shuffle`, inputs low band first, then the three high bands.
     """
     c_out, c = weight.shape[:2]
-    signs = haar_filters(weight.dtype, weight.device)[:, 0]  # (band, row, column)
-    # place[p, i, d, r]: output row p reaches, through tap row i, row r of the block at offset d - 1.
-    place = torch.zeros(2, 3, 3, 2, dtype=weight.dtype)
-    for p in range(2):
-        for i in range(3):
-            offset, row = divmod(p + i - 1, 2)
-            place[p, i, offset + 1, row] = 1
-    place = place.to(weight.device)
-    merged = torch.einsum('ocij,pidr,qjes,brs->opqbcde', weight, place, place, signs)
-    return merged.reshape(4 * c_out, 4 * c, 3, 3)
+    merged = _merge_axis(_merge_axis(weight, -1), -2)  # (row, its sign, column, its sign, C_out, C, 3, 3)
+    return merged.permute(4, 0, 2, 1, 3, 5, 6, 7).reshape(4 * c_out, 4 * c, 3, 3)
+
+
+def _merge_axis(weight: Tensor, dim: int) -> Tensor:
+    """Along one axis: three taps on pixels -> three taps on blocks of two pixels, (2, 2, *weight.shape).
+
+    The first index is the place of the output pixel in its block. It decides which pixels the taps see: the first pixel
+    sees the second one of the block before, then both of its own; the second sees both of its own, then the first one
+    of the block after. The second index is the band: 0, both pixels of a block are the same; 1, the second is negative.
+    """
+    before, here, after = weight.unbind(dim)
+    zero = torch.zeros_like(here)
+    first = ([before, here + after, zero], [-before, here - after, zero])
+    second = ([zero, before + here, after], [zero, before - here, after])
+    return torch.stack([torch.stack([torch.stack(taps, dim) for taps in bands]) for bands in (first, second)])
