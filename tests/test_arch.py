@@ -252,7 +252,8 @@ def test_journal_version_at_any_size() -> None:
         x = clip(2, 3, 3, height, width)
         with torch.no_grad():
             out = net(x)
-            torch.testing.assert_close(out, torch.cat([net(one[None]) for one in x]), rtol=0, atol=1e-12)
+            one_by_one = torch.cat([net(one[None]) for one in x])
+            assert (out - one_by_one).abs().max() <= 1e-11 * out.abs().max()
         assert out.shape == x.shape
         assert (out - x).abs().max() > 1e-3
 
