@@ -296,7 +296,7 @@ def test_what_is_wrong_gets_no_name(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_what_cannot_be_exported_is_said_in_one_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any) -> None:
-        raise RuntimeError('an operator is missing\nand much more')
+        raise RuntimeError('Go and ask') from TypeError('an operator is missing\nand much more')
 
     monkeypatch.setitem(FORMATS, 'onnx', FORMATS['onnx']._replace(write=fail))  # type: ignore[arg-type]
     with pytest.raises(DSTNetError, match=r'an operator is missing \(PyTorch .*Leave out --dynamic'):

@@ -16,7 +16,7 @@ from dstnet_arch.archs.checkpoint import load_checkpoint
 from dstnet_arch.archs.video_net import VideoNet, stored_config
 from dstnet_arch.benchmarks.cli import Size, positive, size
 from dstnet_arch.errors import DSTNetError, OptionsError
-from dstnet_arch.export.formats import DEFAULT_OPSET, FORMATS, MIN_OPSET, Run, quiet, write
+from dstnet_arch.export.formats import DEFAULT_OPSET, FORMATS, MIN_OPSET, Run, first_line, quiet, write
 from dstnet_arch.export.network import MIN_DYNAMIC_SIDE, ClipNet
 from dstnet_arch.files import incomplete_path
 from dstnet_arch.weights import resolve_weights
@@ -113,8 +113,10 @@ def _difference(net: VideoNet, run: Run, num_frame: int, size: Size) -> float:
             with quiet():
                 actual = run(clip)
         except Exception as error:
-            reason = str(error).strip().splitlines()[0]
-            raise DSTNetError(f'What was exported does not run on frames of {size}: {reason}') from error
+            raise DSTNetError(
+                f'What was exported does not run on frames of {size}, and was not kept: {first_line(error)}. Export '
+                'for one size, or in another format.'
+            ) from error
     if actual.shape != expected.shape:
         raise DSTNetError(
             f'What was exported makes {tuple(actual.shape)} of frames of {size}, not {tuple(expected.shape)}, and was '

@@ -142,6 +142,13 @@ FORMATS: Mapping[str, Format] = {
 }
 
 
+def first_line(error: BaseException) -> str:
+    """What an error says at the bottom of it: exporters wrap errors in advice to those who write them."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def write(name: str, net: ClipNet, clip: Tensor, path: Path, opset: int, metadata: Metadata) -> None:
     """Write a network in the format of this name.
 
@@ -165,7 +172,7 @@ def write(name: str, net: ClipNet, clip: Tensor, path: Path, opset: int, metadat
             f'{path.parent} cannot be written to: {error}. Free some space or mend the permissions.'
         ) from None
     except Exception as error:  # exporters raise whatever their parts raise
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         hint = ' Leave out --dynamic, and export for one size, or take another format.' if net.dynamic else ''
         raise DSTNetError(
             f'{type(net.net).__name__} cannot be exported as {chosen.title} here: {reason} (PyTorch '
