@@ -21,10 +21,8 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 
-import torch
 from tqdm import tqdm
 
-from dstnet_arch.benchmarks.report import machine
 from dstnet_arch.files import atomic_file
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -153,7 +151,10 @@ class Trial:
             command, variables = self._train(KILLED), self._variables()
             process = subprocess.Popen(command, cwd=self.work, env=variables, stdout=log, stderr=log)
             try:
-                while process.poll() is None and not list(states.glob('*.state')):
+                start = time.monotonic()
+                while not list(states.glob('*.state')):
+                    if process.poll() is not None or time.monotonic() - start > LIMIT:
+                        raise StepFailed(f'the training has saved no state; see the end of {self.log} with --keep')
                     time.sleep(0.05)
                 if process.poll() is not None:
                     raise StepFailed('the training ended before it could be killed')
@@ -269,6 +270,10 @@ def find_python(version: str) -> str:
 
 def try_row(row: Row, keep: bool) -> Outcome:
     """Try one row, in a folder of its own that is removed again unless `keep`."""
+    import torch
+
+    from dstnet_arch.benchmarks.report import machine
+
     facts = machine(torch.device('cpu'))
     folder = Path(tempfile.mkdtemp(prefix=f'dstnet-{row.name}-'))
     try:
@@ -306,6 +311,7 @@ def write_results(results: dict[str, Outcome], path: Path) -> None:
 def page(results: dict[str, Outcome]) -> str:
     """The text of docs/compatibility.md."""
     shown = [results[row.name] for row in ROWS if row.name in results]
+    untried = ', '.join(row.name for row in ROWS if row.name not in results)
     header = ['', 'Python', *SHOWN, 'outcome', 'restored', 'tests', 'seconds', 'commit', 'date']
     table = [header, ['---'] * len(header)]
     for outcome in shown:
@@ -323,12 +329,19 @@ def page(results: dict[str, Outcome]) -> str:
                 outcome.date[:10],
             ]
         )
-    lines = '\n'.join(f'| {" | ".join(cells)} |' for cells in table)
-    machines = '\n'.join(sorted({f'- {outcome.machine}' for outcome in shown}))
+    lines = '\n'.join(f'| {" | ".join(cell.replace("|", "/") for cell in cells)} |' for cells in table)
+    machines = '\n'.join(sorted({f'- {outcome.machine}' for outcome in shown})) or '- none yet'
     steps = '\n'.join(
         f'{number}. `{step.__name__}`: {(step.__doc__ or "").strip()}' for number, step in enumerate(STEPS, 1)
     )
+    lines += f'\n\nNot tried yet: {untried}.' if untried else ''
     return _PAGE.format(table=lines, machines=machines, steps=steps, oldest=OLDEST.read_text('utf-8').strip())
+
+
+def write_page(path: Path) -> None:
+    """Write the page that the results make."""
+    with atomic_file(path) as file:
+        file.write(page(read_results(RESULTS)).encode())
 
 
 _PAGE = """\
@@ -342,7 +355,7 @@ it is the same, the libraries make no difference.
 
 {table}
 
-On:
+Machines:
 
 {machines}
 
@@ -355,7 +368,7 @@ Only Linux on CPUs was tried. The libraries' CUDA packages are installed with th
 ## To run it
 
 ```bash
-python tests/compatibility/matrix.py                     # all rows; about five minutes each on two cores
+python tests/compatibility/matrix.py                     # all rows, one after the other
 python tests/compatibility/matrix.py --only newest-3.12  # one; the others stay in the table
 ```
 
@@ -383,7 +396,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         '-o', '--output', type=Path, metavar='FILE', default=PAGE, help='the page (default: %(default)s)'
     )
+    parser.add_argument('--page', action='store_true', help='try nothing, make the page from the results')
     args = parser.parse_args(arguments)
+    if args.page:
+        write_page(args.output)
+        return 0
     failed = False
     for row in ROWS:
         if row.name not in args.only:
@@ -394,10 +411,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         failed |= outcome.failure is not None
         print(f'{row.name}: {outcome.failure or "works"} ({sum(outcome.seconds.values()):.0f} s)', flush=True)
         if not args.constraints:
-            results = {**read_results(RESULTS), row.name: outcome}  # read anew: somebody may have tried another row
-            write_results(results, RESULTS)
-            with atomic_file(args.output) as file:
-                file.write(page(results).encode())
+            # Read anew: somebody may have tried another row meanwhile.
+            write_results({**read_results(RESULTS), row.name: outcome}, RESULTS)
+            write_page(args.output)
     return int(failed)
 
 
