@@ -10,6 +10,7 @@ from pathlib import Path
 
 from data_prep.errors import PrepError
 from data_prep.layouts import LAYOUTS, Layout
+from data_prep.shard import Ranks, ranks_here
 
 _CONVERT_TEXT = """\
 Convert {title} to LMDB, as both this project and stock BasicSR read it.
@@ -19,7 +20,8 @@ SOURCE is the folder that the data set was unpacked to, in one of these arrangem
 {notes}
 Files are copied byte for byte (with --raw, their pixels are), and each is decoded once to see that it is whole. Names,
 partners and sizes are checked before anything is written. An interrupted run continues when the same command is given
-again; finished data is never overwritten."""
+again; finished data is never overwritten. Processes that torchrun has started share the LMDBs out
+among them (docs/distributed.md)."""
 
 _VERIFY_TEXT = """\
 Read converted data back: decode every frame, compare meta_info.txt with the contents, and the keys of blurry sets
@@ -93,8 +95,18 @@ def _run(arguments: argparse.Namespace) -> int:
     from data_prep.convert import convert
 
     layout = next(layout for layout in LAYOUTS if layout.command == arguments.command)
-    convert(layout, arguments.source, arguments.output, arguments.choice, arguments.threads, raw=arguments.raw)
+    ranks = _ranks()
+    convert(
+        layout, arguments.source, arguments.output, arguments.choice, arguments.threads, raw=arguments.raw, ranks=ranks
+    )
     return 0
+
+
+def _ranks() -> Ranks:
+    try:
+        return ranks_here()
+    except ValueError as error:
+        raise PrepError(str(error)) from None
 
 
 def _add_converter(commands: argparse._SubParsersAction[argparse.ArgumentParser], layout: Layout) -> None:

@@ -27,6 +27,7 @@ from data_prep.lmdb_writer import (
     write_lmdb,
     write_text,
 )
+from data_prep.shard import ALONE, Ranks, in_contact, share
 
 DATASET_INFO = 'dataset_info.json'
 FORMAT = 1
@@ -53,6 +54,7 @@ def convert(
     threads: int | None = None,
     made: Mapping[str, Any] | None = None,
     raw: bool = False,
+    ranks: Ranks = ALONE,
 ) -> None:
     """Convert a data set to `<output>/<split>_{blur,sharp}.lmdb` and describe it in `<output>/dataset_info.json`.
 
@@ -67,6 +69,8 @@ def convert(
         threads: Threads that read and decode.
         made: How the frames came about, for `dataset_info.json`, if this program made them.
         raw: Store the pixels, uncompressed, in place of the files.
+        ranks: Which of how many processes this is that have been given this task: each writes some of the LMDBs, and
+            rank 0 does the rest when all of them are there.
 
     Raises:
         PrepError: see above; the text says what to do.
@@ -93,21 +97,23 @@ def convert(
     complete = {part.path for part in parts if is_complete(part.path, part.frames)}
     _check_space(output, sum(bytes_needed(part.path, part.frames) for part in parts if part.path not in complete))
 
+    say = print if ranks.rank == 0 else _say_nothing
     arrangement = layout.spelt_out(found.arrangement, choice)
-    print(f'{layout.title} in {source}: {counted(len(found.clips), "clip")}, {arrangement}.')
+    say(f'{layout.title} in {source}: {counted(len(found.clips), "clip")}, {arrangement}.')
     if layout.choice is not None:
-        print(_choice_text(layout, found, choice or '', stated))
+        say(_choice_text(layout, found, choice or '', stated))
     notes += [f'SOURCE has no part {split!r}' for split in layout.splits if (split, 'blur') not in frames]
     for note in notes[:_WARNINGS_SHOWN]:
-        print(f'Note: {note}.')
+        say(f'Note: {note}.')
     if len(notes) > _WARNINGS_SHOWN:
-        print(f'... and {len(notes) - _WARNINGS_SHOWN} more notes like these.')
+        say(f'... and {len(notes) - _WARNINGS_SHOWN} more notes like these.')
 
     for part in parts:
         if part.path in complete:
-            print(f'{part.path}: already complete.')
-        else:
-            write_lmdb(part.path, part.frames, threads)
+            say(f'{part.path}: already complete.')
+    _write_parts([part for part in parts if part.path not in complete], threads, ranks)
+    if ranks.rank > 0:
+        return
     _check_pairs(parts)
 
     info['format'] = FORMAT
@@ -121,6 +127,36 @@ def convert(
     except OSError as error:
         raise PrepError(f'cannot write {output / DATASET_INFO}: {error}') from None
     _print_summary(parts)
+
+
+def _say_nothing(text: str) -> None:
+    pass
+
+
+def _write_parts(parts: Sequence[Part], threads: int | None, ranks: Ranks) -> None:
+    """Have each rank write its share. An LMDB can have one writer alone, so what is shared out is whole ones.
+
+    Raises:
+        PrepError: on rank 0, when all have come to their end: what went wrong on any of them.
+    """
+    problem = ''
+    sizes = [bytes_needed(part.path, part.frames) for part in parts]
+    threads = threads or max(1, default_threads() // ranks.local_size)
+    with in_contact(ranks) as gather:
+        sizes = gather(sizes)[0]  # of one and the same moment
+        try:
+            for i in share(sizes, ranks.rank, ranks.world_size):
+                write_lmdb(parts[i].path, parts[i].frames, threads)
+        except (PrepError, OSError) as error:
+            problem = str(error)
+        problems = [
+            text if ranks.world_size == 1 else f'rank {rank}: {text}'
+            for rank, text in enumerate(gather(problem))
+            if text
+        ]
+    # One rank tells it all and gives the status: a launcher ends the others when one has failed.
+    if problems and ranks.rank == 0:
+        raise PrepError('\n'.join(problems))
 
 
 def check_clips(

@@ -33,6 +33,10 @@ class Ranks(NamedTuple):
     local_size: int = 1
 
 
+ALONE = Ranks()
+"""The only process there is."""
+
+
 def ranks_here(environment: Mapping[str, str] = os.environ) -> Ranks:
     """What a launcher has set in the environment; without one, this process is the only one.
 
@@ -40,7 +44,7 @@ def ranks_here(environment: Mapping[str, str] = os.environ) -> Ranks:
         ValueError: the variables make no sense; the text says what to do.
     """
     if not environment.get('RANK') and not environment.get('WORLD_SIZE'):
-        return Ranks()
+        return ALONE
     values = []
     for name, default in {'RANK': '', 'WORLD_SIZE': '', 'LOCAL_RANK': '0', 'LOCAL_WORLD_SIZE': '1'}.items():
         text = environment.get(name) or default

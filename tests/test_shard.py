@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import os
+import re
 import socket
+from contextlib import redirect_stderr
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from prep_parts import contents, failure
+from soak.project import make_videos
 
+from data_prep import convert
+from data_prep.__main__ import main
 from data_prep.shard import Ranks, in_contact, ranks_here, share
 
 MEETING = {'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': '29500'}
@@ -80,3 +87,72 @@ def test_ranks_hear_each_other_and_of_a_death(tmp_path: Path) -> None:
     torch.multiprocessing.start_processes(_rank, (port, tmp_path), nprocs=3, start_method='forkserver')
     assert (tmp_path / '2').read_text() == "['of 0', 'of 1', 'of 2']"
     assert (tmp_path / '0').read_text() == (tmp_path / '1').read_text() == 'heard of it'
+
+
+# data_prep
+
+
+def _gopro(folder: Path) -> Path:
+    make_videos(folder / 'made', num_video=2, num_frame=3)
+    for split, video in {'train': 'video0', 'test': 'video1'}.items():
+        for kind, name in {'blurry': 'blur', 'sharp': 'sharp'}.items():
+            (folder / 'raw' / split / video).mkdir(parents=True, exist_ok=True)
+            (folder / 'made' / kind / video).rename(folder / 'raw' / split / video / name)
+    return folder / 'raw'
+
+
+def _convert(rank: int, port: int, folder: Path, ends: dict[int, str], dies: int = -1) -> None:
+    os.environ.update({'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': str(port), 'RANK': str(rank), 'WORLD_SIZE': '2'})
+    os.environ.update({'LOCAL_RANK': str(rank), 'LOCAL_WORLD_SIZE': '2'})
+    if rank == dies:
+        convert.write_lmdb = lambda *_: os._exit(0)  # type: ignore[assignment]
+    with redirect_stderr(io.StringIO()) as err:
+        status = main(['gopro', str(folder / 'raw'), '-o', str(folder / 'out')])
+    assert status == (2 if rank in ends else 0)
+    assert re.search(ends.get(rank, ''), err.getvalue()), err.getvalue()
+
+
+def _run_two(*arguments: object) -> None:
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        port = free.getsockname()[1]
+    torch.multiprocessing.start_processes(_convert, (port, *arguments), nprocs=2, start_method='forkserver')
+
+
+def test_two_ranks_convert_as_one(tmp_path: Path) -> None:
+    raw = _gopro(tmp_path)
+    assert main(['gopro', str(raw), '-o', str(tmp_path / 'alone')]) == 0
+    _run_two(tmp_path, {})
+    alone, out = tmp_path / 'alone', tmp_path / 'out'
+    names = sorted(path.name for path in alone.iterdir())
+    assert len(names) == 5
+    assert names == sorted(path.name for path in out.iterdir())
+    assert (alone / 'dataset_info.json').read_text() == (out / 'dataset_info.json').read_text()
+    for path in alone.glob('*.lmdb'):
+        assert contents(path) == contents(out / path.name)
+
+
+def test_what_fails_on_a_rank_is_told_by_the_first(tmp_path: Path) -> None:
+    raw = _gopro(tmp_path)
+    path = raw / 'test/video1/sharp/001.png'
+    path.write_bytes(path.read_bytes()[:-100])
+    _run_two(tmp_path, {0: r'error: rank [01]: .*\n.*test/video1/sharp/001\.png'})
+    names = sorted(path.name for path in (tmp_path / 'out').iterdir())
+    assert names == ['test_blur.lmdb', 'test_sharp.lmdb.partial', 'train_blur.lmdb', 'train_sharp.lmdb']
+
+
+def test_a_rank_that_dies_leaves_nothing_that_looks_whole(tmp_path: Path) -> None:
+    _gopro(tmp_path)
+    _run_two(tmp_path, {0: 'rank 0 has lost another rank'}, 1)
+    names = {path.name for path in (tmp_path / 'out').iterdir()}
+    assert 'dataset_info.json' not in names
+    assert len(names) == 2
+
+
+def test_an_environment_without_sense_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _gopro(tmp_path)
+    monkeypatch.setenv('RANK', '0')
+    monkeypatch.delenv('WORLD_SIZE', raising=False)
+    assert 'torchrun' in failure(capsys, 'gopro', tmp_path / 'raw', '-o', tmp_path / 'out')
