@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -55,6 +56,7 @@ def command(arguments: Sequence[str]) -> None:
     args = _parser().parse_args(arguments)
     _check(args)
     net = load_checkpoint(resolve_weights(args.weights)).float()
+    print('Exporting and checking; this takes from seconds to minutes.', file=sys.stderr)
     difference = export(net, args.output, args.format, args.frames, args.size, opset=args.opset, weights=args.weights)
     for shown, value in difference.items():
         print(f'Checked on {args.frames} frames of {shown}: the largest difference is {value:.1e}.')
