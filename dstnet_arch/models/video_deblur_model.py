@@ -36,6 +36,7 @@ from dstnet_arch.metrics.scorer import Scorer
 from dstnet_arch.models.checkpoint_io import save_checkpoint
 from dstnet_arch.models.evaluation import Evaluation, evaluate, image_path
 from dstnet_arch.models.loss_watch import LossWatch
+from dstnet_arch.models.ranks import contact_explained
 from dstnet_arch.models.reporting import uncounted_frames, write_result_table, write_scores
 from dstnet_arch.models.self_ensemble import RESTORATIONS, self_ensemble
 from dstnet_arch.models.training_state import (
@@ -253,10 +254,11 @@ class VideoDeblurModel(SRModel):
         Raises:
             DataError: the batch has no ground truth.
             OptionsError: it cannot be cut into `accum_iter` parts, or the network changes the shape.
-            TrainingError: a loss is not finite, or memory is short.
+            TrainingError: a loss is not finite, memory is short, or another rank is gone.
         """
         self._restore_rng()
-        with _memory_advice('train:accum_iter=2 or more, train:gradient_checkpointing=true or train:amp=bf16'):
+        advice = 'train:accum_iter=2 or more, train:gradient_checkpointing=true or train:amp=bf16'
+        with _memory_advice(advice), contact_explained():
             self.optimizer_g.zero_grad(set_to_none=True)
             losses = self._backward_watched(current_iter) if self.find_nonfinite else self._backward()
             if self.opt['dist']:  # every rank learns of a loss that is not finite: all stop, and none waits
@@ -682,7 +684,8 @@ class VideoDeblurModel(SRModel):
         except DSTNetError as error:
             mine = error
         results: list[Any] = [None] * self.opt['world_size']
-        dist.all_gather_object(results, mine)
+        with contact_explained():
+            dist.all_gather_object(results, mine)
         for result in results:
             if isinstance(result, DSTNetError):
                 raise result

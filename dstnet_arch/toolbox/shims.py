@@ -153,6 +153,24 @@ def distributed_anywhere() -> None:
     _replace(dist_util._init_dist_slurm, init_slurm)
 
 
+def folders_before_the_other_ranks() -> None:
+    """Have all ranks wait until rank 0 has made the folders of the run.
+
+    Defect: nobody waits, so a rank that is quicker copies the options file into a folder that is not there, and ends.
+    Acts: where several ranks are in contact.
+    """
+    make = import_module('basicsr.utils.misc').make_exp_dirs
+
+    @functools.wraps(make)
+    def make_exp_dirs(opt: Any) -> None:
+        make(opt)
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            device_ids = [torch.cuda.current_device()] if torch.distributed.get_backend() == 'nccl' else None
+            torch.distributed.barrier(device_ids=device_ids)
+
+    _replace(make, make_exp_dirs)
+
+
 def sampler_of_the_dataset() -> None:
     """Let a training set bring the sampler that it needs, as the class attribute ``sampler_class``.
 
@@ -187,6 +205,7 @@ SHIMS = (
     clear_option_errors,
     resume_anywhere,
     distributed_anywhere,
+    folders_before_the_other_ranks,
     sampler_of_the_dataset,
 )
 

@@ -118,7 +118,8 @@ def _content(path: Path) -> Any:
         return torch.load(path, map_location='cpu', weights_only=True)
     if path.suffix == '.json':
         content = json.loads(path.read_text())
-        content.pop('date')
+        for key in ('date', 'run'):  # of the day and the name alone
+            content.pop(key)
         return content
     return re.sub(r'\d{4}-\d\d-\d\d', '', path.read_text()) if path.suffix == '.csv' else path.read_bytes()
 
