@@ -6,7 +6,7 @@ import argparse
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from statistics import linear_regression, median
+from statistics import linear_regression
 from typing import Any
 
 import torch
@@ -72,7 +72,8 @@ def run(args: argparse.Namespace) -> None:
                     'axis': axis,
                     'value': value,
                     'point': dict(zip(AXES, point, strict=True)),
-                    'seconds': median(measurement.seconds) if measurement.seconds else None,
+                    # The fastest run: other work on the machine adds to some, and would bend the curve.
+                    'seconds': min(measurement.seconds, default=None),
                     'runs_seconds': measurement.seconds,
                     'peak_memory_bytes': measurement.peak_memory,
                     'failure': measurement.failure,
@@ -87,7 +88,7 @@ def run(args: argparse.Namespace) -> None:
         f'{_base_text(args)}; {report.made_on(args)}'
     )
     print('Exponents: of a least-squares line through the logarithms; in brackets, between the two largest values.')
-    print('Memory: the peak on top of the weights and the clip.')
+    print('Time: of the fastest run. Memory: the peak on top of the weights and the clip.')
     print(f'Written: {path}')
     if args.plot:
         print(f'Written: {draw(results, exponents, path.with_suffix(".png"))}')
