@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import sys
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
+from data_prep import synthesize_command
+from data_prep.arguments import whole_number
 from data_prep.errors import PrepError
 from data_prep.layouts import LAYOUTS, Layout
 from data_prep.shard import Ranks, ranks_here
@@ -37,7 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
     """All sub-commands; the converters follow from the descriptions in `layouts.py`."""
     parser = argparse.ArgumentParser(
         prog='python -m data_prep',
-        description='Make LMDB data sets for training and testing: from public ones, or from nothing.',
+        description='Make data sets for training and testing: from public ones, own footage, or nothing.',
         epilog='python -m data_prep COMMAND --help explains a command, with examples.',
     )
     commands = parser.add_subparsers(dest='command', required=True, metavar='COMMAND')
@@ -59,9 +61,15 @@ def build_parser() -> argparse.ArgumentParser:
     )
     sample.add_argument('-o', '--output', type=Path, required=True, help='folder for the result')
     sample.add_argument(
-        '--seed', type=_from(0), default=0, help='of the camera paths: another seed, other blur (default 0)'
+        '--seed', type=whole_number(0), default=0, help='of the camera paths: another seed, other blur (default 0)'
     )
     _add_threads(sample)
+
+    synthesize = _add_command(
+        commands, 'synthesize', 'make pairs from your own footage', synthesize_command.TEXT, synthesize_command.EXAMPLES
+    )
+    synthesize_command.add_arguments(synthesize)
+    _add_threads(synthesize)
     return parser
 
 
@@ -91,6 +99,9 @@ def _run(arguments: argparse.Namespace) -> int:
         from data_prep.sample import make_sample
 
         make_sample(arguments.output, arguments.seed, arguments.threads)
+        return 0
+    if arguments.command == 'synthesize':
+        synthesize_command.run(arguments)
         return 0
     from data_prep.convert import convert
 
@@ -160,18 +171,9 @@ def _add_command(
     return command
 
 
-def _from(minimum: int) -> Callable[[str], int]:
-    def number(text: str) -> int:
-        if not (text.isascii() and text.isdigit()) or int(text) < minimum:
-            raise argparse.ArgumentTypeError(f'{text!r} is no whole number from {minimum} up')
-        return int(text)
-
-    return number
-
-
 def _add_threads(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        '--threads', type=_from(1), metavar='N', help='threads that read and decode (default: as many as cores)'
+        '--threads', type=whole_number(1), metavar='N', help='threads that read and decode (default: as many as cores)'
     )
 
 

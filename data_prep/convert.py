@@ -28,6 +28,7 @@ from data_prep.lmdb_writer import (
     write_text,
 )
 from data_prep.shard import ALONE, Ranks, in_contact, share
+from data_prep.synthesize_plan import as_synthesized
 
 DATASET_INFO = 'dataset_info.json'
 FORMAT = 1
@@ -82,6 +83,7 @@ def convert(
         if choice not in layout.choice.values:
             raise PrepError(f'add {layout.choice.option} with one of: {", ".join(layout.choice.values)}')
     found = find_clips(layout, source, choice)
+    layout = as_synthesized(layout, found.clips)
     frames, notes = check_clips(layout, source, found.clips)
     if raw:
         frames = {part: [replace(frame, raw=True) for frame in listed] for part, listed in frames.items()}

@@ -147,7 +147,7 @@ def write_lmdb(path: Path, frames: Sequence[Frame], threads: int | None = None) 
     partial = path.with_name(path.name + PARTIAL_SUFFIX)
     try:
         partial.mkdir(parents=True, exist_ok=True)
-        with _only_writer(partial):
+        with only_writer(partial):
             with closing(_open_for_writing(partial, frames)) as env:
                 kept = _keep_what_fits(env, partial, frames)
                 _copy(env, partial, frames, kept, threads or default_threads())
@@ -229,7 +229,7 @@ def in_order(
 
 
 @contextmanager
-def _only_writer(folder: Path) -> Iterator[None]:
+def only_writer(folder: Path) -> Iterator[None]:
     """Keep a second process out. The lock dies with its process, however that ends."""
     try:
         import fcntl

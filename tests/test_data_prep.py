@@ -587,7 +587,7 @@ def test_two_at_once(tmp_path) -> None:
     make_gopro(tmp_path / 'src')
     (tmp_path / 'out/train_blur.lmdb.partial').mkdir(parents=True)
     with (
-        lmdb_writer._only_writer(tmp_path / 'out/train_blur.lmdb.partial'),
+        lmdb_writer.only_writer(tmp_path / 'out/train_blur.lmdb.partial'),
         pytest.raises(PrepError, match='another process is writing'),
     ):
         convert(GOPRO, tmp_path / 'src', tmp_path / 'out')
