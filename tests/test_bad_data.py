@@ -1,0 +1,102 @@
+"""Damaged files of every kind end in this project's own errors: what fuzzing has found, and small changes at random.
+
+``python tests/fuzz/run.py`` looks for more, see docs/fuzzing.md.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from fuzz.run import NAMES
+from fuzz.targets import OWN_ERRORS, TARGETS, check
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from data_prep.lmdb_check import check_pages
+
+FOUND = Path(__file__).parent / 'fuzz/found'
+
+# Libraries warn about what they skip in damaged files; here that is no failure.
+pytestmark = pytest.mark.filterwarnings('ignore')
+
+
+def test_the_runner_knows_all_targets() -> None:
+    assert set(NAMES) == set(TARGETS)
+
+
+@pytest.mark.parametrize('path', sorted(FOUND.rglob('*.bin')), ids=lambda path: f'{path.parent.name}-{path.stem}')
+def test_what_was_found_stays_mended(path: Path, tmp_path: Path) -> None:
+    check(TARGETS[path.parent.name], path.read_bytes(), tmp_path)
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_good_files_are_read(name: str, tmp_path: Path) -> None:
+    target = TARGETS[name]
+    seeds = target.seeds()
+    if name == 'video' and not seeds:
+        pytest.skip('PyAV is not installed')
+    refused = 0
+    for i, seed in enumerate(seeds):
+        (tmp_path / str(i)).mkdir()
+        try:
+            target.run(seed, tmp_path / str(i))
+        except OWN_ERRORS:
+            refused += 1
+    assert refused < len(seeds), 'else changes would start from nothing'
+
+
+@st.composite
+def damaged(draw: st.DrawFn, name: str) -> bytes:
+    """A good file with some bytes changed, left out or put in twice, or cut off."""
+    data = bytearray(draw(st.sampled_from(TARGETS[name].seeds())))
+    for _ in range(draw(st.integers(1, 4))):
+        at = draw(st.integers(0, max(0, len(data) - 1)))
+        length = draw(st.integers(1, 16))
+        match draw(st.sampled_from(('change', 'change', 'leave out', 'repeat', 'cut'))):
+            case 'change':
+                data[at : at + length] = draw(st.binary(min_size=length, max_size=length))
+            case 'leave out':
+                del data[at : at + length]
+            case 'repeat':
+                data[at:at] = data[at : at + length]
+            case 'cut':
+                del data[at:]
+    return bytes(data)
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_damaged_files_end_in_a_clear_error(name: str, tmp_path: Path) -> None:
+    if name == 'video' and not TARGETS[name].seeds():
+        pytest.skip('PyAV is not installed')
+
+    @settings(max_examples=15, suppress_health_check=list(HealthCheck))
+    @given(damaged(name))
+    def test(data: bytes) -> None:
+        check(TARGETS[name], data, tmp_path)
+
+    test()
+
+
+@pytest.mark.slow
+def test_every_number_that_leads_through_an_lmdb_is_checked(tmp_path: Path) -> None:
+    """Each of the first bytes of each page, and of the tables of nodes, set to its extremes: LMDB must survive it."""
+    seed = TARGETS['lmdb'].seeds()[0]
+    file, work = tmp_path / 'data.mdb', tmp_path / 'work'
+    work.mkdir()
+    file.write_bytes(seed)
+    check_pages(file)
+    refused = 0
+    for page in range(0, len(seed), 4096):
+        for offset in (*range(0, 32, 2), 40, 44, 60, 88, 92, 128):
+            for value in (b'\x00\x00', b'\xff\xff'):
+                data = bytearray(seed)
+                data[page + offset : page + offset + 2] = value
+                file.write_bytes(data)
+                try:
+                    check_pages(file)
+                except ValueError:
+                    refused += 1
+                    continue
+                check(TARGETS['lmdb'], bytes(data), work)
+    assert refused > 50
