@@ -394,7 +394,7 @@ class VideoDeblurModel(SRModel):
         finally:
             net.train(was_training)
 
-    def _restoring_net(self) -> nn.Module:
+    def _restoring_net(self) -> Any:
         # Without its wrapper, which would wait for ranks that have no clip left.
         return self.net_g_ema if hasattr(self, 'net_g_ema') else self.get_bare_model(self.net_g)
 
