@@ -363,7 +363,7 @@ Machines:
 
 {steps}
 
-Only Linux on CPUs was tried. The libraries' CUDA packages are installed with them, as pip does it, and not used.
+No row needs a GPU. The libraries' CUDA packages are installed with them, as pip does it.
 
 ## To run it
 
