@@ -173,6 +173,7 @@ def test_the_ranks_that_are_left_say_what_happened(project: Path) -> None:
 
 _KILLED = """
 import os, runpy, signal
+import basicsr
 from dstnet_arch.models.video_deblur_model import VideoDeblurModel
 step = VideoDeblurModel.optimize_parameters
 def optimize_parameters(self, current_iter):
