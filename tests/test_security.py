@@ -249,6 +249,7 @@ def workplace(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_no_command_runs_code_from_files(workplace: Path, run_python: RunPython) -> None:
     commands = [
         ['deblur', 'blur/clip', '-o', 'out', '--weights', 'evil.pth'],
