@@ -1,6 +1,6 @@
 """DSTNet: deep discriminative spatial and temporal network for video deblurring (CVPR 2023), on stock BasicSR.
 
->>> from dstnet_arch import DSTNet, DSTNetPlus, load_checkpoint
+>>> from dstnet_arch import DSTNet, DSTNetPlus, LiveStreamer, Streamer, load_checkpoint
 
 needs PyTorch alone. Where BasicSR is installed, importing this package also sees to it that the networks, the data
 sets, the model, the loss and the metric stand in BasicSR's registries as soon as BasicSR is imported, whichever of
@@ -18,14 +18,18 @@ if TYPE_CHECKING:
     from dstnet_arch.archs.checkpoint import load_checkpoint
     from dstnet_arch.archs.dstnet_arch import DSTNet
     from dstnet_arch.archs.dstnet_plus_arch import DSTNetPlus
+    from dstnet_arch.inference.live import LiveStreamer
+    from dstnet_arch.inference.stream import Streamer
 
 __version__ = '0.1.0'
-__all__ = ['DSTNet', 'DSTNetPlus', '__version__', 'load_checkpoint']
+__all__ = ['DSTNet', 'DSTNetPlus', 'LiveStreamer', 'Streamer', '__version__', 'load_checkpoint']
 
 # Public name -> module. Loaded on first use: commands that need no network start without PyTorch.
 _PUBLIC = {
     'DSTNet': 'dstnet_arch.archs.dstnet_arch',
     'DSTNetPlus': 'dstnet_arch.archs.dstnet_plus_arch',
+    'LiveStreamer': 'dstnet_arch.inference.live',
+    'Streamer': 'dstnet_arch.inference.stream',
     'load_checkpoint': 'dstnet_arch.archs.checkpoint',
 }
 

@@ -17,14 +17,16 @@ import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, closing
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from dstnet_arch.archs.video_net import VideoNet
+from dstnet_arch.inference.memory import device_memory, tile_plans
 from dstnet_arch.inference.stages import stages_of
 from dstnet_arch.inference.stores import StoreKind, make_store, spool
+from dstnet_arch.inference.tiles import Maps, Plan, Size, TiledStages
 from dstnet_arch.ops.reflect_pad import reflect_pad
 
 Progress = Callable[[int, int], None]
@@ -62,6 +64,11 @@ class Streamer:
             the S that keeps the fewest. For each stretch of S frames, the CWGDN blocks repeat 20 frames beside it (a
             seventh of the backward propagation's work each): a small S is slow.
         temp_dir: folder for temporary files; None: the system's.
+        tile: (width, height) in pixels: go through large frames in tiles of at most this size (rounded up to multiples
+            of 32), with the same result in less memory, see `dstnet_arch.inference.tiles`. 'auto': where the memory
+            that is free needs it. None: never.
+        maps: with a size as `tile`, where the features of whole frames wait between the stages: on the 'device' or in
+            the 'host's memory, which is slow, and leaves the device little more than a tile.
 
     Raises:
         TypeError: `net` is another network.
@@ -76,11 +83,19 @@ class Streamer:
         store: StoreKind = 'host',
         interval: int | Literal['sqrt'] | None = None,
         temp_dir: str | os.PathLike[str] | None = None,
+        tile: tuple[int, int] | Literal['auto'] | None = None,
+        maps: Maps = 'device',
     ) -> None:
         if interval not in (None, 'sqrt') and not (isinstance(interval, int) and interval >= 1):
             raise ValueError(f"interval can be None, 'sqrt' or a number of frames from 1 up; got {interval!r}.")
         make_store(store, temp_dir).close()  # what cannot be made is said here, not after the first frame
-        self.net, self.stages = net, stages_of(net)
+        if tile not in (None, 'auto') and (isinstance(tile, str) or min(tile) < 1):
+            raise ValueError(f"tile can be None, 'auto' or a width and a height in pixels from 1 up; got {tile!r}.")
+        if maps not in get_args(Maps):
+            raise ValueError(f'maps can be {", ".join(get_args(Maps))}; got {maps!r}.')
+        self.net, self.tile, self.maps = net, tile, maps
+        self._tiled = None if tile is None else TiledStages(net, self._plans)
+        self.stages = stages_of(net) if self._tiled is None else self._tiled.stages()
         self.autocast, self.store, self.interval, self.temp_dir = autocast, store, interval, temp_dir
 
     def __call__(
@@ -118,6 +133,18 @@ class Streamer:
         channels = getattr(self.net, 'prop_feat', self.net.config['num_feat'])
         pixels = self.net.padded_side(height) * self.net.padded_side(width) // 4
         return channels * pixels * (self.autocast or parameter.dtype).itemsize
+
+    def plan(self, height: int, width: int) -> Plan:
+        """How frames (3, height, width) are restored: whole or in tiles; asking for a `tile` of 'auto' settles it."""
+        if self._tiled is None:
+            return Plan()
+        return self._tiled.plan(1, self.net.padded_side(height), self.net.padded_side(width))
+
+    def _plans(self, batch: int, height: int, width: int) -> list[Plan]:
+        if self.tile is None or self.tile == 'auto':
+            device = next(self.net.parameters()).device
+            return tile_plans(self.net, (batch, height, width), device_memory(device), device.type)
+        return [Plan(Size(*self.tile), self.maps)]
 
     def num_states(self, num_frame: int) -> int:
         """How many states are kept at the same time for a video of so many frames."""
