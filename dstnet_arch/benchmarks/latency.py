@@ -100,9 +100,8 @@ def run(args: argparse.Namespace) -> None:
     print(report.text_table(header, rows))
     height, width = blurry.size
     print(f'\n{len(blurry)} frames of {width}x{height}, {args.weights}; {report.made_on(args)}')
-    print(
-        'In dB, to the whole clip of all pixels together, to the sharp frames the mean over frames. Delay: how many frames later the first one of a window is given.'
-    )
+    print('In dB; to the whole clip of all pixels together, to the sharp frames the mean over the frames.')
+    print('Delay: how many frames later the first one of a window is given.')
     facts = {'frames': len(blurry), 'size': f'{width}x{height}', 'network': net.config}
     print(f'Written: {report.write_json(args.output, "latency", args, results, **facts)}')
 
