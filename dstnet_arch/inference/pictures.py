@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from data_prep.image_check import check_structure
+from dstnet_arch.data.frame_source import IMAGE_EXTENSIONS
 from dstnet_arch.errors import DataError
 from dstnet_arch.files import atomic_file
 
@@ -33,6 +34,29 @@ class Kind(NamedTuple):
     def of(cls, picture: Picture) -> Kind:
         """The kind of this picture."""
         return cls(picture.ndim == 2, picture.ndim == 3 and picture.shape[2] == 4, picture.dtype)
+
+
+def is_picture(path: Path) -> bool:
+    """Whether a file is a picture, or is to be treated as one, because it is called so and is nothing else.
+
+    Animations are videos.
+    """
+    from PIL import Image
+
+    called_so = path.suffix.lower() in IMAGE_EXTENSIONS
+    formats = {Image.registered_extensions().get(extension) for extension in IMAGE_EXTENSIONS}
+    try:
+        with Image.open(path) as image:
+            return getattr(image, 'n_frames', 1) == 1 if image.format in formats else called_so
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return called_so and not _looks_like_video(path)
+
+
+def _looks_like_video(path: Path) -> bool:
+    """By how MP4, Matroska, MPEG and AVI files begin."""
+    with path.open('rb') as file:
+        start = file.read(12)
+    return start[4:8] == b'ftyp' or start[:4] in (b'\x1aE\xdf\xa3', b'\0\0\1\xba') or start[8:] == b'AVI '
 
 
 def upright_size(path: Path) -> tuple[int, int]:
@@ -71,6 +95,13 @@ def to_frame(picture: Picture) -> Tensor:
     colour = picture[..., :3] if picture.ndim == 3 else np.repeat(picture[..., None], 3, axis=2)
     frame = torch.from_numpy(np.ascontiguousarray(colour.transpose(2, 0, 1)).astype(np.float32))
     return frame / np.iinfo(picture.dtype).max
+
+
+def to_alpha(picture: Picture) -> Tensor | None:
+    """Opacity (H, W), float32 in [0, 1]; None for a picture that has none."""
+    if picture.ndim == 2 or picture.shape[2] < 4:
+        return None
+    return torch.from_numpy(picture[..., 3].astype(np.float32)) / np.iinfo(picture.dtype).max
 
 
 def to_picture(frame: Tensor, kind: Kind) -> Picture:

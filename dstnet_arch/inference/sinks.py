@@ -1,7 +1,7 @@
 """Where restored videos go. A result gets its name when it is whole. Until then, and after a run that was interrupted,
 it is in `<name>.partial` beside, from which a later run goes on.
 
-So far: a folder of PNG files. A video file becomes one more class with the same methods.
+Here: a folder of PNG files. The sink for video files is in `video_sink`, which needs PyAV.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from filelock import FileLock, Timeout
@@ -37,9 +37,11 @@ _BEFORE_THE_JOB = {_LOCK, incomplete_path(Path(_JOB)).name}
 Job = Mapping[str, Any]
 """What determines a result, by names that its user knows; values as JSON has them."""
 
+Made = TypeVar('Made')
 
-class Sink(ABC):
-    """Takes the frames of one result.
+
+class Sink(ABC, Generic[Made]):
+    """Takes the frames of one result, each as a `Made`.
 
     Attributes:
         position: how many frames an interrupted run has left.
@@ -50,7 +52,7 @@ class Sink(ABC):
     state: Tensor | None
 
     @abstractmethod
-    def write(self, position: int, make: Callable[[], Picture]) -> None:
+    def write(self, position: int, make: Callable[[], Made]) -> None:
         """Have a frame made and written, perhaps by another thread. Frames come in order.
 
         Raises:
@@ -78,27 +80,27 @@ class Sink(ABC):
         """End the work. What is not finished stays for a later run."""
 
 
-class PictureSink(Sink):
-    """PNG files in a folder of their own.
+class FileSink(Sink[Made]):
+    """A result on disk: what all of them have in common.
 
     Args:
-        target: the folder; there is nothing in it.
-        names: of the files, without extension.
+        target: the result; there is nothing of that name, or nothing in it.
+        count: of frames.
         job: only a run of the same job goes on with what this one leaves.
         resume: go on with what an interrupted run has left, if there is anything.
-        overwrite: replace a folder of pictures, and what an interrupted run has left.
+        overwrite: replace an older result, and what an interrupted run has left.
 
     Raises:
         OptionsError: there is something already; or, to go on with, something of another job.
-        DataError: the folder cannot be made, or another process is at work on it.
+        DataError: the result cannot be begun, or another process is at work on it.
     """
 
-    def __init__(self, target: Path, names: Sequence[str], job: Job, resume: bool = False, overwrite: bool = False):
+    def __init__(self, target: Path, count: int, job: Job, resume: bool = False, overwrite: bool = False):
         self._target = Path(os.path.abspath(target))
         self._partial = self._target.with_name(self._target.name + PARTIAL_SUFFIX)
         self._frames, self._state_file = self._partial / 'frames', self._partial / 'state.pt'
         self._job_file = self._partial / _JOB
-        self._names, self._job, self._overwrite = list(names), dict(job), overwrite
+        self._count, self._job, self._overwrite = count, dict(job), overwrite
         self.position, self.state = 0, None
         going_on = resume and self._job_file.exists()
         if not going_on:
@@ -118,9 +120,28 @@ class PictureSink(Sink):
         self._pool = ThreadPoolExecutor(2, thread_name_prefix='write')
         self._pending: deque[Future[None]] = deque()
 
-    def write(self, position: int, make: Callable[[], Picture]) -> None:
-        path = self._path(position)
-        self._pending.append(self._pool.submit(lambda: write_png(make(), path)))
+    @abstractmethod
+    def _keep(self, position: int, made: Made) -> None:
+        """Write a frame, in a thread. Raises OSError."""
+
+    @abstractmethod
+    def _missing(self, count: int) -> list[str]:
+        """What is not there of the first frames; of a kind that a user understands."""
+
+    @abstractmethod
+    def _check_target(self) -> None:
+        """Whether the result can have its name, and may replace what has it now.
+
+        Raises:
+            OptionsError: no.
+        """
+
+    @abstractmethod
+    def _complete(self) -> None:
+        """Give the result, all of whose frames are there, its name. Raises OSError."""
+
+    def write(self, position: int, make: Callable[[], Made]) -> None:
+        self._pending.append(self._pool.submit(lambda: self._keep(position, make())))
         self._wait(at_most=4)
 
     def save(self, position: int, state: Tensor) -> None:
@@ -133,29 +154,18 @@ class PictureSink(Sink):
     def finish(self) -> None:
         self._wait()
         with self._explained():
-            if missing := self._missing(len(self._names)):
+            if missing := self._missing(self._count):
                 raise DataError(f'{missing[0]} has vanished from {self._frames}. Begin again with --overwrite.')
-            if self._overwrite and self._target.exists():
-                self._check_replaceable()
-                os.rename(self._target, self._partial / 'replaced')
-            elif self._target.exists():
-                self._target.rmdir()  # there was nothing in it
-            os.rename(self._frames, self._target)
+            self._check_target()
+            self._complete()
         self._lock.release()
         _remove(self._partial)
 
     def close(self) -> None:
         self._pool.shutdown(cancel_futures=True)
         self._lock.release()
-        if self._frames.is_dir() and not any(self._frames.iterdir()):
+        if self._frames.is_dir() and not any(self._frames.iterdir()) and not self._state_file.exists():
             _remove(self._partial)
-
-    def _path(self, position: int) -> Path:
-        return self._frames / f'{self._names[position]}.png'
-
-    def _missing(self, count: int) -> list[str]:
-        there = {entry.name for entry in self._frames.iterdir()} if self._frames.is_dir() else set()
-        return [path.name for path in map(self._path, range(count)) if path.name not in there]
 
     def _wait(self, at_most: int = 0) -> None:
         with self._explained():
@@ -197,16 +207,7 @@ class PictureSink(Sink):
 
     def _check_free(self) -> None:
         """Nothing must be lost that was not made for this result."""
-        if self._target.is_dir():
-            if any(self._target.iterdir()):
-                if not self._overwrite:
-                    raise OptionsError(
-                        f'{self._target} exists, and there is something in it. Give another folder, or --overwrite to '
-                        'replace it.'
-                    )
-                self._check_replaceable()
-        elif os.path.lexists(self._target):
-            raise OptionsError(f'{self._target} is a file; the restored frames need a folder of their own.')
+        self._check_target()
         if self._partial.exists() and not _is_bare(self._partial):
             if not self._job_file.exists():
                 raise OptionsError(f'{self._partial} is in the way, and was not made by this command. Move it away.')
@@ -215,15 +216,6 @@ class PictureSink(Sink):
                     f'An interrupted run has left {self._partial}. Give --resume to go on with it, or --overwrite to '
                     'begin again.'
                 )
-
-    def _check_replaceable(self) -> None:
-        entries = list(self._target.iterdir())
-        other = [e.name for e in entries if e.suffix.lower() not in IMAGE_EXTENSIONS or not e.is_file()]
-        if other:
-            raise OptionsError(
-                f'{self._target} is not replaced: {other[0]} in it is no picture, and would be lost. Give another '
-                'folder, or empty this one.'
-            )
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -234,6 +226,61 @@ class PictureSink(Sink):
                 f'{self._partial} cannot be written: {error}. What is there stays: when there is room and '
                 'permission to write, run the same command with --resume.'
             ) from None
+
+
+class PictureSink(FileSink[Picture]):
+    """PNG files in a folder of their own.
+
+    Args:
+        target: the folder; there is nothing in it.
+        names: of the files, without extension.
+        job: as for `FileSink`.
+        resume: as for `FileSink`.
+        overwrite: replace a folder of pictures, and what an interrupted run has left.
+
+    Raises:
+        OptionsError: as `FileSink`.
+        DataError: as `FileSink`.
+    """
+
+    def __init__(self, target: Path, names: Sequence[str], job: Job, resume: bool = False, overwrite: bool = False):
+        self._names = list(names)
+        super().__init__(target, len(names), job, resume, overwrite)
+
+    def _keep(self, position: int, made: Picture) -> None:
+        write_png(made, self._path(position))
+
+    def _missing(self, count: int) -> list[str]:
+        there = {entry.name for entry in self._frames.iterdir()} if self._frames.is_dir() else set()
+        return [path.name for path in map(self._path, range(count)) if path.name not in there]
+
+    def _complete(self) -> None:
+        if self._overwrite and self._target.exists():
+            os.rename(self._target, self._partial / 'replaced')
+        elif self._target.exists():
+            self._target.rmdir()  # there was nothing in it
+        os.rename(self._frames, self._target)
+
+    def _path(self, position: int) -> Path:
+        return self._frames / f'{self._names[position]}.png'
+
+    def _check_target(self) -> None:
+        if not self._target.is_dir():
+            if os.path.lexists(self._target):
+                raise OptionsError(f'{self._target} is a file; the restored frames need a folder of their own.')
+            return
+        entries = list(self._target.iterdir())
+        if entries and not self._overwrite:
+            raise OptionsError(
+                f'{self._target} exists, and there is something in it. Give another folder, or --overwrite to '
+                'replace it.'
+            )
+        other = [e.name for e in entries if e.suffix.lower() not in IMAGE_EXTENSIONS or not e.is_file()]
+        if other:
+            raise OptionsError(
+                f'{self._target} is not replaced: {other[0]} in it is no picture, and would be lost. Give another '
+                'folder, or empty this one.'
+            )
 
 
 def is_finished(target: Path, names: Sequence[str]) -> bool:

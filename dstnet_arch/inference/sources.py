@@ -1,6 +1,6 @@
 """Videos to restore. A source is what `Streamer` reads, with what is needed to write the result in the same kind.
 
-So far: pictures in a folder. A video file becomes one more class with the same methods.
+Here: pictures in a folder. Video files are in `video_source`, which needs PyAV.
 """
 
 from __future__ import annotations
@@ -13,20 +13,81 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from fractions import Fraction
+from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
 from torch import Tensor
 
 from data_prep.lmdb_format import natural_key
 from dstnet_arch.data.frame_source import IMAGE_EXTENSIONS, name_some, size_text
-from dstnet_arch.errors import DataError
-from dstnet_arch.inference.pictures import Kind, Picture, read_picture, to_frame, to_picture, upright_size
+from dstnet_arch.errors import DataError, OptionsError
+from dstnet_arch.inference.pictures import (
+    Kind,
+    Picture,
+    is_picture,
+    read_picture,
+    to_alpha,
+    to_frame,
+    to_picture,
+    upright_size,
+)
+from dstnet_arch.inference.video_colour import Colour, SampleFormat
 
-VIDEO_EXTENSIONS = ('.mp4', '.mkv', '.mov', '.avi', '.webm', '.m4v', '.mpg', '.mpeg', '.ts', '.wmv', '.flv')
+VIDEO_EXTENSIONS = (
+    '.mp4', '.mkv', '.mov', '.avi', '.webm', '.m4v', '.mpg', '.mpeg', '.ts', '.wmv', '.flv', '.mts', '.m2ts', '.mxf',
+    '.ogv', '.3gp', '.nut', '.y4m', '.vob', '.asf', '.gif',
+)  # fmt: skip
 
 _NUMBERED = re.compile(r'%0?\d*d')  # as ffmpeg has it: frames/%05d.png
 _LAST_NUMBER = re.compile(r'(.*?)(\d+)(\D*)')
+
+
+DEFAULT_RATE = Fraction(24)
+"""Frames a second of a video that is made of pictures."""
+
+Place = int | Fraction
+"""A place in a video: the number of a frame, from 0 or backward from -1; or seconds since the first one is shown."""
+
+
+class Look(NamedTuple):
+    """What a video file must be like to show a source as it is.
+
+    Attributes:
+        format: of the samples.
+        colour: its tags; where `format` is not the video file's, they are to be resolved first.
+        sample_aspect: width of a pixel by its height.
+    """
+
+    format: SampleFormat
+    colour: Colour
+    sample_aspect: Fraction = Fraction(1)
+
+
+class Timing(NamedTuple):
+    """When the frames of a source are shown.
+
+    Attributes:
+        time_base: seconds in a unit.
+        times: of each frame, in units since `origin`, rising.
+        last_duration: of the last frame, in units.
+        rate: frames a second, on average.
+        origin: when the result begins in the source's own time, in seconds.
+    """
+
+    time_base: Fraction
+    times: list[int]
+    last_duration: int
+    rate: Fraction
+    origin: Fraction = Fraction(0)
+
+    @classmethod
+    def constant(cls, rate: Fraction, count: int) -> Timing:
+        """Of frames that are shown equally long."""
+        return cls(1 / rate, list(range(count)), 1, rate)
 
 
 class Source(ABC):
@@ -36,11 +97,26 @@ class Source(ABC):
         size: (height, width) of every frame.
         names: of the frames, unique.
         warnings: what its user should know.
+        timing: of the frames.
+        path: the video file that all is read from; None where there are pictures.
+        is_cut: whether frames of that file are left out.
     """
 
     size: tuple[int, int]
     names: list[str]
     warnings: list[str]
+    timing: Timing
+    path: Path | None = None
+    is_cut = False
+
+    @property
+    @abstractmethod
+    def look(self) -> Look:
+        """As it is in a video file.
+
+        Raises:
+            DataError: it cannot be read.
+        """
 
     def __len__(self) -> int:
         return len(self.names)
@@ -58,8 +134,16 @@ class Source(ABC):
         """A restored frame (3, H, W) as a picture of the kind that the source has there, which was read before."""
 
     @abstractmethod
+    def alpha(self, position: int) -> Tensor | None:
+        """Opacity (H, W) of a frame, in [0, 1]; None where it has none."""
+
+    @abstractmethod
     def identity(self) -> str:
         """Changes when the source changes."""
+
+    def close(self) -> None:
+        """Give back what reading takes. Frames can be read after it, too."""
+        return
 
 
 class PictureSource(Source):
@@ -70,12 +154,13 @@ class PictureSource(Source):
     Args:
         paths: in the order of time, at least one.
         where: what the user has called them.
+        rate: frames a second.
 
     Raises:
         DataError: they are no video: unreadable, of different sizes, or two of one name.
     """
 
-    def __init__(self, paths: Sequence[Path], where: str) -> None:
+    def __init__(self, paths: Sequence[Path], where: str, rate: Fraction = DEFAULT_RATE) -> None:
         self.paths, self.names = list(paths), [path.stem for path in paths]
         if twice := [name for name, count in Counter(self.names).items() if count > 1]:
             both = [str(path) for path in paths if path.stem == twice[0]]
@@ -93,6 +178,12 @@ class PictureSource(Source):
             )
         self.warnings = [f'{where}: {gap}' for gap in _gaps(self.names)]
         self._kinds: dict[int, Kind] = {}
+        self.timing = Timing.constant(rate, len(self.paths))
+
+    @property
+    def look(self) -> Look:
+        kind = Kind.of(self._read(0))
+        return Look(SampleFormat('rgb', 16 if kind.dtype == np.uint16 else 8, alpha=kind.alpha), Colour())
 
     def __getitem__(self, position: int) -> Tensor:
         picture = self._read(position)
@@ -107,6 +198,9 @@ class PictureSource(Source):
             original[..., :3] = picture
             return original
         return picture
+
+    def alpha(self, position: int) -> Tensor | None:
+        return to_alpha(self._read(position))
 
     def identity(self) -> str:
         stats = [(path.name, path.stat()) for path in self.paths]
@@ -124,30 +218,71 @@ class PictureSource(Source):
         return picture
 
 
-def open_source(name: str, start: int | None = None, stop: int | None = None) -> Source:
+def open_source(
+    name: str,
+    start: Place | None = None,
+    stop: Place | None = None,
+    *,
+    rate: Fraction | None = None,
+    temp_dir: str | None = None,
+    show_progress: bool = False,
+) -> Source:
     """The video that a user names.
 
     Args:
-        name: a folder with pictures in it, a picture, or a pattern for pictures: ``'frames/*.png'`` or
+        name: a video file, a folder with pictures in it, a picture, or a pattern for pictures: ``'frames/*.png'`` or
             ``frames/%05d.png``.
-        start: the first frame to take; negative numbers count from the end.
+        start: the first frame to take.
         stop: the first one after `start` not to take.
+        rate: frames a second of pictures; a video file has its own.
+        temp_dir: folder for temporary files; None: the system's.
+        show_progress: a bar on standard error, if it takes long.
 
     Raises:
         DataError: there is no video.
+        OptionsError: a rate is given for a video file.
     """
+    path = Path(name)
+    if path.is_file() and not is_picture(path):
+        if rate is not None:
+            raise OptionsError(f'--fps {rate} is for pictures; {name} is a video file, and keeps its own timing.')
+        return _open_video(path, start, stop, temp_dir, show_progress)
     paths = sorted(_find(name), key=lambda path: natural_key(path.name))
     if not paths:
         raise DataError(
             f'{name} holds no pictures, which are files ending in {", ".join(IMAGE_EXTENSIONS)}. {_hint(name)}'
         )
-    chosen = paths[start:stop]
+    rate = rate or DEFAULT_RATE
+    numbers = [None if place is None else place_to_number(place, rate) for place in (start, stop)]
+    chosen = paths[slice(*numbers)]
     if not chosen:
-        raise DataError(
-            f'{name} has {len(paths)} frames, 0 to {len(paths) - 1}, of which none lies between --start '
-            f'{0 if start is None else start} and --end {len(paths) if stop is None else stop}.'
-        )
-    return PictureSource(chosen, name)
+        raise nothing_chosen(name, len(paths), start, stop)
+    return PictureSource(chosen, name, rate)
+
+
+def place_to_number(place: Place, rate: Fraction) -> int:
+    """Of the first frame that is shown at that time or later, where all are shown equally long."""
+    return place if isinstance(place, int) else -(-place * rate // 1)
+
+
+def nothing_chosen(name: object, count: int, start: Place | None, stop: Place | None) -> DataError:
+    """What to say when `start` and `stop` leave nothing."""
+    first, last = (f'{float(p):g} s' if isinstance(p, Fraction) else p for p in (start or 0, stop or count))
+    return DataError(
+        f'{name} has {count} frames, 0 to {count - 1}, of which none lies between --start {first} and --end {last}.'
+    )
+
+
+def _open_video(
+    path: Path, start: Place | None, stop: Place | None, temp_dir: str | None, show_progress: bool
+) -> Source:
+    if find_spec('av'):
+        from dstnet_arch.inference.video_source import VideoSource
+
+        return VideoSource(path, start, stop, temp_dir, show_progress)
+    from dstnet_arch.inference.video_mmcv import MmcvSource
+
+    return MmcvSource(path, start, stop, temp_dir)
 
 
 def _find(name: str) -> list[Path]:
@@ -156,11 +291,6 @@ def _find(name: str) -> list[Path]:
         if path.is_dir():
             return [entry for entry in path.iterdir() if _is_picture(entry)]
         if path.is_file():
-            if path.suffix.lower() in VIDEO_EXTENSIONS:
-                raise DataError(
-                    f'{name} is a video file; so far, frames are read from pictures. Take it apart first: '
-                    f'ffmpeg -i {name} FOLDER/%06d.png'
-                )
             return [path]  # whatever it is called: its content decides
         if _NUMBERED.search(path.name):
             return _numbered(path)
@@ -182,7 +312,11 @@ def _numbered(path: Path) -> list[Path]:
 def _hint(name: str) -> str:
     if not os.path.exists(name):
         return f'It does not exist; the current folder is {os.getcwd()}.'
-    folders = sorted(entry.name for entry in Path(name).iterdir() if entry.is_dir())
+    entries = sorted(Path(name).iterdir())
+    folders = [entry.name for entry in entries if entry.is_dir()]
+    videos = [entry.name for entry in entries if entry.suffix.lower() in VIDEO_EXTENSIONS]
+    if videos:
+        return f'There are video files in it ({name_some(videos)}): give one of them.'
     return f'There are folders in it ({name_some(folders)}): give one of them.' if folders else 'Give another one.'
 
 

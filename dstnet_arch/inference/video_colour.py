@@ -1,0 +1,190 @@
+"""The samples of video files, Y'CbCr or RGB of 8 to 16 bits, and RGB tensors: there and back with one matrix and range.
+
+FFmpeg's converter is fast, and by default a level or two off, more where chroma is subsampled. What goes through a
+network and back should come out as it was where the network changes nothing, so the formulas of ITU-T H.273 are
+computed here, in float32. Pixel formats and colour tags have FFmpeg's names and H.273's numbers.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+Plane = NDArray[Any]
+"""(H, W) of uint8 or uint16; chroma planes are smaller where they are subsampled."""
+
+UNTAGGED = 2  # H.273: the colours are not described
+
+_KR_KB = {  # red's and blue's share in luma, by matrix
+    1: (0.2126, 0.0722),  # BT.709
+    4: (0.30, 0.11),  # FCC
+    5: (0.299, 0.114),  # BT.601, 625 lines
+    6: (0.299, 0.114),  # BT.601, 525 lines
+    7: (0.212, 0.087),  # SMPTE 240M
+    9: (0.2627, 0.0593),  # BT.2020
+}
+KNOWN_MATRICES = (*_KR_KB, 0, UNTAGGED)
+"""H.273's numbers that `to_rgb` and `from_rgb` follow; others are taken for untagged."""
+
+_FORMATS = {
+    'yuv': re.compile(r'yuv(?P<alpha>a?)j?(?P<chroma>444|440|422|420|411|410)p(?P<depth>\d*)(le)?'),
+    'rgb': re.compile(r'gbr(?P<alpha>a?)p(?P<depth>\d*)(le)?'),
+    'gray': re.compile(r'gray(?P<alpha>)(?P<depth>\d*)(le)?'),
+}
+_SHIFTS = {'444': (0, 0), '440': (1, 0), '422': (0, 1), '420': (1, 1), '411': (0, 2), '410': (2, 2)}
+
+
+class SampleFormat(NamedTuple):
+    """What the samples of a frame are, plane by plane.
+
+    Attributes:
+        family: Y'CbCr, RGB (planes in the order green, blue, red) or luma alone.
+        depth: bits of a sample, 8 to 16.
+        shift: chroma has 2**-shift of the (rows, columns) of luma, rounded up.
+        alpha: whether a plane of opacity comes last.
+    """
+
+    family: Literal['yuv', 'rgb', 'gray']
+    depth: int
+    shift: tuple[int, int] = (0, 0)
+    alpha: bool = False
+
+    @classmethod
+    def parse(cls, name: str) -> SampleFormat | None:
+        """Of a pixel format of FFmpeg, such as yuv420p10le; None for those that are no little-endian integer planes."""
+        for family, pattern in _FORMATS.items():
+            if match := pattern.fullmatch(name):
+                parts = match.groupdict()
+                shift = _SHIFTS.get(parts.get('chroma', ''), (0, 0))
+                return cls(family, int(parts['depth'] or 8), shift, bool(parts['alpha']))  # type: ignore[arg-type]
+        return None
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the planes' arrays."""
+        return np.dtype(np.uint8 if self.depth == 8 else '<u2')
+
+    def plane_sizes(self, height: int, width: int) -> list[tuple[int, int]]:
+        """(rows, columns) of each plane of a frame."""
+        rows, columns = (-(-side >> shift) if shift else side for side, shift in ((height, 0), (width, 0)))
+        chroma = (-(-height >> self.shift[0]), -(-width >> self.shift[1]))
+        colour = [] if self.family == 'gray' else [chroma, chroma]
+        return [(rows, columns), *colour, *([(rows, columns)] if self.alpha else [])]
+
+
+class Colour(NamedTuple):
+    """How samples are to be seen, as a video file says it.
+
+    Attributes:
+        matrix: of Y'CbCr.
+        full: whether samples use the whole range of their bits; None where the file does not say.
+        primaries: of RGB.
+        transfer: from light to RGB.
+    """
+
+    matrix: int = UNTAGGED
+    full: bool | None = None
+    primaries: int = UNTAGGED
+    transfer: int = UNTAGGED
+
+    def resolved(self, height: int, width: int, family: str) -> Colour:
+        """With the matrix and range that players take where a file does not say: BT.601 up to 576 rows and 1279
+        columns, else BT.709; the narrow range for Y'CbCr, the full one for others."""
+        guess = 1 if height > 576 or width >= 1280 else 6
+        matrix = self.matrix if self.matrix in _KR_KB else guess
+        return self._replace(matrix=matrix, full=family != 'yuv' if self.full is None else self.full)
+
+
+def to_rgb(planes: Sequence[Plane], form: SampleFormat, colour: Colour) -> Tensor:
+    """RGB (3, H, W), float32, clipped to [0, 1], of a frame's planes. `colour` is resolved."""
+    low, span, chroma_span = _levels(form.depth, colour.full)
+    samples = [torch.from_numpy(plane.astype(np.float32)) for plane in planes]
+    luma = (samples[0] - low) / span
+    if form.family == 'gray':
+        return luma.expand(3, -1, -1).clamp(0, 1)
+    if form.family == 'rgb':
+        green, blue, red = ((plane - low) / span for plane in samples[:3])
+        return torch.stack([red, green, blue]).clamp_(0, 1)
+    kr, kb = _KR_KB[colour.matrix]
+    chroma = (torch.stack(samples[1:3]) - (1 << form.depth - 1)) / chroma_span
+    cb, cr = _upsample(chroma, form.shift)[:, : luma.shape[0], : luma.shape[1]]
+    red, blue = luma + 2 * (1 - kr) * cr, luma + 2 * (1 - kb) * cb
+    green = (luma - kr * red - kb * blue) / (1 - kr - kb)
+    return torch.stack([red, green, blue]).clamp_(0, 1)
+
+
+def from_rgb(rgb: Tensor, form: SampleFormat, colour: Colour, alpha: Tensor | None = None) -> list[Plane]:
+    """Planes of RGB (3, H, W), which is clipped to [0, 1]. `colour` is resolved.
+
+    Args:
+        rgb: on any device.
+        form: what the planes are to be.
+        colour: which matrix and range they are to have.
+        alpha: opacity (H, W) in [0, 1]; None: all opaque, where `form` has alpha.
+    """
+    rgb = rgb.float().clamp(0, 1)
+    low, span, chroma_span = _levels(form.depth, colour.full)
+    red, green, blue = rgb
+    kr, kb = _KR_KB[colour.matrix]
+    if form.family == 'rgb':
+        values = [plane * span + low for plane in (green, blue, red)]
+    else:
+        luma = kr * red + (1 - kr - kb) * green + kb * blue
+        values = [luma * span + low]
+        if form.family == 'yuv':
+            chroma = torch.stack([(blue - luma) / (2 * (1 - kb)), (red - luma) / (2 * (1 - kr))])
+            values += (_downsample(chroma, form.shift) * chroma_span + (1 << form.depth - 1)).unbind()
+    if form.alpha:
+        opaque = torch.ones_like(red) if alpha is None else alpha.to(red)
+        values.append(opaque * ((1 << form.depth) - 1))
+    return [_quantise(plane, form) for plane in values]
+
+
+def alpha_of(planes: Sequence[Plane], form: SampleFormat) -> Tensor | None:
+    """Opacity (H, W), float32 in [0, 1]; None where there is none."""
+    return torch.from_numpy(planes[-1].astype(np.float32)) / ((1 << form.depth) - 1) if form.alpha else None
+
+
+def _levels(depth: int, full: bool | None) -> tuple[int, int, int]:
+    """Black, and the spans of luma and chroma."""
+    if full:
+        return 0, (1 << depth) - 1, (1 << depth) - 1
+    return 16 << depth - 8, 219 << depth - 8, 224 << depth - 8
+
+
+def _quantise(plane: Tensor, form: SampleFormat) -> Plane:
+    levels = plane.round().clamp_(0, (1 << form.depth) - 1).to(torch.int32 if form.depth > 8 else torch.uint8)
+    return np.ascontiguousarray(levels.cpu().numpy().astype(form.dtype, copy=False))
+
+
+# Chroma samples lie in the middle between rows, and on every second (fourth) column: H.273's chroma location 0, which
+# almost all video has. Each downsampling filter, a low-pass, undoes the upsampling exactly.
+
+
+def _upsample(chroma: Tensor, shift: tuple[int, int]) -> Tensor:
+    for _ in range(shift[0]):
+        padded = F.pad(chroma[None], (0, 0, 1, 1), 'replicate')[0]
+        before, here, after = padded[:, :-2], chroma, padded[:, 2:]
+        chroma = torch.stack([before + 3 * here, 3 * here + after], 2).flatten(1, 2) / 4
+    for _ in range(shift[1]):
+        after = F.pad(chroma[None], (0, 1, 0, 0), 'replicate')[0][..., 1:]
+        chroma = torch.stack([chroma, (chroma + after) / 2], 3).flatten(2, 3)
+    return chroma
+
+
+def _downsample(chroma: Tensor, shift: tuple[int, int]) -> Tensor:
+    for _ in range(shift[0]):
+        rows = F.pad(chroma[None], (0, 0, 1, 1 + chroma.shape[1] % 2), 'replicate')[0]
+        chroma = (3 * (rows[:, 1:-2:2] + rows[:, 2:-1:2]) - rows[:, :-3:2] - rows[:, 3::2]) / 4
+    for _ in range(shift[1]):
+        x = F.pad(chroma[None], (2, 2 + chroma.shape[2] % 2, 0, 0), 'replicate')[0]
+        outer, inner = x[..., :-5:2] + x[..., 4:-1:2], x[..., 1:-4:2] + x[..., 3:-2:2]
+        chroma = (6 * x[..., 2:-3:2] + 2 * inner - outer) / 8
+    return chroma
