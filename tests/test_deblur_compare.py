@@ -11,12 +11,16 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
+from dstnet_arch.__main__ import main
+from dstnet_arch.archs.dstnet_arch import DSTNet
 from dstnet_arch.errors import DataError, OptionsError
 from dstnet_arch.inference.compare import MODES, compare_pictures, compose
-from dstnet_arch.inference.look import Wanted, look
+from dstnet_arch.inference.look import Wanted, as_image, look
 from dstnet_arch.inference.pictures import read_picture
+from dstnet_arch.inference.sinks import PictureSink
 from dstnet_arch.inference.sources import open_source
 from dstnet_arch.visualize.canvas import WHITE
 
@@ -112,3 +116,101 @@ def test_where_they_are_put(tmp_path: Path) -> None:
         wanted(f'{tmp_path}/x')
     assert wanted(f'{tmp_path}/x', overwrite=True).report is not None
     assert wanted(f'{tmp_path}/x', resume=True)[::2] == (tmp_path / 'x_compare', None)
+
+
+# The command
+
+
+@pytest.fixture(scope='module')
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp('weights') / 'tiny.pth'
+    torch.save({'params': DSTNet(num_feat=2, num_block=1, num_cwgdn=1).state_dict()}, path)
+    return path
+
+
+@pytest.fixture
+def deblur(weights: Path, capsys: pytest.CaptureFixture[str]) -> Deblur:
+    """Run ``dstnet deblur`` with tiny weights: (exit status, stdout, stderr)."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        capsys.readouterr()
+        status = main(['deblur', *map(str, arguments), '--weights', str(weights), '--device', 'cpu'])
+        return status, *capsys.readouterr()
+
+    return run
+
+
+def assert_compared(folder: Path, names: list[str], mode: Any) -> None:
+    for name in names:
+        expected = compose(read_picture(folder / 'blurry' / name), read_picture(folder / 'out' / name), mode)
+        np.testing.assert_array_equal(read_picture(folder / 'out_compare' / name), expected)
+
+
+def test_both_are_put_beside_a_folder(deblur: Deblur, videos: Path) -> None:
+    status, out, _ = deblur(videos / 'blurry', '-o', videos / 'out', '--compare', '--report')
+    assert status == 0
+    assert files(videos) == ['blurry', 'out', 'out_compare', 'out_report.html', 'sharp']
+    assert_compared(videos, ['0.png', '1.png', '2.png'], 'split')
+    page = (videos / 'out_report.html').read_text('utf-8')
+    assert '<h1>out: before and after</h1>' in page
+    for fact in ('3 of 160x16', 'tiny.pth', 'fp32', 'cpu'):
+        assert f'<dd>{fact}' in page
+    assert out.splitlines()[-1] == f'To look at: {videos / "out_report.html"}, {videos / "out_compare"}'
+
+
+def test_what_is_in_the_way_is_said_before_any_work(deblur: Deblur, videos: Path) -> None:
+    (videos / 'out_report.html').write_text('mine')
+    status, _, err = deblur(videos / 'blurry', '-o', videos / 'out', '--report')
+    assert status == 2
+    assert 'out_report.html exists already' in err
+    assert files(videos) == ['blurry', 'out_report.html', 'sharp']
+    assert deblur(videos / 'blurry', '-o', videos / 'out', '--report', '--overwrite')[0] == 0
+    assert '<html' in (videos / 'out_report.html').read_text('utf-8')
+
+
+def test_they_can_be_made_later(deblur: Deblur, videos: Path) -> None:
+    assert deblur(videos / 'blurry', '-o', videos / 'out')[0] == 0
+    status, out, _ = deblur(videos / 'blurry', '-o', videos / 'out', '--resume', '--compare', 'side', '--report')
+    assert status == 0
+    assert 'nothing is to be done' not in out
+    assert_compared(videos, ['0.png', '1.png', '2.png'], 'side')
+    assert (videos / 'out_report.html').exists()
+
+
+def test_a_resumed_run_shows_all_frames(deblur: Deblur, videos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = PictureSink.write
+
+    def interrupted(self: PictureSink, position: int, make: Any) -> None:
+        if position == 2:
+            raise KeyboardInterrupt
+        write(self, position, make)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PictureSink, 'write', interrupted)
+        assert deblur(videos / 'blurry', '-o', videos / 'out', '--compare', '--report')[0] == 130
+    assert files(videos) == ['blurry', 'out.partial', 'sharp']
+    status, out, _ = deblur(videos / 'blurry', '-o', videos / 'out', '--compare', '--report', '--resume')
+    assert status == 0
+    assert '2 frames are there already' in out
+    assert_compared(videos, ['0.png', '1.png', '2.png'], 'split')
+    page = (videos / 'out_report.html').read_text('utf-8')
+    assert page.count('<th scope="row">') == 3
+    assert 's for 1 frames, with all' in page
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('mode', MODES)
+def test_a_video_gets_a_video(deblur: Deblur, videos: Path, mode: str) -> None:
+    pytest.importorskip('av')
+    source = videos / 'in.mkv'
+    assert deblur(videos / 'blurry', '-o', source, '--codec', 'ffv1', '--fps', 12)[0] == 0
+    assert deblur(source, '-o', videos / 'out.mkv', '--codec', 'ffv1', '--compare', mode, '--report')[0] == 0
+    assert files(videos) == ['blurry', 'in.mkv', 'out.mkv', 'out_compare.mkv', 'out_report.html', 'sharp']
+    before, after, compared = (open_source(str(videos / name)) for name in ('in.mkv', 'out.mkv', 'out_compare.mkv'))
+    assert len(compared) == 3
+    assert compared.timing.rate == 12
+    for t in range(3):
+        expected = compose(as_image(before[t]), as_image(after[t]), mode)
+        assert expected.shape[:2] == compared.size
+        assert np.abs(as_image(compared[t]).astype(int) - expected).max() <= 1
