@@ -21,7 +21,7 @@ from typing import Any
 import torch
 import torch.distributed
 
-from dstnet_arch.errors import OptionsError
+from dstnet_arch.errors import OptionsError, install_excepthook
 from dstnet_arch.toolbox.options import checked_parse_options
 from dstnet_arch.toolbox.resume import resuming_anywhere
 
@@ -139,6 +139,7 @@ def distributed_anywhere() -> None:
         elif backend == 'nccl':
             backend = 'gloo'
         torch.distributed.init_process_group(backend=backend, **kwargs)
+        install_excepthook()  # over PyTorch's own, which swallows what the one below it prints before it exits
 
     def init_slurm(backend: str, port: int | None = None) -> None:
         nodes = ['scontrol', 'show', 'hostnames', os.environ['SLURM_NODELIST']]
