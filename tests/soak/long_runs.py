@@ -136,7 +136,8 @@ def _summary(samples: Sequence[Sample]) -> dict[str, Any]:
     """The slope of memory by least squares after the warm-up, and what was open then and at the end."""
     working = [sample for sample in samples if sample.done]
     last = working[-1].done
-    warm = [sample for sample in working if sample.done >= _WARM_UP * last]
+    # What is looked at when the last step is done may be coming to its end already.
+    warm = [sample for sample in working if _WARM_UP * last <= sample.done < last]
     done, memory = (np.array([getattr(sample, name) for sample in warm], float) for name in ('done', 'memory'))
     slope = np.polyfit(done, memory, 1)[0]
     third = max(1, len(warm) // 3)
@@ -154,8 +155,8 @@ def _summary(samples: Sequence[Sample]) -> dict[str, Any]:
 
 
 def _typical(samples: Sequence[Sample], name: str) -> int:
-    """The least, as validations and checkpoints have files and threads of their own for a moment."""
-    return min(getattr(sample, name) for sample in samples)
+    """The median, as validations and checkpoints have files and threads of their own for a moment."""
+    return int(np.median([getattr(sample, name) for sample in samples]))
 
 
 if __name__ == '__main__':
