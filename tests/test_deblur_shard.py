@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from soak.project import make_videos
 
 from data_prep.shard import Ranks
+from dstnet_arch.archs.dstnet_arch import DSTNet
 from dstnet_arch.errors import DataError, DSTNetError, OptionsError
+from dstnet_arch.inference.deblur import command
 from dstnet_arch.inference.shard import device_of, outputs_of, ranks, restore_all, size_of
 
 ALONE = Ranks()
@@ -96,3 +99,18 @@ def test_two_processes_share(tmp_path: Path) -> None:
         'c': 'c by 1',
         'error0': '1 could not be restored:\nbad: it is damaged',
     }
+
+
+def test_several_inputs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_videos(tmp_path, num_video=2, num_frame=2, size=(16, 16))
+    torch.manual_seed(0)
+    torch.save({'params': DSTNet(num_feat=2, num_block=1, num_cwgdn=1).state_dict()}, tmp_path / 'net.pth')
+    inputs = [str(tmp_path / 'blurry' / name) for name in ('video0', 'video1', 'video2')]
+    arguments = ['--weights', str(tmp_path / 'net.pth'), '--device', 'cpu', '-o']
+    with pytest.raises(DSTNetError, match=r'^1 could not be restored:\n.*video2: '):
+        command([*inputs, *arguments, str(tmp_path / 'all')])
+    assert '2 of 3 videos' in capsys.readouterr().out
+    command([inputs[1], *arguments, str(tmp_path / 'alone')])
+    assert sorted(path.name for path in (tmp_path / 'all').iterdir()) == ['video0', 'video1']
+    for name in ('000.png', '001.png'):
+        assert (tmp_path / 'all' / 'video1' / name).read_bytes() == (tmp_path / 'alone' / name).read_bytes()
