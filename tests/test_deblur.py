@@ -123,6 +123,16 @@ def test_no_setting_of_memory_changes_a_pixel(deblur: Deblur, tmp_path: Path, se
         assert (tmp_path / 'plain' / name).read_bytes() == (tmp_path / 'other' / name).read_bytes()
 
 
+def test_tiles_change_nothing(deblur: Deblur, tmp_path: Path) -> None:
+    source = make_video(tmp_path / 'blurry', 2, height=70, width=102)
+    for name, tile, computing in (('whole', 'off', 'whole frames'), ('tiles', '64x32', 'tiles of 64x32')):
+        status, out, _ = deblur(source, '-o', tmp_path / name, '--tile', tile)
+        assert status == 0
+        assert f'Computing: {computing}\n' in out
+    whole, tiles = ([load(path) for path in sorted((tmp_path / name).iterdir())] for name in ('whole', 'tiles'))
+    assert_same(tiles, whole)
+
+
 def test_start_and_end(deblur: Deblur, weights: Path, tmp_path: Path) -> None:
     source = make_video(tmp_path / 'blurry', 6)
     assert deblur(source, '-o', tmp_path / 'sharp', '--start', 2, '--end', 5)[0] == 0

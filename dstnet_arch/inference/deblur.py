@@ -43,6 +43,7 @@ from dstnet_arch.inference.sources import (
 )
 from dstnet_arch.inference.stream import Streamer
 from dstnet_arch.nonfinite import first_nonfinite
+from dstnet_arch.ops.native import set_native
 from dstnet_arch.weights import resolve_weights
 
 if TYPE_CHECKING:  # it needs PyAV, without which folders can be restored
@@ -189,7 +190,7 @@ def _memory_advice() -> Iterator[None]:
         if isinstance(error, MemoryError) or any(text in str(error) for text in texts):
             raise DSTNetError(
                 f'There is not enough memory: {str(error).splitlines()[0]}. States take less with --interval sqrt or '
-                '--store disk, a single frame with --precision bf16 or on another --device.'
+                '--store disk, a single frame with --tile 512x512, --precision bf16 or on another --device.'
             ) from error
         raise
 
@@ -205,6 +206,8 @@ def command(arguments: Sequence[str]) -> None:
             `load_checkpoint`.
     """
     args = _parser().parse_args(arguments)
+    if args.native:
+        set_native(True)
     rank = ranks()
     args.device = device_of(args.device, rank)
     if len(args.input) > 1:
@@ -404,6 +407,11 @@ def _parser() -> argparse.ArgumentParser:
         default='fp32',
         help='of the computation: fp32 (the default), or faster and less exact ones',
     )
+    parser.add_argument(
+        '--native',
+        action='store_true',
+        help='on a CPU, compute with kernels that a C compiler of the system makes once: about half the time in fp32',
+    )
     place = 'a number, counted from 0 (from -1 backward), or a time like 12.5s or 00:01:02.5'
     parser.add_argument('--start', type=_place, metavar='PLACE', help=f'first frame to take: {place}')
     parser.add_argument('--end', type=_place, metavar='PLACE', help='first frame after it not to take')
@@ -452,6 +460,14 @@ def _parser() -> argparse.ArgumentParser:
         'memory where they take at most half of what is free; else every S-th one and S others (S: the square root '
         'of their number) wait, and most are computed twice.',
     )
+    memory.add_argument(
+        '--tile',
+        type=_tile,
+        default='auto',
+        metavar='WxH',
+        help='go through frames in tiles of this size, with the same result in less memory; off; or auto (the '
+        'default): where the device has not enough for whole frames',
+    )
     memory.add_argument('--store', choices=('device', 'host', 'disk'), help='where states wait; host is main memory')
     memory.add_argument('--interval', type=_interval, metavar='S', help='keep every S-th state: a number, sqrt or all')
     memory.add_argument(
@@ -470,6 +486,15 @@ def _interval(text: str) -> int | Literal['sqrt', 'all']:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f'{text!r} is not a whole number of at least 1, sqrt or all')
     return int(text)
+
+
+def _tile(text: str) -> tuple[int, int] | Literal['auto'] | None:
+    if text in ('auto', 'off'):
+        return 'auto' if text == 'auto' else None
+    match = re.fullmatch(r'(\d+)x(\d+)', text)
+    if match and min(map(int, match.groups())) >= 1:
+        return int(match[1]), int(match[2])
+    raise argparse.ArgumentTypeError(f'{text!r} is not a size like 1024x1024, width first, auto or off')
 
 
 def _place(text: str) -> Place:
@@ -522,6 +547,7 @@ def _check_arguments(args: argparse.Namespace) -> None:
             )
         return
     wrong = [f'--{name}' for name in ('resume', 'store', 'interval') if getattr(args, name)]
+    wrong += ['--tile'] * isinstance(args.tile, tuple)
     if '-' in (args.input, str(args.output)):
         wrong += [f'--{name}' for name in ('start', 'end', 'fps') if getattr(args, name) is not None]
         if not to_pipe and not _is_video(args.output):
@@ -566,7 +592,7 @@ def _live(net: VideoNet, args: argparse.Namespace) -> LiveStreamer:
 def _streamer(net: VideoNet, source: Source, args: argparse.Namespace) -> Streamer | LiveStreamer:
     if _is_live(args):
         return _live(net, args)
-    make = partial(Streamer, net, autocast=PRECISIONS[args.precision], temp_dir=args.temp_dir)
+    make = partial(Streamer, net, autocast=PRECISIONS[args.precision], temp_dir=args.temp_dir, tile=args.tile)
     if args.store or args.interval:
         return make(store=args.store or 'host', interval=None if args.interval == 'all' else args.interval)
     place = choose_place(make().state_bytes(*source.size), len(source), free_memory())
@@ -579,7 +605,8 @@ def _describe_states(streamer: Streamer | LiveStreamer, source: Source) -> str:
     where = {'device': 'on the device', 'host': 'in main memory', 'disk': 'on disk'}[streamer.store]
     count = streamer.num_states(len(source))
     size = count * streamer.state_bytes(*source.size)
-    return f'States: {count} of {len(source)} at a time, {size / 1e9:.1f} GB {where}'
+    plan = streamer.plan(*source.size)
+    return f'Computing: {plan}\nStates: {count} of {len(source)} at a time, {size / 1e9:.1f} GB {where}'
 
 
 def _job(source: Source, net: nn.Module, args: argparse.Namespace) -> dict[str, Any]:

@@ -92,10 +92,10 @@ def _dstnet_stages(net: DSTNet) -> Stages:
     return Stages(
         encode=net.low_band,
         blocks=blocks,
-        prepare=lambda frame, low2: net.widen(net.synthesize(frame, low2)),
+        prepare=lambda frame, low2: net.widen(net.by_parts(net.synthesize, frame, low2)),
         backward=partial(propagate_step, net.backward_dtff, boundary=net.boundary),
         forward=partial(propagate_step, net.forward_dtff, boundary=net.boundary),
-        finish=lambda frame, result: net.finish(frame, net.narrow(result)),
+        finish=lambda frame, result: net.by_parts(net.finish, frame, net.narrow(result)),
         advance=advance,
     )
 
@@ -107,7 +107,7 @@ def _dstnet_plus_stages(net: DSTNetPlus) -> Stages:
         prepare=lambda _, low: low,
         backward=partial(propagate_step, net.backward_dtff, boundary=net.boundary),
         forward=partial(propagate_step, net.forward_dtff, boundary=net.boundary),
-        finish=net.finish,
+        finish=partial(net.by_parts, net.finish),
         advance=advance,
     )
 
