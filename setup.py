@@ -60,11 +60,14 @@ def read_version() -> str:
 
 
 EXTRAS = {
-    'video': ['mmcv-lite>=2.2.0', 'mmengine>=0.10.7'],
-    'plot': ['matplotlib'],  # dstnet complexity --plot
+    'video': ['mmcv-lite>=2.2.0', 'mmengine>=0.10.7'],  # data_prep synthesize reads videos through mmcv
+    'export': ['onnx', 'onnxruntime', 'onnxscript'],
+    'plot': ['matplotlib'],  # dstnet complexity --plot, dstnet benchmark growth --plot
     'test': ['hypothesis', 'matplotlib', 'pytest', 'PyWavelets'],
-    'dev': ['mypy', 'ruff', 'types-PyYAML', 'types-tqdm'],
+    'dev': ['mypy', 'psutil', 'ruff', 'types-PyYAML', 'types-tqdm'],
+    'fuzz': ["atheris; sys_platform == 'linux'"],
 }
+EXTRAS['test'] += EXTRAS['video'] + EXTRAS['export']
 
 setup(
     name='dstnet-arch',
@@ -93,22 +96,23 @@ setup(
     package_data={'dstnet_arch': ['py.typed', 'metrics/*.json', 'ops/native.c']},
     python_requires='>=3.10',
     install_requires=[
-        'torch',
-        'torchvision',
+        'torch>=2.3',
+        'torchvision>=0.18',
         'basicsr>=1.4.2',
-        'filelock',
-        'lmdb',
-        'numpy',
-        'opencv-python',
+        'av>=16.1,<19',  # reads and writes video files for dstnet deblur; 19 drops an argument that is used
+        'filelock>=3.12',
+        'lmdb>=1.4.1',
+        'numpy>=1.24',
+        'opencv-python>=4.7',
         'pillow>=10.1',  # reads a picture's size without decoding it, and draws the figures' text
-        'pydantic>=2',
-        'pyyaml',
-        'requests',
-        'safetensors',
-        'scikit-image',  # its photographs make the sample set
-        'scipy',
+        'pydantic>=2.1',
+        'pyyaml>=6.0.1',
+        'requests>=2.28',
+        'safetensors>=0.4',
+        'scikit-image>=0.20',  # its photographs make the sample set
+        'scipy>=1.10',
         'setuptools; python_version >= "3.12"',  # BasicSR imports distutils, which Python dropped in 3.12
-        'tqdm',
+        'tqdm>=4.64',
     ],
     extras_require=EXTRAS,
     entry_points={'console_scripts': ['dstnet = dstnet_arch.__main__:main']},

@@ -1,1 +1,1 @@
-"""Conversion of public video-deblurring data sets to LMDB, and a sample set made from nothing."""
+"""Public video-deblurring data sets to LMDB, pairs from one's own footage, and a sample set made from nothing."""

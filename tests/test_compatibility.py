@@ -38,7 +38,7 @@ def test_the_oldest_libraries_are_the_bounds_of_the_metadata(root: Path) -> None
     needed = [line for line in setup_argument(root, 'install_requires') if 'python_version' not in line]
     names = {re.split(r'[^\w-]', line)[0].lower() for line in needed}
     assert pins.keys() == names - {'basicsr'}  # of which there is one version, and it is installed by name
-    bounds = dict(found.groups() for line in needed if (found := re.match(r'([\w-]+)>=([\d.]+)$', line)))
+    bounds = dict(found.groups() for line in needed if (found := re.match(r'([\w-]+)>=([\d.]+)(?:,|$)', line)))
     bounds.pop('basicsr')
     for name, bound in bounds.items():
         assert (pins[name] + '.').startswith(bound + '.'), f'{name}: {bound} in setup.py, {pins[name]} was tried'

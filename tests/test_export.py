@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -60,13 +61,21 @@ def noise(*shape: int) -> torch.Tensor:
     return torch.rand(1, *shape, generator=torch.Generator().manual_seed(1))
 
 
-@pytest.fixture(autouse=True)
-def no_logging() -> Iterator[None]:
+@contextmanager
+def without_logging() -> Iterator[None]:
     """Exporters log every step for whoever listens, as pytest does, which makes them many times slower."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
-    yield
-    logging.disable(before)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
+@pytest.fixture(autouse=True)
+def no_logging() -> Iterator[None]:
+    with without_logging():
+        yield
 
 
 # What is exported
@@ -149,8 +158,8 @@ def small_onnx(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip('onnxruntime')
     pytest.importorskip('onnxscript')
     path = tmp_path_factory.mktemp('onnx') / 'net.onnx'
-    logging.disable(logging.CRITICAL)  # see `no_logging`, which comes after this
-    assert export(weights, 'onnx', '--size', '20x9', '--frames', 2, '--opset', 20, '-o', path) == 0
+    with without_logging():  # the fixture comes after this one
+        assert export(weights, 'onnx', '--size', '20x9', '--frames', 2, '--opset', 20, '-o', path) == 0
     return path
 
 

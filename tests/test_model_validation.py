@@ -225,7 +225,9 @@ def test_errors_name_their_cause(tmp_path: Path) -> None:
         run(Broken('GoPro', {'a': 3, 'b': 3}))
     clips = Clips('GoPro', {'a': 3})
     clips.clips[0]['gt'] = clips.clips[0]['gt'][..., :-1]
-    with pytest.raises(DataError, match=r'Frame 000047 of a cannot be scored: ValueError: batch_psnr: expected two batches'):
+    with pytest.raises(
+        DataError, match=r'Frame 000047 of a cannot be scored: ValueError: batch_psnr: expected two batches'
+    ):
         run(clips)
     clips = Clips('GoPro', {'a': 3})
     clips.clips[0]['lq'][1] = float('nan')

@@ -81,6 +81,7 @@ REPLACED = {
     'resume_anywhere': ('parse_options', 'load_resume_state'),
     'clear_option_errors': ('parse_options',),
     'distributed_anywhere': ('_init_dist_pytorch', '_init_dist_slurm'),
+    'folders_before_the_other_ranks': ('make_exp_dirs',),
 }
 """Repair -> functions of BasicSR that it puts others in place of."""
 

@@ -62,7 +62,8 @@ def init_refinement(blocks: nn.Sequential) -> nn.Sequential:
     Small weights let a long chain of blocks start near the identity. All other layers keep PyTorch's initialisation.
     """
     for module in blocks.modules():
-        if isinstance(module, nn.Conv2d):
+        # On the meta device there is nothing to fill, and PyTorch would load its compiler for it.
+        if isinstance(module, nn.Conv2d) and not module.weight.is_meta:
             nn.init.kaiming_normal_(module.weight)
             module.weight.data *= 0.1
             if module.bias is not None:
