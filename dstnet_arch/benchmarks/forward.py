@@ -98,8 +98,12 @@ def variants(networks: list[Network], reference: Network, args: argparse.Namespa
     result = {(reference, 'fp32', 'eager'): None}
     for dtype in args.dtype:
         result |= {(network, dtype, 'eager'): None for network in (reference, *networks)}
-        schedules = [name for name in args.schedules if name != 'native' or dtype == 'fp32']
-        result |= {(n, dtype, schedule): None for schedule in schedules for n in networks if n is not reference}
+        for schedule in args.schedules:
+            if schedule == 'native' and dtype != 'fp32':
+                continue
+            of_ours = [n for n in networks if n.group in ('ours', 'ablations')]
+            peers = [n for n in networks if n.group == 'peers' and schedule == 'compiled']
+            result |= {(n, dtype, schedule): None for n in (*of_ours, *peers)}
     return list(result)
 
 
