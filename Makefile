@@ -11,7 +11,7 @@ DEMO := results/test_DSTNet_sample
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test lint types setup clean help
+.PHONY: demo test lint types setup soak fuzz clean help
 
 help:
 	@sed -n '2,4s/^# //p' Makefile
@@ -45,6 +45,14 @@ lint: setup
 
 types: setup
 	$(RUN) -m mypy
+
+# Long, and no part of `test`: kill work at random and compare what comes of it; feed damaged files to what reads them.
+soak: setup
+	$(RUN) tests/soak/kills.py --kills 50
+
+fuzz: setup
+	$(RUN) -m pip install -e '.[fuzz]' --no-build-isolation
+	$(RUN) tests/fuzz/run.py --seconds 60
 
 # What is built and cached. Environments, data, runs and results stay.
 clean:
