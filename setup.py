@@ -99,7 +99,7 @@ setup(
         'torch>=2.3',
         'torchvision>=0.18',
         'basicsr>=1.4.2',
-        'av>=16.1,<19',  # reads and writes video files for dstnet deblur; 19 drops an argument that is used
+        'av>=17.1,<19',  # reads and writes video files for dstnet deblur; 19 drops an argument that is used
         'filelock>=3.12',
         'lmdb>=1.4.1',
         'numpy>=1.24',
