@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import product
-from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from dstnet_arch.archs.checkpoint import load_checkpoint
 from dstnet_arch.archs.video_net import VideoNet
-from dstnet_arch.benchmarks import cli, report
+from dstnet_arch.benchmarks import cli, quality, report
 from dstnet_arch.benchmarks.progress import progress
-from dstnet_arch.errors import DataError
 from dstnet_arch.inference.live import LiveStreamer
-from dstnet_arch.inference.sources import open_source
 from dstnet_arch.inference.stream import Frames, Streamer
-from dstnet_arch.metrics.psnr import batch_psnr
 from dstnet_arch.weights import resolve_weights
 
 WHOLE = 'whole clip'
@@ -42,23 +36,12 @@ class Restored(NamedTuple):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Define the command line of ``dstnet benchmark latency``."""
-    parser.add_argument('input', metavar='INPUT', help='blurry: a folder of pictures, a pattern for them, a video file')
-    parser.add_argument('--sharp', metavar='INPUT', help='the same frames, sharp')
-    parser.add_argument(
-        '--weights', default='GoPro', metavar='NAME', help='released weights or a file, by default GoPro'
-    )
+    quality.add_arguments(parser)
     parser.add_argument(
         '--windows', nargs='+', type=cli.positive, default=[1, 4], metavar='N', help='restored together, by default 1 4'
     )
     parser.add_argument(
         '--lookaheads', nargs='+', type=_count, default=[0, 1, 2, 4, 8], metavar='N', help='by default 0 1 2 4 8'
-    )
-    parser.add_argument('--end', type=cli.positive, metavar='N', help='take so many frames')
-    parser.add_argument('--device', help='cpu, cuda, cuda:1; by default cuda where there is one')
-    parser.add_argument('--threads', type=cli.positive, metavar='N', help="of the CPU, by default PyTorch's choice")
-    about_output = 'for the JSON file, by default results/benchmarks'
-    parser.add_argument(
-        '-o', '--output', type=Path, default=Path('results/benchmarks'), metavar='FOLDER', help=about_output
     )
 
 
@@ -71,13 +54,7 @@ def run(args: argparse.Namespace) -> None:
     """
     args.dtype = 'fp32'
     cli.prepare(args)
-    blurry = open_source(args.input, None, args.end)
-    sharp = None if args.sharp is None else open_source(args.sharp, None, args.end)
-    if sharp is not None and (len(sharp), sharp.size) != (len(blurry), blurry.size):
-        raise DataError(
-            f'{args.sharp} has {len(sharp)} frames of {sharp.size}, {args.input} {len(blurry)} of {blurry.size}; they '
-            'are to be the same frames.'
-        )
+    blurry, sharp = quality.open_inputs(args)
     net = load_checkpoint(resolve_weights(args.weights), args.device)
     results = compare(net, blurry, sharp, list(product(args.windows, args.lookaheads)))
     header = [
@@ -126,7 +103,7 @@ def compare(
         bar.describe(WHOLE)
         whole = _restored(Streamer(net), blurry)
         bar.update()
-        before = _psnr_to_sharp((blurry[t] for t in range(len(blurry))), sharp)
+        before = quality.psnr_to_sharp((blurry[t] for t in range(len(blurry))), sharp)
         results = [_item(WHOLE, None, None, whole, whole, sharp, before)]
         for window, lookahead in settings:
             name = f'window {window}, lookahead {lookahead}'
@@ -153,30 +130,17 @@ def _item(
     before: float | None,
 ) -> dict[str, Any]:
     error = fmean(float((a - b).square().mean()) for a, b in zip(live.frames, whole.frames, strict=True))
-    after = _psnr_to_sharp(live.frames, sharp)
+    after = quality.psnr_to_sharp(live.frames, sharp)
     return {
         'name': name,
         'window': window,
         'lookahead': lookahead,
         'delay_frames': None if window is None or lookahead is None else window - 1 + lookahead,
         'seconds_per_frame': live.seconds / len(live.frames),
-        'psnr_to_whole_clip': -10 * math.log10(error) if error else None,
+        'psnr_to_whole_clip': quality.decibels(error),
         'psnr_to_sharp': after,
         'gain': None if after is None or before is None else after - before,
     }
-
-
-def _psnr_to_sharp(frames: Iterable[Tensor], sharp: Frames | None) -> float | None:
-    """Mean over the frames, as the scores of a test; None where nothing is known, or nothing differs."""
-    if sharp is None:
-        return None
-    scores = [float(batch_psnr(_eight_bits(frame), _eight_bits(sharp[t]))) for t, frame in enumerate(frames)]
-    mean = fmean(scores)
-    return mean if math.isfinite(mean) else None
-
-
-def _eight_bits(frame: Tensor) -> Tensor:
-    return frame.clamp(0, 1).mul(255).round().to(torch.uint8)[None]
 
 
 def _count(text: str) -> int:
