@@ -101,6 +101,7 @@ def compare(net: VideoNet, blurry: Frames, sharp: Frames | None, dtypes: list[st
             pairs = list(zip(restored, exact, strict=True))
             errors = [float((a.clamp(0, 1) - b.clamp(0, 1)).square().mean()) for a, b in pairs]
             to_sharp = quality.psnr_to_sharp(restored, sharp)
+            exact_to_sharp = results[0]['psnr_to_sharp'] if results else None
             results.append(
                 {
                     'name': name,
@@ -109,7 +110,7 @@ def compare(net: VideoNet, blurry: Frames, sharp: Frames | None, dtypes: list[st
                     'psnr_to_fp32_worst': quality.decibels(max(errors)),
                     'largest_difference': max(float((a - b).abs().max()) for a, b in pairs),
                     'psnr_to_sharp': to_sharp,
-                    'change': None if to_sharp is None or not results else to_sharp - results[0]['psnr_to_sharp'],
+                    'change': None if to_sharp is None or exact_to_sharp is None else to_sharp - exact_to_sharp,
                 }
             )
             bar.update()
