@@ -12,8 +12,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-_PIXELS = 16  # of a row, in a program
-_CHANNELS = 64  # at most, in a program
+from dstnet_arch.ops.triton_parts import PIXELS, channel_block, find_pixels, inside, pixel_grid
+
 _ROWS = 16  # of the frame, that a program of the filters' gradient sums up
 
 
@@ -23,9 +23,9 @@ def gated_filter_forward(z: Tensor, filters: Tensor, bias: Tensor) -> Tensor:
     c = c2 // 2
     z = z.contiguous(memory_format=torch.channels_last)
     out = torch.empty((n, c, h, w), dtype=z.dtype, device=z.device, memory_format=torch.channels_last)
-    channels = min(triton.next_power_of_2(c), _CHANNELS)
-    grid = (n * h * triton.cdiv(w, _PIXELS), triton.cdiv(c, channels))
-    _forward[grid](z, _by_tap(filters), bias.contiguous(), out, h, w, c, PIXELS=_PIXELS, CHANNELS=channels)
+    channels = channel_block(c)
+    grid = pixel_grid(n, h, w, c)
+    _forward[grid](z, _by_tap(filters), bias.contiguous(), out, h, w, c, PIXELS=PIXELS, CHANNELS=channels)
     return out
 
 
@@ -35,14 +35,13 @@ def gated_filter_backward(grad: Tensor, z: Tensor, filters: Tensor, bias: Tensor
     grad, z = (x.contiguous(memory_format=torch.channels_last) for x in (grad, z))
     by_tap = _by_tap(filters)
     grad_z = torch.empty_like(z)
-    channels = min(triton.next_power_of_2(c), _CHANNELS)
-    blocks = triton.cdiv(c, channels)
-    grid = (n * h * triton.cdiv(w, _PIXELS), blocks)
-    _backward[grid](grad, z, by_tap, bias.contiguous(), grad_z, h, w, c, PIXELS=_PIXELS, CHANNELS=channels)
+    channels = channel_block(c)
+    grid = pixel_grid(n, h, w, c)
+    _backward[grid](grad, z, by_tap, bias.contiguous(), grad_z, h, w, c, PIXELS=PIXELS, CHANNELS=channels)
     strips = triton.cdiv(h, _ROWS)
     sums = torch.empty((n, strips, 10, c), dtype=torch.float32, device=z.device)
-    _filter_gradient[(n * strips, 10, blocks)](
-        grad, z, sums, h, w, c, ROWS=_ROWS, PIXELS=4 * _PIXELS, CHANNELS=channels
+    _filter_gradient[(n * strips, 10, grid[1])](
+        grad, z, sums, h, w, c, ROWS=_ROWS, PIXELS=4 * PIXELS, CHANNELS=channels
     )
     sums = sums.sum(dim=1)
     grad_filters = sums[:, :9].transpose(1, 2).reshape(filters.shape)
@@ -52,13 +51,6 @@ def gated_filter_backward(grad: Tensor, z: Tensor, filters: Tensor, bias: Tensor
 def _by_tap(filters: Tensor) -> Tensor:
     """(N, C, 3, 3) -> (N, 9, C), dense."""
     return filters.reshape(*filters.shape[:2], 9).transpose(1, 2).contiguous()
-
-
-@triton.jit
-def _inside(y, x, height, width):
-    """Which pixels of a row are in the frame: scalar y, block x. (Triton's interpreter wants masks of one shape.)"""
-    y += tl.zeros_like(x)
-    return (x >= 0) & (x < width) & (y >= 0) & (y < height)
 
 
 @triton.jit
@@ -74,19 +66,14 @@ def _forward(
     CHANNELS: tl.constexpr,
 ):
     """out[p] = (bias + sum over taps of filter[tap] * z1[p + tap]) * z2[p]."""
-    across = tl.cdiv(width, PIXELS)
-    row = tl.program_id(0) // across
-    frame, y = (row // height).to(tl.int64), row % height
-    x = (tl.program_id(0) % across) * PIXELS + tl.arange(0, PIXELS)
-    c = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
-    here = (x < width)[:, None] & (c < num_channel)[None, :]
+    frame, y, x, c, here = find_pixels(height, width, num_channel, PIXELS, CHANNELS)
     bias = tl.load(bias_ptr + c, mask=c < num_channel, other=0.0).to(tl.float32)
     total = tl.zeros((PIXELS, CHANNELS), tl.float32) + bias[None, :]
     for tap in tl.static_range(9):
         y_from, x_from = y + (tap // 3 - 1), x + (tap % 3 - 1)
-        inside = here & _inside(y_from, x_from, height, width)[:, None]
+        near = here & inside(y_from, x_from, height, width)[:, None]
         at = ((frame * height + y_from) * width + x_from) * (2 * num_channel)
-        z1 = tl.load(z_ptr + at[:, None] + c[None, :], mask=inside, other=0.0).to(tl.float32)
+        z1 = tl.load(z_ptr + at[:, None] + c[None, :], mask=near, other=0.0).to(tl.float32)
         weight = tl.load(filters_ptr + (frame * 9 + tap) * num_channel + c, mask=c < num_channel, other=0.0)
         total += weight.to(tl.float32)[None, :] * z1
     at = (frame * height + y) * width + x
@@ -109,12 +96,7 @@ def _backward(
     CHANNELS: tl.constexpr,
 ):
     """grad_z1[p] = sum over taps of filter[tap] * (grad * z2)[p - tap], grad_z2[p] = grad[p] * filtered[p]."""
-    across = tl.cdiv(width, PIXELS)
-    row = tl.program_id(0) // across
-    frame, y = (row // height).to(tl.int64), row % height
-    x = (tl.program_id(0) % across) * PIXELS + tl.arange(0, PIXELS)
-    c = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
-    here = (x < width)[:, None] & (c < num_channel)[None, :]
+    frame, y, x, c, here = find_pixels(height, width, num_channel, PIXELS, CHANNELS)
     bias = tl.load(bias_ptr + c, mask=c < num_channel, other=0.0).to(tl.float32)
     filtered = tl.zeros((PIXELS, CHANNELS), tl.float32) + bias[None, :]
     grad_z1 = tl.zeros((PIXELS, CHANNELS), tl.float32)
@@ -122,15 +104,15 @@ def _backward(
         weight = tl.load(filters_ptr + (frame * 9 + tap) * num_channel + c, mask=c < num_channel, other=0.0)
         weight = weight.to(tl.float32)[None, :]
         y_from, x_from = y + (tap // 3 - 1), x + (tap % 3 - 1)
-        inside = here & _inside(y_from, x_from, height, width)[:, None]
+        near = here & inside(y_from, x_from, height, width)[:, None]
         at = (frame * height + y_from) * width + x_from
-        z1 = tl.load(z_ptr + (at * (2 * num_channel))[:, None] + c[None, :], mask=inside, other=0.0)
+        z1 = tl.load(z_ptr + (at * (2 * num_channel))[:, None] + c[None, :], mask=near, other=0.0)
         filtered += weight * z1.to(tl.float32)
         y_to, x_to = y - (tap // 3 - 1), x - (tap % 3 - 1)
-        inside = here & _inside(y_to, x_to, height, width)[:, None]
+        near = here & inside(y_to, x_to, height, width)[:, None]
         at = (frame * height + y_to) * width + x_to
-        grad = tl.load(grad_ptr + (at * num_channel)[:, None] + c[None, :], mask=inside, other=0.0)
-        z2 = tl.load(z_ptr + (at * (2 * num_channel) + num_channel)[:, None] + c[None, :], mask=inside, other=0.0)
+        grad = tl.load(grad_ptr + (at * num_channel)[:, None] + c[None, :], mask=near, other=0.0)
+        z2 = tl.load(z_ptr + (at * (2 * num_channel) + num_channel)[:, None] + c[None, :], mask=near, other=0.0)
         grad_z1 += weight * grad.to(tl.float32) * z2.to(tl.float32)
     at = (frame * height + y) * width + x
     grad = tl.load(grad_ptr + (at * num_channel)[:, None] + c[None, :], mask=here, other=0.0).to(tl.float32)
@@ -169,8 +151,8 @@ def _filter_gradient(
             z2 = tl.load(z_ptr + (at * (2 * num_channel) + num_channel)[:, None] + c[None, :], mask=here, other=0.0)
             gated = grad * z2.to(tl.float32)
             if tap < 9:
-                inside = here & _inside(y + down, x + right, height, width)[:, None]
+                near = here & inside(y + down, x + right, height, width)[:, None]
                 at = ((frame * height + y + down) * width + x + right) * (2 * num_channel)
-                gated *= tl.load(z_ptr + at[:, None] + c[None, :], mask=inside, other=0.0).to(tl.float32)
+                gated *= tl.load(z_ptr + at[:, None] + c[None, :], mask=near, other=0.0).to(tl.float32)
             total += tl.sum(gated, axis=0)
     tl.store(out_ptr + (tl.program_id(0).to(tl.int64) * 10 + tap) * num_channel + c, total, mask=c < num_channel)

@@ -15,8 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-_PIXELS = 16  # of a row, in a program
-_CHANNELS = 64  # at most, in a program
+from dstnet_arch.ops.triton_parts import PIXELS, channel_block, find_pixels, inside, pixel_grid
 
 
 def pixel_filter_forward(features: Tensor, *filters: Tensor) -> Tensor:
@@ -31,7 +30,7 @@ def pixel_filter_backward(grad: Tensor, features: Tensor, *filters: Tensor) -> t
     features = features.contiguous(memory_format=torch.channels_last)
     by_tap = [_by_tap(low) for low in filters]
     n, c, h, w = features.shape
-    channels = min(triton.next_power_of_2(c), _CHANNELS)
+    channels = channel_block(c)
     grads = []
     for low, cells in zip(filters, by_tap, strict=True):
         low_h, low_w = cells.shape[1:3]
@@ -53,11 +52,9 @@ def _by_tap(filters: Tensor) -> Tensor:
 
 def _apply(x: Tensor, filters: list[Tensor], transposed: bool) -> Tensor:
     n, c, h, w = x.shape
-    channels = min(triton.next_power_of_2(c), _CHANNELS)
-    grid = (n * h * triton.cdiv(w, _PIXELS), triton.cdiv(c, channels))
     out = torch.empty_like(x)
     for k, cells in enumerate(filters):
-        _filter[grid](
+        _filter[pixel_grid(n, h, w, c)](
             x,
             cells,
             out,
@@ -68,8 +65,8 @@ def _apply(x: Tensor, filters: list[Tensor], transposed: bool) -> Tensor:
             cells.shape[2],
             ADD=k > 0,
             TRANSPOSED=transposed,
-            PIXELS=_PIXELS,
-            CHANNELS=channels,
+            PIXELS=PIXELS,
+            CHANNELS=channel_block(c),
         )
     return out
 
@@ -80,13 +77,6 @@ def _cells(position, low, high):
     place = tl.maximum((position + 0.5) * (low / high) - 0.5, 0.0)
     first = tl.minimum(place.to(tl.int32), low - 1)
     return first, tl.minimum(first + 1, low - 1), place - first
-
-
-@triton.jit
-def _inside(y, x, height, width):
-    """Which pixels of a row are in the frame: scalar y, block x. (Triton's interpreter wants masks of one shape.)"""
-    y += tl.zeros_like(x)
-    return (x >= 0) & (x < width) & (y >= 0) & (y < height)
 
 
 @triton.jit
@@ -112,13 +102,7 @@ def _filter(
     CHANNELS: tl.constexpr,
 ):
     """out[p] (+)= sum over taps of filter[p, tap] * x[p + tap]; TRANSPOSED: filter[p - tap, tap] * x[p - tap]."""
-    across = tl.cdiv(width, PIXELS)
-    row = tl.program_id(0) // across
-    frame, y = (row // height).to(tl.int64), row % height
-    x = (tl.program_id(0) % across) * PIXELS + tl.arange(0, PIXELS)
-    c = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
-    c_here = (c < num_channel)[None, :]
-    here = (x < width)[:, None] & c_here
+    frame, y, x, c, here = find_pixels(height, width, num_channel, PIXELS, CHANNELS)
     total = tl.zeros((PIXELS, CHANNELS), tl.float32)
     for tap in tl.static_range(9):
         if TRANSPOSED:
@@ -127,20 +111,20 @@ def _filter(
         else:
             y_from, x_from = y + (tap // 3 - 1), x + (tap % 3 - 1)
             y_filter, x_filter = y, x
-        inside = here & _inside(y_from, x_from, height, width)[:, None]
+        near = here & inside(y_from, x_from, height, width)[:, None]
         y0, y1, y_share = _cells(y_filter, low_height, height)
         x0, x1, x_share = _cells(x_filter, low_width, width)
         corner = filters_ptr + tap * num_channel + c[None, :]
         upper, lower = (frame * low_height + y0) * low_width, (frame * low_height + y1) * low_width
         stride = 9 * num_channel
-        f00 = tl.load(corner + ((upper + x0) * stride)[:, None], mask=inside, other=0.0).to(tl.float32)
-        f01 = tl.load(corner + ((upper + x1) * stride)[:, None], mask=inside, other=0.0).to(tl.float32)
-        f10 = tl.load(corner + ((lower + x0) * stride)[:, None], mask=inside, other=0.0).to(tl.float32)
-        f11 = tl.load(corner + ((lower + x1) * stride)[:, None], mask=inside, other=0.0).to(tl.float32)
+        f00 = tl.load(corner + ((upper + x0) * stride)[:, None], mask=near, other=0.0).to(tl.float32)
+        f01 = tl.load(corner + ((upper + x1) * stride)[:, None], mask=near, other=0.0).to(tl.float32)
+        f10 = tl.load(corner + ((lower + x0) * stride)[:, None], mask=near, other=0.0).to(tl.float32)
+        f11 = tl.load(corner + ((lower + x1) * stride)[:, None], mask=near, other=0.0).to(tl.float32)
         share = x_share[:, None]
         f0, f1 = f00 + share * (f01 - f00), f10 + share * (f11 - f10)
         source = ((frame * height + y_from) * width + x_from) * num_channel
-        value = tl.load(x_ptr + source[:, None] + c[None, :], mask=inside, other=0.0).to(tl.float32)
+        value = tl.load(x_ptr + source[:, None] + c[None, :], mask=near, other=0.0).to(tl.float32)
         total += (f0 + y_share * (f1 - f0)) * value
     target = out_ptr + (((frame * height + y) * width + x) * num_channel)[:, None] + c[None, :]
     if ADD:
@@ -180,11 +164,11 @@ def _filter_gradient(
     for y in range(y_start, tl.minimum(y_start + num_row, height)):
         weight = x_weight * _weight(y, cell_y, low_height, height)
         y_from, x_from = y + down, x + right
-        inside = in_row & _inside(y_from, x_from, height, width)[:, None]
+        near = in_row & inside(y_from, x_from, height, width)[:, None]
         at = ((frame * height + y) * width + x) * num_channel
         source = ((frame * height + y_from) * width + x_from) * num_channel
-        grad = tl.load(grad_ptr + at[:, None] + c[None, :], mask=inside, other=0.0).to(tl.float32)
-        value = tl.load(x_ptr + source[:, None] + c[None, :], mask=inside, other=0.0).to(tl.float32)
+        grad = tl.load(grad_ptr + at[:, None] + c[None, :], mask=near, other=0.0).to(tl.float32)
+        value = tl.load(x_ptr + source[:, None] + c[None, :], mask=near, other=0.0).to(tl.float32)
         total += tl.sum(weight[:, None] * grad * value, axis=0)
     target = out_ptr + (tl.program_id(0).to(tl.int64) * 9 + tap) * num_channel + c
     tl.store(target, total.to(out_ptr.dtype.element_ty), mask=c < num_channel)
