@@ -7,7 +7,6 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from deblur_parts import Deblur, deblur_with, make_weights
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
@@ -28,27 +28,16 @@ from dstnet_arch.inference.sinks import PictureSink
 from dstnet_arch.inference.sources import open_source
 
 Picture = NDArray[Any]
-Deblur = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(scope='module')
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp('weights') / 'tiny.pth'
-    torch.save({'params': DSTNet(num_feat=2, num_block=1, num_cwgdn=1).state_dict()}, path)
-    return path
+    return make_weights(tmp_path_factory.mktemp('weights'))
 
 
 @pytest.fixture
 def deblur(weights: Path, capsys: pytest.CaptureFixture[str]) -> Deblur:
-    """Run ``dstnet deblur`` with tiny weights: (exit status, stdout, stderr)."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        capsys.readouterr()
-        status = main(['deblur', *map(str, arguments), '--weights', str(weights), '--device', 'cpu'])
-        return status, *capsys.readouterr()
-
-    return run
+    return deblur_with(weights, capsys)
 
 
 def noise(height: int = 16, width: int = 24, channels: int = 3, dtype: Any = np.uint8, seed: int = 0) -> Picture:

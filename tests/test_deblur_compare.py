@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
-import torch
+from deblur_parts import Deblur, deblur_with, make_weights
 from numpy.typing import NDArray
 
-from dstnet_arch.__main__ import main
-from dstnet_arch.archs.dstnet_arch import DSTNet
 from dstnet_arch.errors import DataError, OptionsError
 from dstnet_arch.inference.compare import MODES, compare_pictures, compose
 from dstnet_arch.inference.look import Wanted, as_image, look
@@ -23,8 +20,6 @@ from dstnet_arch.inference.pictures import read_picture
 from dstnet_arch.inference.sinks import PictureSink
 from dstnet_arch.inference.sources import open_source
 from dstnet_arch.visualize.canvas import WHITE
-
-Deblur = Callable[..., tuple[int, str, str]]
 
 
 def picture(seed: int, height: int = 16, width: int = 160) -> NDArray[np.uint8]:
@@ -123,22 +118,12 @@ def test_where_they_are_put(tmp_path: Path) -> None:
 
 @pytest.fixture(scope='module')
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp('weights') / 'tiny.pth'
-    torch.save({'params': DSTNet(num_feat=2, num_block=1, num_cwgdn=1).state_dict()}, path)
-    return path
+    return make_weights(tmp_path_factory.mktemp('weights'))
 
 
 @pytest.fixture
 def deblur(weights: Path, capsys: pytest.CaptureFixture[str]) -> Deblur:
-    """Run ``dstnet deblur`` with tiny weights: (exit status, stdout, stderr)."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        capsys.readouterr()
-        status = main(['deblur', *map(str, arguments), '--weights', str(weights), '--device', 'cpu'])
-        return status, *capsys.readouterr()
-
-    return run
+    return deblur_with(weights, capsys)
 
 
 def assert_compared(folder: Path, names: list[str], mode: Any) -> None:
