@@ -132,7 +132,8 @@ class VideoNet(nn.Module):
         scale = frames.shape[-2] // low.shape[-2]
         rows = max(chunk_size(scale * width, frames.device), 8 * _STRIP_HALO)
         few = zip(frames.split(num), low.split(num), strict=True)
-        return torch.cat([_by_strips(function, x, y, rows) for x, y in few])
+        parts = [_by_strips(function, x, y, rows) for x, y in few]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)  # streams come frame by frame: no copy for them
 
     def compile_steps(self, **options: Any) -> None:
         """Have `torch.compile` make code for one step of the propagation in each direction, at its first call.
