@@ -486,9 +486,9 @@ def test_two_runs_for_one_result(weights: Path, tmp_path: Path, deblur: Deblur) 
 
 _SLOW = """
 import sys, time
-from dstnet_arch.inference import deblur
+from dstnet_arch.inference import deblur, restore
 from dstnet_arch.inference.sinks import PictureSink
-deblur._SAVE_SECONDS = 0.0
+restore._SAVE_SECONDS = 0.0
 save = PictureSink.save
 PictureSink.save = lambda self, *args: (save(self, *args), args[0] == 4 and (print('four', flush=True), time.sleep(60)))
 deblur.command(sys.argv[1:])

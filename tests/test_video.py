@@ -624,7 +624,7 @@ def test_without_pyav(deblur: Deblur, tmp_path: Path, monkeypatch: pytest.Monkey
     source = make_clip(tmp_path / 'in.mp4', 5)
     hide = lambda name: None if name == 'av' else find_spec(name)  # noqa: E731
     monkeypatch.setattr('dstnet_arch.inference.sources.find_spec', hide)
-    monkeypatch.setattr('dstnet_arch.inference.deblur.find_spec', hide)
+    monkeypatch.setattr('dstnet_arch.inference.deblur_plan.find_spec', hide)
     status, _, err = deblur(source, '-o', tmp_path / 'out', '--start', 1)
     assert status == 0
     assert 'is read without PyAV' in err

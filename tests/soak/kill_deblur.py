@@ -33,7 +33,7 @@ PLACES = (
 def kill_deblur(folder: Path, kills: int, seed: int, outcome: Outcome, say: Callable[[str], None]) -> None:
     """Restore a video again and again, each time with some kills, until there were so many, and compare."""
     from dstnet_arch.archs.dstnet_arch import DSTNet
-    from dstnet_arch.inference import deblur  # noqa: F401 - once, for all that are forked
+    from dstnet_arch.inference import deblur, restore  # noqa: F401 - once, for all that are forked
 
     rng = random.Random(seed)
     make_videos(folder / 'made', num_video=1, num_frame=40, size=(16, 24))
@@ -84,9 +84,9 @@ def kill_deblur(folder: Path, kills: int, seed: int, outcome: Outcome, say: Call
 def _restoring(arguments: list[str]) -> Callable[[], object]:
     def work() -> None:
         from dstnet_arch.__main__ import main
-        from dstnet_arch.inference import deblur
+        from dstnet_arch.inference import restore
 
-        deblur._SAVE_SECONDS = 0.05  # so that there is something to go on with
+        restore._SAVE_SECONDS = 0.05  # so that there is something to go on with
         sys.exit(main(['deblur', *arguments]))
 
     return work
