@@ -62,9 +62,11 @@ class PyramidFilterNet(nn.Module):
         """(B, C, H, W), H and W at least 8 -> three of (B, 9C, H/2^k, W/2^k), sizes rounded down."""
         h, w = x.shape[-2:]
         filters = []
+        stages = (self.stage1, self.stage2, self.stage3)
         bias = self.to_filter.bias
-        for k, weight in enumerate(self.to_filter.weight.chunk(3, dim=1), start=1):
-            x = getattr(self, f'stage{k}')(F.adaptive_max_pool2d(x, (h // 2**k, w // 2**k)))
+        for stage, weight in zip(stages, self.to_filter.weight.chunk(3, dim=1), strict=True):
+            h, w = h // 2, w // 2
+            x = stage(F.adaptive_max_pool2d(x, (h, w)))
             filters.append(F.conv2d(x, weight, bias))
             bias = None  # once
         return filters
