@@ -64,6 +64,29 @@ def test_import_of_basicsr_registers_everything(run_python: RunPython, tmp_path:
     assert report['sampler']
 
 
+OTHERS = ', '.join(sorted({part.module for part in registration.PARTS if part.registry != 'MODEL_REGISTRY'}))
+
+
+@pytest.mark.parametrize(
+    ('modules', 'with_hook'),
+    [
+        pytest.param('dstnet_arch.models.video_deblur_model', True, id='the model'),
+        pytest.param('dstnet_arch.models.video_deblur_model', False, id='the model, without the start-up hook'),
+        pytest.param('dstnet_arch.models.reporting', True, id='what the model needs'),
+        pytest.param(OTHERS, True, id='all others'),
+    ],
+)
+def test_import_of_a_part_before_basicsr_registers_everything(
+    run_python: RunPython, tmp_path: Path, modules: str, with_hook: bool
+) -> None:
+    options, start = ['-I'], ''
+    if not with_hook:  # nor anything else of site
+        options, start = ['-I', '-S'], f'import sys; sys.path += {[entry for entry in sys.path if entry]}'
+    done = run_python(*options, '-c', f'{start}\nimport {modules}\n{REPORT}', cwd=tmp_path)
+    assert done.stderr == ''
+    assert json.loads(done.stdout)['names'] == NAMES
+
+
 def test_import_of_the_package_after_basicsr_needs_no_hook(run_python: RunPython, tmp_path: Path) -> None:
     fake_basicsr(tmp_path)
     code = """
