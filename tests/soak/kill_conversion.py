@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import random
 import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import lmdb
+from kill_job import Job, kill_job
 from outcome import Outcome
 from project import make_videos
-from victims import Place, Shot, aim, run_forked
+from victims import Place, run_forked
 
 PLACES = (
     Place('any time'),
@@ -33,7 +34,6 @@ def kill_conversion(folder: Path, kills: int, seed: int, outcome: Outcome, say: 
 
     import data_prep.convert  # noqa: F401
 
-    rng = random.Random(seed)
     source = folder / 'raw'
     for number, split in enumerate(('train', 'test')):
         _make_gopro(source / split, seed=number)
@@ -41,30 +41,15 @@ def kill_conversion(folder: Path, kills: int, seed: int, outcome: Outcome, say: 
     start = time.monotonic()
     if run_forked(_conversion(source, whole), folder, folder / 'whole.log', None) != 0:
         raise RuntimeError(f'the conversion that nobody kills has failed: see {folder / "whole.log"}')
-    seconds = time.monotonic() - start
-    places: list[Place] = []
-    while outcome.kills.total() < kills:
-        output = folder / f'run{outcome.runs}'
-        for attempt in range(1000):
-            shot: Shot | None = None
-            if attempt < 8 and outcome.kills.total() < kills:
-                places = places or rng.sample(PLACES, len(PLACES))
-                shot = aim(places.pop(), rng, seconds)
-            log = folder / f'{output.name}_{attempt}.log'
-            status = run_forked(_conversion(source, output), folder, log, shot)
-            if status == 0:
-                break
-            if status is not None or shot is None:
-                raise RuntimeError(f'a conversion has failed with status {status}: see {log}')
-            outcome.kills[shot.place.name] += 1
-            partial = [path.name for path in output.glob('*.partial')] if output.exists() else []
-            outcome.found[f'{partial[0]} left' if partial else 'nothing left half'] += 1
-        outcome.runs += 1
-        found = [f'{output.name}: {text}' for text in _differences(output, whole)]
-        outcome.faults += found
-        say(f'conversion {output.name} has ended, {outcome.kills.total()} kills so far: {found or "equal"}')
-        if not found:
-            shutil.rmtree(output)
+    job = Job(
+        name='conversion',
+        places=PLACES,
+        seconds=time.monotonic() - start,
+        work=partial(_conversion, source),
+        left=_left,
+        faults=partial(_differences, reference=whole),
+    )
+    kill_job(job, folder, kills, seed, outcome, say)
 
 
 def _make_gopro(folder: Path, seed: int) -> None:
@@ -88,7 +73,15 @@ def _conversion(source: Path, output: Path) -> Callable[[], object]:
     return work
 
 
+def _left(output: Path) -> str:
+    names = [path.name for path in output.glob('*.partial')] if output.exists() else []
+    return f'{names[0]} left' if names else 'nothing left half'
+
+
 def _differences(output: Path, reference: Path) -> Iterator[str]:
+    if not output.is_dir():
+        yield 'there is nothing'
+        return
     names = [sorted(path.name for path in folder.iterdir()) for folder in (output, reference)]
     if names[0] != names[1]:
         yield f'there are {names[0]}, not {names[1]}'

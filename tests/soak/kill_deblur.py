@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import random
-import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
+from kill_job import Job, kill_job
 from outcome import Outcome
 from project import make_videos
-from victims import Place, Shot, aim, run_forked, run_fresh
+from victims import Place, run_fresh
 
 PLACES = (
     Place('any time'),
@@ -35,7 +35,6 @@ def kill_deblur(folder: Path, kills: int, seed: int, outcome: Outcome, say: Call
     from dstnet_arch.archs.dstnet_arch import DSTNet
     from dstnet_arch.inference import deblur, restore  # noqa: F401 - once, for all that are forked
 
-    rng = random.Random(seed)
     make_videos(folder / 'made', num_video=1, num_frame=40, size=(16, 24))
     (folder / 'made' / 'blurry' / 'video0').rename(folder / 'input')
     torch.manual_seed(0)
@@ -46,39 +45,15 @@ def kill_deblur(folder: Path, kills: int, seed: int, outcome: Outcome, say: Call
         raise RuntimeError(f'the run that nobody kills has failed: see {folder / "whole.log"}')
     seconds = (time.monotonic() - start) / 2
     wanted = _files(folder / 'whole')
-    places: list[Place] = []
-    while outcome.kills.total() < kills:
-        output = folder / f'run{outcome.runs}'
-        last = 'nothing'
-        for attempt in range(1000):
-            shot: Shot | None = None
-            if attempt < 8 and outcome.kills.total() < kills:
-                places = places or rng.sample(PLACES, len(PLACES))
-                shot = aim(places.pop(), rng, seconds)
-            log = folder / f'{output.name}_{attempt}.log'
-            status = run_forked(_restoring([*arguments, output.name]), folder, log, shot)
-            if status == 0:
-                break
-            if status is not None or shot is None:
-                tail = log.read_text()[-500:]
-                outcome.faults.append(f'{output.name}: status {status} after a kill {last}: {tail}')
-                break
-            last = shot.place.name
-            outcome.kills[shot.place.name] += 1
-            partial = folder / f'{output.name}.partial'
-            done = len(list((partial / 'frames').glob('[0-9]*.png'))) if partial.exists() else 0
-            going_on = 'with frames to go on with' if done else 'without frames'
-            outcome.found[going_on if not output.exists() else 'with the result in place'] += 1
-        outcome.runs += 1
-        found = []
-        if not output.is_dir() or _files(output) != wanted:
-            found.append(f'{output.name}: the frames differ, or are not there')
-        if (folder / f'{output.name}.partial').exists():
-            found.append(f'{output.name}.partial was left')
-        outcome.faults += found
-        say(f'deblur {output.name} has ended, {outcome.kills.total()} kills so far: {found or "equal"}')
-        if not found:
-            shutil.rmtree(output)
+    job = Job(
+        name='deblur',
+        places=PLACES,
+        seconds=seconds,
+        work=lambda output: _restoring([*arguments, output.name]),
+        left=_left,
+        faults=partial(_faults, wanted=wanted),
+    )
+    kill_job(job, folder, kills, seed, outcome, say)
 
 
 def _restoring(arguments: list[str]) -> Callable[[], object]:
@@ -90,6 +65,24 @@ def _restoring(arguments: list[str]) -> Callable[[], object]:
         sys.exit(main(['deblur', *arguments]))
 
     return work
+
+
+def _left(output: Path) -> str:
+    if output.exists():
+        return 'with the result in place'
+    done = any((_partial(output) / 'frames').glob('[0-9]*.png')) if _partial(output).exists() else False
+    return 'with frames to go on with' if done else 'without frames'
+
+
+def _faults(output: Path, wanted: dict[str, bytes]) -> Iterator[str]:
+    if not output.is_dir() or _files(output) != wanted:
+        yield 'the frames differ, or are not there'
+    if _partial(output).exists():
+        yield f'{_partial(output).name} was left'
+
+
+def _partial(output: Path) -> Path:
+    return output.with_name(f'{output.name}.partial')
 
 
 def _files(folder: Path) -> dict[str, bytes]:
