@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from dstnet_arch.files import incomplete_path
+from dstnet_arch.ops.filter_cells import to_cells
 
 VARIABLE = 'DSTNET_NATIVE'
 _SOURCE = Path(__file__).with_name('native.c')
@@ -118,12 +119,9 @@ def pixel_filter(features: Tensor, *filters: Tensor) -> Tensor:
     features = features.contiguous(memory_format=torch.channels_last)
     out = torch.empty_like(features)
     for k, low in enumerate(filters):
-        low_h, low_w = low.shape[-2:]
-        by_tap = low.reshape(n, c, -1, low_h, low_w).permute(0, 3, 4, 2, 1).contiguous()  # (N, h, w, 9, C)
-        numbers = (n, h, w, c, low_h, low_w)
-        _call(
-            'pixel_filter', *map(_address, (features, by_tap, out)), *map(ctypes.c_long, numbers), ctypes.c_int(k > 0)
-        )
+        cells = to_cells(low)
+        numbers = (n, h, w, c, *low.shape[-2:])
+        _call('pixel_filter', *map(_address, (features, cells, out)), *map(ctypes.c_long, numbers), ctypes.c_int(k > 0))
     return out
 
 

@@ -15,24 +15,25 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from dstnet_arch.ops.filter_cells import from_cells, to_cells
 from dstnet_arch.ops.triton_parts import PIXELS, channel_block, find_pixels, inside, pixel_grid
 
 
 def pixel_filter_forward(features: Tensor, *filters: Tensor) -> Tensor:
     """The result of `dstnet_arch.ops.pixel_filter.pixel_filter`: (N, C, H, W), (N, 9C, h, w)… -> (N, C, H, W)."""
     features = features.contiguous(memory_format=torch.channels_last)
-    return _apply(features, [_by_tap(low) for low in filters], transposed=False)
+    return _apply(features, [to_cells(low) for low in filters], transposed=False)
 
 
 def pixel_filter_backward(grad: Tensor, features: Tensor, *filters: Tensor) -> tuple[Tensor, ...]:
     """The gradients of the features and of each of the filters, given that of the result."""
     grad = grad.contiguous(memory_format=torch.channels_last)
     features = features.contiguous(memory_format=torch.channels_last)
-    by_tap = [_by_tap(low) for low in filters]
+    all_cells = [to_cells(low) for low in filters]
     n, c, h, w = features.shape
     channels = channel_block(c)
     grads = []
-    for low, cells in zip(filters, by_tap, strict=True):
+    for cells in all_cells:
         low_h, low_w = cells.shape[1:3]
         grad_cells = torch.empty_like(cells)
         grid = (n * low_h * low_w, 9, triton.cdiv(c, channels))
@@ -40,14 +41,8 @@ def pixel_filter_backward(grad: Tensor, features: Tensor, *filters: Tensor) -> t
         _filter_gradient[grid](
             grad, features, grad_cells, h, w, c, low_h, low_w, rows, COLUMNS=columns, CHANNELS=channels
         )
-        grads.append(grad_cells.permute(0, 4, 3, 1, 2).reshape(low.shape))
-    return _apply(grad, by_tap, transposed=True), *grads
-
-
-def _by_tap(filters: Tensor) -> Tensor:
-    """(N, 9C, h, w), channel-major -> (N, h, w, 9, C), dense."""
-    n, c9, h, w = filters.shape
-    return filters.reshape(n, c9 // 9, 9, h, w).permute(0, 3, 4, 2, 1).contiguous()
+        grads.append(from_cells(grad_cells))
+    return _apply(grad, all_cells, transposed=True), *grads
 
 
 def _apply(x: Tensor, filters: list[Tensor], transposed: bool) -> Tensor:
