@@ -57,6 +57,8 @@ class _Pages:
             raise ValueError(f'is damaged: pages of {self.size} bytes')
         # Of the first two pages, the one that was written later is in use.
         first, second = self._meta(0), self._meta(self.size)
+        if second[0] != self.size:
+            raise ValueError(f'is damaged: pages of {self.size} bytes and of {second[0]}')
         _, _, depth, root = second if second[1] > first[1] else first
         if root != _NO_ROOT:
             self._branch_or_leaf(root, depth)

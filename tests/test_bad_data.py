@@ -100,3 +100,15 @@ def test_every_number_that_leads_through_an_lmdb_is_checked(tmp_path: Path) -> N
                     continue
                 check(TARGETS['lmdb'], bytes(data), work)
     assert refused > 50
+
+
+def test_both_first_pages_of_an_lmdb_must_name_the_same_size(tmp_path: Path) -> None:
+    """LMDB as of py-lmdb 1.4.1 divides by the second one, whatever it is, and the process ends with a signal."""
+    data = bytearray(TARGETS['lmdb'].seeds()[0])
+    size_of_second = slice(4096 + 40, 4096 + 44)
+    assert int.from_bytes(data[size_of_second], 'little') == 4096
+    for size in (0, 8192):
+        data[size_of_second] = size.to_bytes(4, 'little')
+        (tmp_path / 'data.mdb').write_bytes(data)
+        with pytest.raises(ValueError, match=f'damaged: pages of 4096 bytes and of {size}'):
+            check_pages(tmp_path / 'data.mdb')
