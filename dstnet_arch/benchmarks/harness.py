@@ -16,9 +16,10 @@ from typing import Any, NamedTuple
 
 import torch
 
-from dstnet_arch.benchmarks.memory import out_of_memory, peak_memory
+from dstnet_arch.benchmarks.memory import peak_memory
 from dstnet_arch.benchmarks.progress import progress
 from dstnet_arch.errors import DSTNetError
+from dstnet_arch.memory_errors import out_of_memory
 
 Run = Callable[[], Any]
 

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from dstnet_arch.errors import DSTNetError
+from dstnet_arch.memory_errors import out_of_memory
 
 _STATUS, _CLEAR = Path('/proc/self/status'), Path('/proc/self/clear_refs')
 _OUT_OF_MEMORY = 'not enough memory'
@@ -75,14 +76,6 @@ def saved_for_backward(net: nn.Module) -> Iterator[dict[int, int]]:
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         yield saved
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory did not suffice, of a GPU or of the machine."""
-    texts = ("can't allocate memory", 'not enough memory')
-    return isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)) or (
-        isinstance(error, RuntimeError) and any(text in str(error) for text in texts)
-    )
 
 
 def _block(tensor: Tensor) -> int:

@@ -22,9 +22,10 @@ from dstnet_arch.benchmarks.forward import (
     variants,
 )
 from dstnet_arch.benchmarks.harness import PRECISIONS, Measurement, Precision, Workload, measure, ratio, tf32
-from dstnet_arch.benchmarks.memory import out_of_memory, saved_for_backward
+from dstnet_arch.benchmarks.memory import saved_for_backward
 from dstnet_arch.benchmarks.networks import Network, find
 from dstnet_arch.errors import OptionsError
+from dstnet_arch.memory_errors import out_of_memory
 from dstnet_arch.ops.native import native
 
 _CHECKPOINTING = ', checkpointing'

@@ -35,10 +35,11 @@ from dstnet_arch.inference.deblur_plan import (
 )
 from dstnet_arch.inference.look import Wanted, show
 from dstnet_arch.inference.memory import peak_memory
-from dstnet_arch.inference.restore import Render, memory_advice, restore
+from dstnet_arch.inference.restore import MEMORY_ADVICE, Render, restore
 from dstnet_arch.inference.shard import device_of, ranks, restore_all
 from dstnet_arch.inference.sinks import PARTIAL_SUFFIX, FileSink, Job, PictureSink, is_finished
 from dstnet_arch.inference.sources import Source, open_source
+from dstnet_arch.memory_errors import memory_explained
 from dstnet_arch.ops.native import set_native
 from dstnet_arch.weights import resolve_weights
 
@@ -167,7 +168,7 @@ def _restore_pipe(args: argparse.Namespace) -> None:
 
     if str(args.output) != '-':
         check_video_target(args.output, args.overwrite)
-    with memory_advice():
+    with memory_explained(MEMORY_ADVICE):
         count = restore_pipe(args.input, args.output, make_live(net, args), choose, args.format)
     print(f'{count} frames restored.', file=sys.stderr)
 

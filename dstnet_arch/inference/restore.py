@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import closing, suppress
 from functools import partial
 from typing import TypeVar
 
@@ -18,9 +18,15 @@ from dstnet_arch.inference.memory import peak_memory
 from dstnet_arch.inference.sinks import Sink
 from dstnet_arch.inference.sources import ReadAhead, Source
 from dstnet_arch.inference.stream import Streamer
+from dstnet_arch.memory_errors import memory_explained
 from dstnet_arch.nonfinite import first_nonfinite
 
 _SAVE_SECONDS = 30.0  # between the points from which an interrupted run can go on
+
+MEMORY_ADVICE = (
+    'States take less with --interval sqrt or --store disk, a single frame with --tile 512x512, --precision bf16 or on '
+    'another --device.'
+)
 
 Made = TypeVar('Made')
 Render = Callable[[int, Tensor], Made]
@@ -58,7 +64,7 @@ def _restore_live(
     source: Source, sink: Sink[Made], streamer: LiveStreamer, render: Render[Made], show_progress: bool
 ) -> None:
     with (
-        memory_advice(),
+        memory_explained(MEMORY_ADVICE),
         closing(ReadAhead(source)) as frames,
         closing(_Bar(len(source), torch.device('cpu'), show_progress)) as bar,
     ):
@@ -77,7 +83,7 @@ def _restore_rest(
     device = next(streamer.net.parameters()).device
     try:
         with (
-            memory_advice(),
+            memory_explained(MEMORY_ADVICE),
             closing(ReadAhead(source)) as frames,
             closing(_Bar(len(source) - sink.position, device, show_progress)) as bar,
             closing(streamer(frames, start=sink.position, state=sink.state, progress=bar.step)) as stream,
@@ -132,18 +138,3 @@ class _Bar:
 
     def close(self) -> None:
         self._bar.close()
-
-
-@contextmanager
-def memory_advice() -> Iterator[None]:
-    """Raise DSTNetError, which says what takes less, where memory is short."""
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        texts = ('out of memory', "can't allocate memory", 'not enough memory')
-        if isinstance(error, MemoryError) or any(text in str(error) for text in texts):
-            raise DSTNetError(
-                f'There is not enough memory: {str(error).splitlines()[0]}. States take less with --interval sqrt or '
-                '--store disk, a single frame with --tile 512x512, --precision bf16 or on another --device.'
-            ) from error
-        raise

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext, suppress
 from copy import deepcopy
 from datetime import date
 from functools import partial
@@ -30,6 +30,7 @@ from dstnet_arch.archs.checkpoint import read_state_dict
 from dstnet_arch.errors import CheckpointError, DataError, DSTNetError, OptionsError, TrainingError
 from dstnet_arch.inference.stages import stages_of
 from dstnet_arch.inference.stream import Streamer
+from dstnet_arch.memory_errors import memory_explained
 from dstnet_arch.metrics.protocols import PROTOCOLS, Protocol
 from dstnet_arch.metrics.report import COLUMNS, Column, Record, ScoreBook
 from dstnet_arch.metrics.scorer import Scorer
@@ -257,8 +258,8 @@ class VideoDeblurModel(SRModel):
             TrainingError: a loss is not finite, memory is short, or another rank is gone.
         """
         self._restore_rng()
-        advice = 'train:accum_iter=2 or more, train:gradient_checkpointing=true or train:amp=bf16'
-        with _memory_advice(advice), contact_explained():
+        advice = 'Try train:accum_iter=2 or more, train:gradient_checkpointing=true or train:amp=bf16.'
+        with memory_explained(advice, TrainingError), contact_explained():
             self.optimizer_g.zero_grad(set_to_none=True)
             losses = self._backward_watched(current_iter) if self.find_nonfinite else self._backward()
             if self.opt['dist']:  # every rank learns of a loss that is not finite: all stop, and none waits
@@ -383,9 +384,9 @@ class VideoDeblurModel(SRModel):
         was_training = net.training
         net.eval()
         streaming = bool(self.val_opt.get('streaming'))
-        advice = 'val:amp=bf16' if streaming else 'val:streaming=true, a smaller clip_length or val:amp=bf16'
+        saving = 'val:amp=bf16' if streaming else 'val:streaming=true, a smaller clip_length or val:amp=bf16'
         try:
-            with _memory_advice(advice), torch.inference_mode():
+            with memory_explained(f'Try {saving}.', TrainingError), torch.inference_mode():
                 if streaming:  # it has autocast of its own
                     stream = Streamer(net, autocast=self.val_dtype)(lq.unbind(1))
                     return torch.stack([frame.float().cpu() for frame in stream], dim=1)
@@ -744,15 +745,3 @@ def _log_times(dataset: str, shares: list[Evaluation], folder: Path | None) -> N
     get_root_logger().info(
         f'{dataset}: {frames} frames restored in {seconds:.1f} s ({restoring:.1f} s in the network){saved}.'
     )
-
-
-@contextmanager
-def _memory_advice(advice: str) -> Iterator[None]:
-    """Turn PyTorch's pages about memory that is short into one clear error."""
-    try:
-        yield
-    except RuntimeError as error:
-        if not isinstance(error, torch.cuda.OutOfMemoryError) and 'DefaultCPUAllocator' not in str(error):
-            raise
-        reason = str(error).splitlines()[0][:200]
-        raise TrainingError(f'There is not enough memory. Try {advice}. [{reason}]') from error
