@@ -1,4 +1,4 @@
-"""Checkpoints that survive a crash: written whole or not at all, and readable with ``weights_only=True``."""
+"""Weights out of files, and checkpoints that survive a crash: written whole or not at all, and data alone, no code."""
 
 from __future__ import annotations
 
@@ -8,10 +8,51 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from basicsr.utils import get_root_logger
+from torch import Tensor, nn
 
+from dstnet_arch.archs.checkpoint import read_state_dict
 from dstnet_arch.errors import CheckpointError
 from dstnet_arch.files import INCOMPLETE_SUFFIX, atomic_file
+
+_NAMED_AT_MOST = 5
+
+
+def load_weights(net: nn.Module, path: str, strict: bool = True, param_key: str | None = 'params') -> None:
+    """Load weights into any network.
+
+    Args:
+        net: the network.
+        path: a file for `read_state_dict`.
+        strict: refuse weights that do not all fit; else load those that fit and log the others.
+        param_key: which weights of the file; one that is not there falls back to 'params'.
+
+    Raises:
+        CheckpointError: the file cannot be read, or its weights do not fit and `strict` is set.
+    """
+    state_dict = read_state_dict(path, param_key)
+    get_root_logger().info(f'Loading {type(net).__name__} from {path}, key {param_key}.')
+    try:
+        net.load_state_dict(state_dict, strict=True)
+    except RuntimeError as error:  # PyTorch raises it after it has loaded all that fits
+        problem = f'{path} does not fit {type(net).__name__}: {_first_problems(error)}'
+        if strict:
+            raise CheckpointError(
+                f'{problem} Give the network_g that the file was made with, another file, or '
+                'path:strict_load_g=false to load what fits.'
+            ) from None
+        get_root_logger().warning(f'{problem} The rest was loaded.')
+
+
+def _first_problems(error: RuntimeError) -> str:
+    """What `load_state_dict` complains about: the first few keys of each kind."""
+    problems = [line.strip() for line in str(error).splitlines()[1:]]
+    for i, problem in enumerate(problems):
+        keys = problem.split(', ')
+        if problem.startswith(('Missing key', 'Unexpected key')) and len(keys) > _NAMED_AT_MOST:
+            problems[i] = f'{", ".join(keys[:_NAMED_AT_MOST])} and {len(keys) - _NAMED_AT_MOST} more.'
+    more = f' And {len(problems) - _NAMED_AT_MOST} more.' if len(problems) > _NAMED_AT_MOST else ''
+    return ' '.join(problems[:_NAMED_AT_MOST]) + more
 
 
 def save_checkpoint(content: Mapping[str, Any], path: Path) -> None:

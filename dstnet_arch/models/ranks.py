@@ -1,15 +1,46 @@
-"""What to tell a user when the ranks of a distributed run fall apart."""
+"""Work that all ranks of a distributed run do together, and what to tell a user when they fall apart."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any, TypeVar
 
 from torch import distributed as dist
 
-from dstnet_arch.errors import TrainingError
+from dstnet_arch.errors import DSTNetError, TrainingError
 
 _LOST = ('connection', 'socket', 'broken pipe', 'timed out', 'timeout', 'remote process exited', 'aborted')
+
+
+T = TypeVar('T')
+
+
+def on_all_ranks(work: Callable[[], T], world_size: int | None) -> list[T]:
+    """Run `work` on every rank and give all results to every rank.
+
+    Args:
+        work: what each rank does.
+        world_size: number of ranks; None where the run is not distributed.
+
+    Raises:
+        DSTNetError: `work` has raised it on one rank; all raise it, and none waits for a result that never comes.
+        TrainingError: contact was lost.
+    """
+    if world_size is None:
+        return [work()]
+    mine: T | DSTNetError
+    try:
+        mine = work()
+    except DSTNetError as error:
+        mine = error
+    results: list[Any] = [None] * world_size
+    with contact_explained():
+        dist.all_gather_object(results, mine)
+    for result in results:
+        if isinstance(result, DSTNetError):
+            raise result
+    return results
 
 
 @contextmanager

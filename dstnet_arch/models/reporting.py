@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +12,9 @@ from basicsr.utils import get_root_logger
 
 from dstnet_arch.errors import DataError
 from dstnet_arch.metrics.protocols import Protocol
-from dstnet_arch.metrics.report import ScoreBook, write_text
+from dstnet_arch.metrics.report import COLUMNS, Column, ScoreBook, write_text
 from dstnet_arch.metrics.tables import published_for, result_tables
+from dstnet_arch.models.evaluation import Evaluation
 
 _NAMED_AT_MOST = 5
 
@@ -38,6 +41,35 @@ def uncounted_frames(protocol: Protocol, videos: Mapping[str, Sequence[str]]) ->
         more = f' and {len(short) - _NAMED_AT_MOST} more' if len(short) > _NAMED_AT_MOST else ''
         get_root_logger().warning(f'{rule}: nothing of {", ".join(short[:_NAMED_AT_MOST])}{more} counts.')
     return protocol.uncounted(videos)
+
+
+def columns_of(metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, Column]:
+    """How the tables show the scores of `val.metrics`: name -> column."""
+    return {
+        metric: COLUMNS.get(metric, Column(metric))._replace(higher_is_better=opt.get('better') != 'lower')
+        for metric, opt in metrics.items()
+    }
+
+
+def log_times(dataset: str, shares: Sequence[Evaluation], folder: Path | None) -> None:
+    """Log how long the ranks' shares of a data set took, and where pictures were saved, if anywhere."""
+    frames = sum(share.num_frame for share in shares)
+    seconds = max(share.seconds for share in shares)
+    restoring = max(share.restore_seconds for share in shares)
+    saved = f', saved in {folder}' if folder else ''
+    get_root_logger().info(
+        f'{dataset}: {frames} frames restored in {seconds:.1f} s ({restoring:.1f} s in the network){saved}.'
+    )
+
+
+def scores_of(folder: Path, iteration: int, protocol: Protocol) -> Iterator[tuple[str, dict[str, float | None]]]:
+    """What `write_scores` has written in `folder` of an iteration: (data set, metric -> mean) of each data set."""
+    for path in folder.glob(f'*_{iteration}_summary.json'):
+        with suppress(KeyError, ValueError):  # not a summary of this version; a run is not lost for a best score
+            summary = json.loads(path.read_text(encoding='utf-8'))
+            means = summary[f'mean_over_{protocol.over}']['restored']
+            if summary['protocol'] == protocol.name:
+                yield summary['dataset'], means
 
 
 def write_scores(book: ScoreBook, folder: Path, stem: str, provenance: Mapping[str, Any]) -> Path:

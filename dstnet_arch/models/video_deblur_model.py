@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
-import json
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from datetime import date
 from functools import partial
@@ -20,26 +18,31 @@ from basicsr.losses import build_loss
 from basicsr.models.sr_model import SRModel
 from basicsr.utils import get_root_logger
 from basicsr.utils.dist_util import master_only
-from basicsr.utils.registry import METRIC_REGISTRY
 from torch import Tensor, nn
 from torch import distributed as dist
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from dstnet_arch.archs.checkpoint import read_state_dict
-from dstnet_arch.errors import CheckpointError, DataError, DSTNetError, OptionsError, TrainingError
-from dstnet_arch.inference.stages import stages_of
+from dstnet_arch.errors import CheckpointError, DataError, OptionsError, TrainingError
 from dstnet_arch.inference.stream import Streamer
 from dstnet_arch.memory_errors import memory_explained
-from dstnet_arch.metrics.protocols import PROTOCOLS, Protocol
-from dstnet_arch.metrics.report import COLUMNS, Column, Record, ScoreBook
+from dstnet_arch.metrics.report import Record, ScoreBook
 from dstnet_arch.metrics.scorer import Scorer
-from dstnet_arch.models.checkpoint_io import save_checkpoint
-from dstnet_arch.models.evaluation import Evaluation, evaluate, image_path
+from dstnet_arch.models.checkpoint_io import load_weights, save_checkpoint
+from dstnet_arch.models.evaluation import evaluate, image_path
 from dstnet_arch.models.loss_watch import LossWatch
-from dstnet_arch.models.ranks import contact_explained
-from dstnet_arch.models.reporting import uncounted_frames, write_result_table, write_scores
+from dstnet_arch.models.optimizers import make_optimizer
+from dstnet_arch.models.ranks import contact_explained, on_all_ranks
+from dstnet_arch.models.reporting import (
+    columns_of,
+    log_times,
+    scores_of,
+    uncounted_frames,
+    write_result_table,
+    write_scores,
+)
 from dstnet_arch.models.self_ensemble import RESTORATIONS, self_ensemble
+from dstnet_arch.models.settings import autocast_dtype, check_metrics, check_streaming, protocol_of
 from dstnet_arch.models.training_state import (
     resume_optimizer,
     resume_scheduler,
@@ -49,13 +52,8 @@ from dstnet_arch.models.training_state import (
 )
 from dstnet_arch.nonfinite import NonFiniteWatch, first_nonfinite, look_at_gradients, look_at_weights
 
-AUTOCAST_DTYPES = {'none': None, 'bf16': torch.bfloat16, 'fp16': torch.float16}
-"""What `train.amp` and `val.amp` can be."""
-
 _LOSSES = {'l_pix': 'pixel_opt', 'l_freq': 'frequency_opt'}
-_NOT_OPTIMIZERS = ('Optimizer', 'LBFGS', 'SparseAdam')  # the base class; wants a closure; wants sparse gradients
 _LEAST_LOSS_SCALE = 1e-6
-_NAMED_AT_MOST = 5
 
 T = TypeVar('T')
 
@@ -93,10 +91,10 @@ class VideoDeblurModel(SRModel):
                 'auto, or install a PyTorch with CUDA and a driver for it.'
             )
         self.val_opt: dict[str, Any] = opt.get('val') or {}
-        self.val_dtype = _autocast_dtype(self.val_opt, 'val:amp')
-        self.protocol = _protocol(self.val_opt)
+        self.val_dtype = autocast_dtype(self.val_opt, 'val:amp')
+        self.protocol = protocol_of(self.val_opt)
         self.metrics: dict[str, dict[str, Any]] = self.protocol.metrics or self.val_opt.get('metrics') or {}
-        _check_metrics(self.metrics)
+        check_metrics(self.metrics)
         self._scorer = Scorer(self.metrics)
         # Keyed by data set. The blurry inputs' scores never change, so repeated validations look them up.
         self._input_records: WeakKeyDictionary[Any, list[Record]] = WeakKeyDictionary()
@@ -104,7 +102,7 @@ class VideoDeblurModel(SRModel):
         # Stock BasicSR's best scores are of the metrics that stand here.
         super().__init__({**opt, 'val': {**self.val_opt, 'metrics': self.metrics}} if self.protocol.metrics else opt)
         if self.val_opt.get('streaming'):
-            _check_streaming(self.get_bare_model(self.net_g))
+            check_streaming(self.get_bare_model(self.net_g))
         if self.protocol.metrics and self.val_opt.get('metrics'):
             get_root_logger().info(
                 f'val:protocol {self.protocol.name} has scores of its own, {" and ".join(self.metrics)}: val:metrics '
@@ -147,25 +145,13 @@ class VideoDeblurModel(SRModel):
         Raises:
             CheckpointError: the file cannot be read, or its weights do not fit and `strict` is set.
         """
-        net = self.get_bare_model(net)
-        state_dict = read_state_dict(load_path, param_key)
-        get_root_logger().info(f'Loading {type(net).__name__} from {load_path}, key {param_key}.')
-        try:
-            net.load_state_dict(state_dict, strict=True)
-        except RuntimeError as error:  # PyTorch raises it after it has loaded all that fits
-            problem = f'{load_path} does not fit {type(net).__name__}: {_first_problems(error)}'
-            if strict:
-                raise CheckpointError(
-                    f'{problem} Give the network_g that the file was made with, another file, or '
-                    'path:strict_load_g=false to load what fits.'
-                ) from None
-            get_root_logger().warning(f'{problem} The rest was loaded.')
+        load_weights(self.get_bare_model(net), load_path, strict, param_key)
 
     def init_training_settings(self) -> None:
         """Set up everything that only training needs."""
         train_opt = self.opt['train']
         net = self.get_bare_model(self.net_g).train()
-        self.train_dtype = _autocast_dtype(train_opt, 'train:amp')
+        self.train_dtype = autocast_dtype(train_opt, 'train:amp')
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.train_dtype == torch.float16)
         self.accum_iter = int(train_opt.get('accum_iter') or 1)
         self.grad_clip = float(train_opt.get('grad_clip') or 0)
@@ -199,31 +185,8 @@ class VideoDeblurModel(SRModel):
         self.setup_schedulers()
 
     def get_optimizer(self, optim_type: str, params: Any, lr: float, **kwargs: Any) -> torch.optim.Optimizer:
-        """Make any optimiser of `torch.optim`, fused where it can be.
-
-        Raises:
-            OptionsError: there is no such optimiser, or it does not take these arguments.
-        """
-        known: dict[str, Any] = {
-            name: cls
-            for name, cls in vars(torch.optim).items()
-            if inspect.isclass(cls) and issubclass(cls, torch.optim.Optimizer) and name not in _NOT_OPTIMIZERS
-        }
-        if optim_type not in known:
-            raise OptionsError(f'train:optim_g:type is {optim_type}; it can be {", ".join(sorted(known))}.')
-        make = partial(known[optim_type], params, lr=lr)
-        takes = inspect.signature(known[optim_type]).parameters
-        try:
-            if 'fused' in takes and not {'fused', 'foreach'} & kwargs.keys():
-                # One kernel for all parameters; on a CPU, too, it takes a third of the time.
-                with suppress(RuntimeError):  # there is none for this device
-                    return make(fused=True, **kwargs)
-            return make(**kwargs)
-        except (TypeError, ValueError) as error:
-            allowed = ', '.join(name for name in takes if name != 'params')
-            raise OptionsError(
-                f'train:optim_g does not suit {optim_type}: {error}. Its arguments are {allowed}.'
-            ) from error
+        """See `make_optimizer`."""
+        return make_optimizer(optim_type, params, lr, **kwargs)
 
     # ---- training
 
@@ -520,12 +483,9 @@ class VideoDeblurModel(SRModel):
         }
         # BasicSR saves an iteration before it validates it, so the scores of the last one stand in its tables only.
         iteration = resume_state['iter']
-        for path in self._scores_folder().glob(f'*_{iteration}_summary.json'):
-            with suppress(KeyError, ValueError):  # not a summary of this version; a run is not lost for a best score
-                summary = json.loads(path.read_text(encoding='utf-8'))
-                means = summary[f'mean_over_{self.protocol.over}']['restored']
-                if summary['protocol'] == self.protocol.name and means.keys() == self.metrics.keys():
-                    self._update_best(summary['dataset'], means, iteration)
+        for dataset, means in scores_of(self._scores_folder(), iteration, self.protocol):
+            if means.keys() == self.metrics.keys():
+                self._update_best(dataset, means, iteration)
 
     def _make_up_for_validation(self, iteration: int) -> None:
         """Validate the iteration that the run goes on from, if it was stopped between saving and validating it."""
@@ -606,14 +566,14 @@ class VideoDeblurModel(SRModel):
             self._last_validation[dataset] = current_iter
             self._input_records[dataset] = [record for record in records if record[0] == 'input']
         if self.opt['rank'] == 0:
-            _log_times(name, shares, folder if save_img else None)
+            log_times(name, shares, folder if save_img else None)
             if with_scores:
                 self._report(dataset, current_iter, records, tb_logger)
 
     def _report(self, dataset: Any, current_iter: int | str, records: list[Record], tb_logger: Any) -> None:
         """Write the tables of a data set, log them, and keep the best scores."""
         name = dataset.opt['name']
-        book = ScoreBook(list(self.metrics), name, self._columns(), self.protocol)
+        book = ScoreBook(list(self.metrics), name, columns_of(self.metrics), self.protocol)
         try:
             book.merge(records)
         except ValueError as error:
@@ -643,12 +603,6 @@ class VideoDeblurModel(SRModel):
             for metric, value in self.metric_results.items():
                 tb_logger.add_scalar(f'metrics/{name}/{metric}', value, current_iter)
 
-    def _columns(self) -> dict[str, Column]:
-        return {
-            metric: COLUMNS.get(metric, Column(metric))._replace(higher_is_better=opt.get('better') != 'lower')
-            for metric, opt in self.metrics.items()
-        }
-
     def _provenance(self, current_iter: int | str) -> dict[str, Any]:
         """What the scores are of, for the summary."""
         weights = {'weights': self.opt['path'].get('pretrain_network_g')}
@@ -673,75 +627,8 @@ class VideoDeblurModel(SRModel):
         return Path(self.opt['path']['experiments_root'], 'scores')
 
     def _on_all_ranks(self, work: Callable[[], T]) -> list[T]:
-        """Run `work` on every rank and give all results to every rank.
-
-        Where it fails on one rank, all raise that error: none waits for a result that never comes.
-        """
-        if not self.opt['dist']:
-            return [work()]
-        mine: T | DSTNetError
-        try:
-            mine = work()
-        except DSTNetError as error:
-            mine = error
-        results: list[Any] = [None] * self.opt['world_size']
-        with contact_explained():
-            dist.all_gather_object(results, mine)
-        for result in results:
-            if isinstance(result, DSTNetError):
-                raise result
-        return results
-
-
-def _autocast_dtype(opt: Mapping[str, Any], key: str) -> torch.dtype | None:
-    amp = opt.get('amp') or 'none'
-    if amp not in AUTOCAST_DTYPES:
-        raise OptionsError(f'{key} is {amp}; it can be {", ".join(AUTOCAST_DTYPES)}.')
-    return AUTOCAST_DTYPES[amp]
-
-
-def _protocol(opt: Mapping[str, Any]) -> Protocol:
-    name = opt.get('protocol') or 'dstnet'
-    if name not in PROTOCOLS:
-        raise OptionsError(f'val:protocol is {name}; it can be {", ".join(PROTOCOLS)}.')
-    return PROTOCOLS[name]
-
-
-def _check_metrics(metrics: Mapping[str, Mapping[str, Any]]) -> None:
-    """Now, and not after the first thousands of iterations."""
-    for name, opt in metrics.items():
-        if opt.get('type') not in METRIC_REGISTRY:
-            known = ', '.join(sorted(METRIC_REGISTRY.keys()))
-            raise OptionsError(f'val:metrics:{name}:type is {opt.get("type")}; it can be {known}.')
-
-
-def _check_streaming(net: nn.Module) -> None:
-    try:
-        stages_of(net)
-    except TypeError as error:
-        raise OptionsError(f'val:streaming is on, but: {error} Set it to false.') from None
-
-
-def _first_problems(error: RuntimeError) -> str:
-    """What `load_state_dict` complains about: the first few keys of each kind."""
-    problems = [line.strip() for line in str(error).splitlines()[1:]]
-    for i, problem in enumerate(problems):
-        keys = problem.split(', ')
-        if problem.startswith(('Missing key', 'Unexpected key')) and len(keys) > _NAMED_AT_MOST:
-            problems[i] = f'{", ".join(keys[:_NAMED_AT_MOST])} and {len(keys) - _NAMED_AT_MOST} more.'
-    more = f' And {len(problems) - _NAMED_AT_MOST} more.' if len(problems) > _NAMED_AT_MOST else ''
-    return ' '.join(problems[:_NAMED_AT_MOST]) + more
+        return on_all_ranks(work, self.opt['world_size'] if self.opt['dist'] else None)
 
 
 def _on_cpu(state_dict: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value.cpu() if isinstance(value, Tensor) else value for name, value in state_dict.items()}
-
-
-def _log_times(dataset: str, shares: list[Evaluation], folder: Path | None) -> None:
-    frames = sum(share.num_frame for share in shares)
-    seconds = max(share.seconds for share in shares)
-    restoring = max(share.restore_seconds for share in shares)
-    saved = f', saved in {folder}' if folder else ''
-    get_root_logger().info(
-        f'{dataset}: {frames} frames restored in {seconds:.1f} s ({restoring:.1f} s in the network){saved}.'
-    )
