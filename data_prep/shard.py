@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -11,6 +12,9 @@ from typing import Any, NamedTuple, TypeVar
 _LAUNCH = 'Start the processes with torchrun --nproc_per_node=N -m ..., or unset RANK and WORLD_SIZE.'
 _MEET = timedelta(minutes=5)
 _WORK = timedelta(days=30)
+_LET_GO = 0.1
+"""Seconds before a group is ended. PyTorch before 2.8 holds the interpreter's lock while it waits for the group's
+threads, of which one may need the lock to let go of its last message: they would wait for each other for ever."""
 
 T = TypeVar('T')
 Gather = Callable[[T], 'list[T]']
@@ -123,4 +127,5 @@ def in_contact(ranks: Ranks) -> Iterator[Gather[Any]]:
         group: Any = distributed.new_group(timeout=_WORK, backend='gloo')
         yield gather
     finally:
+        time.sleep(_LET_GO)
         distributed.destroy_process_group()

@@ -6,6 +6,7 @@ import csv
 import json
 import re
 import socket
+import time
 from pathlib import Path
 from typing import Any
 
@@ -302,6 +303,7 @@ def _rank(rank: int, port: int, root: Path) -> None:
         with pytest.raises(DSTNetError, match='rank 1'):
             model.validation(loader(Clips('set', SETS[0])), 'tiny', None)
     finally:
+        time.sleep(0.1)  # see data_prep.shard._LET_GO
         distributed.destroy_process_group()
 
 
