@@ -5,8 +5,13 @@ from __future__ import annotations
 import argparse
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from data_prep.arguments import real_number, whole_number
+from data_prep.errors import PrepError
+
+if TYPE_CHECKING:
+    from data_prep.blur_model import Response
 
 TEXT = """\
 Make training pairs from your own footage of a high frame rate, so that a network can be trained on your own camera.
@@ -131,7 +136,7 @@ def run(arguments: argparse.Namespace) -> None:
     Raises:
         PrepError: see `synthesize`.
     """
-    from data_prep.synthesize import read_response, synthesize
+    from data_prep.synthesize import synthesize
     from data_prep.synthesize_camera import Noise
     from data_prep.synthesize_footage import Geometry
     from data_prep.synthesize_plan import Settings
@@ -160,6 +165,27 @@ def run(arguments: argparse.Namespace) -> None:
         preview=arguments.preview,
         threads=arguments.threads,
     )
+
+
+def read_response(text: str) -> Response:
+    """A response curve by its name, or from a text file of 256 numbers.
+
+    Raises:
+        PrepError: there is neither, or the file holds something else.
+    """
+    from data_prep.blur_model import RESPONSES, response_from_values
+
+    if text in RESPONSES:
+        return RESPONSES[text]
+    path = Path(text)
+    known = f'--response is one of {", ".join(RESPONSES)}, or a text file with the light of each value from 0 to 255'
+    if not path.is_file():
+        raise PrepError(f'--response {text}: no such curve and no such file. {known}')
+    try:
+        numbers = [float(word) for word in path.read_text(encoding='utf-8').replace(',', ' ').split()]
+        return response_from_values('file', numbers)
+    except (OSError, ValueError) as error:
+        raise PrepError(f'--response {path}: {error}. {known}') from None
 
 
 def _window(text: str) -> tuple[int, int]:

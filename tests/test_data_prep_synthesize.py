@@ -19,6 +19,7 @@ import pytest
 from prep_parts import failure
 
 from data_prep import synthesize as synthesize_module
+from data_prep import synthesize_clip
 from data_prep.__main__ import main
 from data_prep.blur_model import LINEAR
 from data_prep.errors import PrepError
@@ -28,6 +29,7 @@ from data_prep.synthesize import synthesize
 from data_prep.synthesize_analysis import analyse
 from data_prep.synthesize_footage import FrameFolder
 from data_prep.synthesize_plan import Settings, needed, plan_clips
+from data_prep.synthesize_survey import Video
 
 SIZE = (36, 52)
 
@@ -193,7 +195,7 @@ def test_h264_is_for_blurry_frames_only(tmp_path, monkeypatch) -> None:
 
     # Interrupted between coding and the name: what is coded must not be coded again.
     with monkeypatch.context() as patch:
-        patch.setattr(synthesize_module, '_write_preview', lambda *_: os.rmdir(tmp_path / 'absent'))
+        patch.setattr(synthesize_clip, '_write_preview', lambda *_: os.rmdir(tmp_path / 'absent'))
         assert main(['synthesize', str(folder), '-o', str(tmp_path / 'again'), '--preview', *map(str, options)]) == 2
     assert not (tmp_path / 'again/train/v').exists()
     run(folder, '-o', tmp_path / 'again', *options)
@@ -327,7 +329,7 @@ def test_damaged_leftovers_are_made_anew(tmp_path, monkeypatch) -> None:
         raise OSError(28, 'No space left on device')
 
     with monkeypatch.context() as patch:
-        patch.setattr(synthesize_module, '_finish_clip', stop)
+        patch.setattr(synthesize_module, 'finish_clip', stop)
         assert main(command) == 2
     partial = tmp_path / 'out/train/.v.partial'
     for name, data in (('blur/000001.png', b''), ('sharp/000002.png', b'no png'), ('blur/.000004.png.tmp', b'half')):
@@ -342,7 +344,7 @@ def test_damaged_leftovers_are_made_anew(tmp_path, monkeypatch) -> None:
 def test_leftovers_of_other_settings_are_not_mixed_in(tmp_path, monkeypatch, capsys) -> None:
     folder = write_frames(tmp_path / 'v', moving(12))
     with monkeypatch.context() as patch:
-        patch.setattr(synthesize_module, '_finish_clip', lambda *_: os.rmdir(tmp_path / 'absent'))
+        patch.setattr(synthesize_module, 'finish_clip', lambda *_: os.rmdir(tmp_path / 'absent'))
         assert main(['synthesize', str(folder), '-o', str(tmp_path / 'out'), '--window', '5']) == 2
     run(folder, '-o', tmp_path / 'out', '--window', 3)
     assert 'begun in another way' in capsys.readouterr().out
@@ -374,7 +376,7 @@ def test_memory_holds_a_window(tmp_path, monkeypatch) -> None:
             yield frame
 
     monkeypatch.setattr(footage, 'frames', counted)
-    video = synthesize_module.Video(footage, '', analysis, plans, [])
+    video = Video(footage, '', analysis, plans, [])
     wanted = needed([(plan, range(1, len(plan.centres) + 1)) for plan in plans])
     for _, number, moments in synthesize_module._windows(video, wanted, settings):
         assert read == 3 * number + 2

@@ -20,12 +20,13 @@ from data_prep.blur_model import (
     response_from_values,
 )
 from data_prep.errors import PrepError
-from data_prep.synthesize import assign_splits, read_response
 from data_prep.synthesize_analysis import Analysis, analyse, find_cuts, find_repeats, repeated_share
 from data_prep.synthesize_camera import Noise, h264_round_trip, jpeg_round_trip
+from data_prep.synthesize_command import read_response
 from data_prep.synthesize_flow import Moment, both_flows, light_between
 from data_prep.synthesize_footage import FrameFolder, Geometry, clip_name, open_footage
 from data_prep.synthesize_plan import Settings, Shutter, plan_clips
+from data_prep.synthesize_survey import assign_splits
 
 
 def texture(height: int, width: int, seed: int = 0, sigma: float = 2.5) -> np.ndarray:
