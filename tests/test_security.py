@@ -7,6 +7,7 @@ import io
 import json
 import os
 import pickle
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -192,6 +193,26 @@ def test_no_forced_value_runs_code(tmp_path: Path) -> None:
         with suppress(OptionsError):
             force({'a': 1}, [entry])
     assert not (tmp_path / 'owned').exists()
+
+
+def test_basicsr_runs_no_forced_value_of_our_data_sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With another model than ours, the keys of the top level are not checked."""
+    from basicsr.utils.options import parse_options
+
+    opt = {'model_type': 'SRModel', 'num_gpu': 0, 'name': 'x', 'path': {}}
+    opt['datasets'] = {'test': {'type': 'VideoDeblurTestDataset', 'name': 'x', 'dataroot_lq': str(tmp_path / 'lq')}}
+    (tmp_path / 'lq/clip').mkdir(parents=True)
+    cv2.imwrite(str(tmp_path / 'lq/clip/0.png'), np.zeros((2, 2, 3), np.uint8))
+    (tmp_path / 'o.yml').write_text(yaml.safe_dump(opt))
+    key = f'a"];__import__("os").mkdir("{tmp_path / "owned"}");opt["b'
+    monkeypatch.setattr('sys.argv', ['test.py', '-opt', str(tmp_path / 'o.yml'), '--force_yml', f'{key}=1', 'name=y'])
+    monkeypatch.setattr('sys.excepthook', sys.__excepthook__)
+    monkeypatch.setenv('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD', '1')  # as those have it who load old files elsewhere
+    read, args = parse_options(str(tmp_path), is_train=False)
+    assert (read['name'], read[key], args.force_yml) == ('y', 1, None)
+    assert not (tmp_path / 'owned').exists()
+    torch.save({'params': {'a': torch.zeros(1)}}, tmp_path / 'net.pth')
+    assert list(read_state_dict(tmp_path / 'net.pth')) == ['a']
 
 
 # The commands, in a process of their own

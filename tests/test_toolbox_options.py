@@ -162,17 +162,28 @@ def test_our_options_are_checked_as_a_whole(parse: Any, write: Any) -> None:
         parse('-opt', path, '--force_yml', 'a:b=1', '--launcher', 'none')
 
 
+def test_forced_values_of_two_places_are_all_taken(parse: Any, write: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(OptionsError, match='no section b'):
+        parse('-opt', str(write(OURS)), '--force_yml', 'b:c=1', '--force_yml', 'name=n')
+
+
+def test_an_empty_name_of_a_file_is_an_error_of_ours(parse: Any) -> None:
+    with pytest.raises(OptionsError, match='cannot be read'):
+        parse('-opt', '')
+
+
 def test_processes_without_gpus_cannot_talk_through_them(
     parse: Any, write: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from dstnet_arch.toolbox import options_schema
+    from dstnet_arch.toolbox import options_schema, run_lock
 
     monkeypatch.setattr(options_schema, 'check_options', lambda opt, is_train: opt)
-    opt = {'dist': True, 'num_gpu': 0}
+    monkeypatch.setattr(run_lock, 'hold_run', lambda opt: None)
+    opt = {'dist': True, 'num_gpu': 0, 'is_train': False, 'path': {}}
     for backend, wrong in {'gloo': False, 'nccl': True}.items():
         monkeypatch.setattr('torch.distributed.get_backend', lambda backend=backend: backend)
         with pytest.raises(OptionsError, match='CUDA_VISIBLE_DEVICES') if wrong else nullcontext():
-            parse('-opt', str(write(OURS)), stock=lambda root, is_train: (opt, argparse.Namespace()))
+            parse('-opt', str(write(f'{OURS}manual_seed: 0\n')), stock=lambda *_, **__: (opt, argparse.Namespace()))
 
 
 def test_an_error_of_ours_ends_the_program_with_status_2(run_python: RunPython, tmp_path: Path) -> None:

@@ -103,7 +103,7 @@ def test_train_resume_and_test(run_python: RunPython, project: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert 'Resuming training from epoch: 0, iter: 2.' in done.stderr
     assert 'iter:       3' in done.stderr
-    assert [path.name for path in (project / 'experiments').iterdir()] == ['tiny']
+    assert sorted(path.name for path in (project / 'experiments').iterdir()) == ['.tiny.lock', 'tiny']
     assert (run / 'models' / 'net_g_5.pth').is_file()
 
     # The command does without the hook.

@@ -129,34 +129,42 @@ def checked_parse_options(parse: ParseOptions) -> ParseOptions:
     def parse_options(root_path: str, is_train: bool = True) -> tuple[dict[str, Any], argparse.Namespace]:
         install_excepthook()
         given = given_options()
-        raw = read_options(given.opt) if given.opt else {}  # without a file, BasicSR's own parser complains
+        raw = read_options(given.opt) if given.opt is not None else {}  # without a file, BasicSR's parser complains
         if not concerns_us(raw):
             return parse(root_path, is_train)
 
         from dstnet_arch.toolbox.options_schema import check_options
+        from dstnet_arch.toolbox.run_lock import hold_run
 
-        os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = '1'  # for BasicSR's own torch.load, where PyTorch is before 2.6
+        # For BasicSR's own torch.load, where PyTorch is before 2.6. With both variables set, nothing can be loaded.
+        os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = '1'
+        os.environ.pop('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD', None)
         forced = force(raw, given.force_yml)
         launched = {'dist': given.launcher != 'none', 'auto_resume': given.auto_resume}
         checked = check_options({**copy.deepcopy(forced), **launched}, is_train)
-        with _given_to_basicsr({key: value for key, value in checked.items() if key in raw}):
+        with _given_to_basicsr({key: value for key, value in checked.items() if key in forced}):
             opt, args = parse(root_path, is_train)
-        # Once more: BasicSR has applied the forced values again, as text.
-        opt = check_options(opt, is_train)
         _check_processes(opt, forced.get('num_gpu'))
+        if opt['dist'] and forced.get('manual_seed') is None:
+            _take_seed_of_rank_0(opt)
+        opt = check_options(opt, is_train)  # once more: BasicSR has added to the options
+        _check_place(given.opt, opt)
+        hold_run(opt)
         return opt, args
 
     return parse_options
 
 
 def given_options() -> argparse.Namespace:
-    """What BasicSR's parser will read from this process's command line, as far as it matters here."""
+    """What BasicSR's parser will read from this process's command line; what does not matter here is in `others`."""
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument('-opt')
     parser.add_argument('--launcher', default='none')
     parser.add_argument('--auto_resume', action='store_true')
-    parser.add_argument('--force_yml', nargs='+', default=[])
-    return parser.parse_known_args()[0]
+    parser.add_argument('--force_yml', nargs='+', action='extend', default=[])
+    given, others = parser.parse_known_args()
+    given.others = others
+    return given
 
 
 def command(arguments: Sequence[str]) -> int:
@@ -205,14 +213,39 @@ def _check_processes(opt: dict[str, Any], num_gpu: Any) -> None:
             )
 
 
+def _take_seed_of_rank_0(opt: dict[str, Any]) -> None:
+    """Without a `manual_seed` every rank has drawn one of its own, and would take the data in an order of its own."""
+    import torch.distributed
+    from basicsr.utils import set_random_seed
+
+    seed = [opt['manual_seed']]
+    torch.distributed.broadcast_object_list(seed, src=0)
+    opt['manual_seed'] = seed[0]
+    set_random_seed(seed[0] + opt['rank'])
+
+
+def _check_place(file: str, opt: dict[str, Any]) -> None:
+    """BasicSR copies the options file into the folder of the run, from which it may just have moved it away."""
+    folder = Path(opt['path'].get('experiments_root', '.'))
+    if opt['is_train'] and Path(file).resolve().is_relative_to(folder.resolve()):
+        raise OptionsError(
+            f'The options file {file} is in the folder of the run itself, {folder}. Copy it to another place and give '
+            'the copy.'
+        )
+
+
 @contextmanager
 def _given_to_basicsr(opt: dict[str, Any]) -> Iterator[None]:
-    """Have BasicSR's ``parse_options`` read these options, in place of the file that it opens.
+    """Have BasicSR's ``parse_options`` take these options, in place of the file and the forced values that it reads.
 
-    It would construct any Python object that the file names, take the last of two equal keys, and fail over numbers in
-    quotes, which are numbers by now.
+    It would construct any Python object that the file names, take the last of two equal keys, fail over numbers in
+    quotes, which are numbers by now, and run what the forced values make of Python's brackets and quotes.
     """
     from basicsr.utils import options
+
+    given = given_options()
+    resume = ['--auto_resume'] if given.auto_resume else []
+    command_line = [sys.argv[0], '-opt', given.opt, '--launcher', given.launcher, *resume, *given.others]
 
     class Loader:
         def __init__(self, stream: Any) -> None:
@@ -224,12 +257,13 @@ def _given_to_basicsr(opt: dict[str, Any]) -> Iterator[None]:
         def dispose(self) -> None:
             pass
 
-    stock = options.ordered_yaml
+    stock, argv = options.ordered_yaml, sys.argv
     options.ordered_yaml = lambda: (Loader, yaml.SafeDumper)
+    sys.argv = command_line
     try:
         yield
     finally:
-        options.ordered_yaml = stock
+        options.ordered_yaml, sys.argv = stock, argv
 
 
 def _is_countable(opt: dict[str, Any]) -> bool:
