@@ -21,8 +21,8 @@ from dstnet_arch.archs.dstnet_arch import DSTNet
 from dstnet_arch.archs.dstnet_plus_arch import DSTNetPlus
 from dstnet_arch.archs.reference import PlainDSTNet
 from dstnet_arch.archs.video_net import VideoNet
+from dstnet_arch.arguments import Size
 from dstnet_arch.benchmarks import runtimes
-from dstnet_arch.benchmarks.cli import Size
 from dstnet_arch.benchmarks.networks import Network
 from dstnet_arch.errors import DSTNetError
 from dstnet_arch.export.formats import FORMATS

@@ -21,11 +21,12 @@ from dstnet_arch.archs.dstnet_arch import DSTNet
 from dstnet_arch.archs.dstnet_plus_arch import DSTNetPlus
 from dstnet_arch.archs.dtff import GatedFusion
 from dstnet_arch.archs.video_net import VideoNet
+from dstnet_arch.arguments import Size
 from dstnet_arch.inference import stream as stream_module
 from dstnet_arch.inference import tiles as tiles_module
 from dstnet_arch.inference.memory import needed_bytes, tile_plans
 from dstnet_arch.inference.stream import Streamer
-from dstnet_arch.inference.tiles import Plan, Size, tiles
+from dstnet_arch.inference.tiles import Plan, tiles
 
 TILED_NETS: dict[str, Callable[[], VideoNet]] = {
     **NETS,

@@ -4,43 +4,23 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 
+from data_prep.arguments import whole_number
+from dstnet_arch.arguments import Size as Size
+from dstnet_arch.arguments import size as size
 from dstnet_arch.benchmarks.harness import PRECISIONS
 from dstnet_arch.errors import OptionsError
 
+OUTPUT = 'results/benchmarks'
+"""Where benchmarks write to, unless they are told otherwise."""
 
-class Size(NamedTuple):
-    """Size of a frame in pixels."""
-
-    width: int
-    height: int
-
-    def __str__(self) -> str:
-        return f'{self.width}x{self.height}'
+positive = whole_number(1)
+"""Parse a whole number of at least 1."""
 
 
-def size(text: str) -> Size:
-    """Parse 'WIDTHxHEIGHT'."""
-    try:
-        parsed = Size(*map(int, text.lower().split('x')))
-    except (TypeError, ValueError):
-        parsed = Size(0, 0)
-    if min(parsed) < 1:
-        raise argparse.ArgumentTypeError(f'{text!r} is not a size; write it as 1280x720, width first')
-    return parsed
-
-
-def positive(text: str) -> int:
-    """Parse a whole number of at least 1."""
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f'{text!r} is not a whole number of at least 1')
-    return int(text)
-
-
-def add_arguments(parser: argparse.ArgumentParser, frames: int, output: str) -> None:
+def add_arguments(parser: argparse.ArgumentParser, frames: int, output: str = OUTPUT) -> None:
     """Define the arguments of every measurement.
 
     Args:
@@ -50,13 +30,34 @@ def add_arguments(parser: argparse.ArgumentParser, frames: int, output: str) -> 
     """
     parser.add_argument('--frames', type=positive, default=frames, metavar='N', help=f'of a clip, by default {frames}')
     parser.add_argument('--batch', type=positive, default=1, metavar='N', help='clips at once, by default 1')
-    parser.add_argument('--device', help='cpu, cuda, cuda:1; by default cuda where there is one')
+    add_device_argument(parser)
     parser.add_argument('--repeats', type=positive, default=10, metavar='N', help='timed rounds, by default 10')
     parser.add_argument('--warmup', type=positive, default=2, metavar='N', help='rounds before, by default 2')
     parser.add_argument('--no-memory', action='store_true', help='measure time only')
+    add_threads_argument(parser)
+    add_output_argument(parser, output)
+
+
+def add_device_argument(parser: argparse.ArgumentParser) -> None:
+    """Define --device, which `prepare` settles."""
+    parser.add_argument('--device', help='cpu, cuda, cuda:1; by default cuda where there is one')
+
+
+def add_threads_argument(parser: argparse.ArgumentParser) -> None:
+    """Define --threads, which `prepare` settles."""
     parser.add_argument('--threads', type=positive, metavar='N', help="of the CPU, by default PyTorch's choice")
-    about_output = f'for the JSON file, by default {output}'
-    parser.add_argument('-o', '--output', type=Path, default=Path(output), metavar='FOLDER', help=about_output)
+
+
+def add_output_argument(parser: argparse.ArgumentParser, output: str = OUTPUT, what: str = 'the JSON file') -> None:
+    """Define -o.
+
+    Args:
+        parser: of the command.
+        output: its default.
+        what: is written there.
+    """
+    about = f'for {what}, by default {output}'
+    parser.add_argument('-o', '--output', type=Path, default=Path(output), metavar='FOLDER', help=about)
 
 
 def prepare(args: argparse.Namespace) -> None:

@@ -39,14 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--warmup', type=cli.positive, default=1, metavar='N', help='rounds before, by default 1')
     parser.add_argument('--no-memory', action='store_true', help='measure time only')
     parser.add_argument('--no-stock', action='store_true', help='leave stock BasicSR out')
-    parser.add_argument(
-        '-o',
-        '--output',
-        type=Path,
-        default=Path('results/benchmarks'),
-        metavar='FOLDER',
-        help='for the JSON file, by default results/benchmarks',
-    )
+    cli.add_output_argument(parser)
 
 
 def run(args: argparse.Namespace) -> None:

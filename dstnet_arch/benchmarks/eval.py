@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--store', choices=list(STORES), default='PNG', help='frames in the LMDB, by default PNG')
     parser.add_argument('--dtype', choices=list(PRECISIONS), default='fp32', help='by default fp32, without TF32')
     parser.add_argument('--only', choices=['runs', 'scores'], help='measure test runs only, or single scores only')
-    cli.add_arguments(parser, frames=10, output='results/benchmarks')
+    cli.add_arguments(parser, frames=10)
 
 
 def run(args: argparse.Namespace) -> None:

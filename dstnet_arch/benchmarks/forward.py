@@ -31,7 +31,7 @@ COMPILED = ('compiled', 'steps')
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Define the command line of ``dstnet benchmark forward``."""
     add_network_arguments(parser, size='256x256')
-    cli.add_arguments(parser, frames=2, output='results/benchmarks')
+    cli.add_arguments(parser, frames=2)
 
 
 def add_network_arguments(parser: argparse.ArgumentParser, size: str) -> None:

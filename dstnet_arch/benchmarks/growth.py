@@ -41,13 +41,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--num-block', type=cli.positive, default=15, metavar='N', help='as in DSTNet, by default 15')
     parser.add_argument('--num-cwgdn', type=cli.positive, default=5, metavar='N', help='as in DSTNet, by default 5')
     parser.add_argument('--plot', action='store_true', help='draw the curves, beside the JSON file')
-    parser.add_argument('--device', help='cpu, cuda, cuda:1; by default cuda where there is one')
+    cli.add_device_argument(parser)
     parser.add_argument('--repeats', type=cli.positive, default=5, metavar='N', help='timed rounds, by default 5')
     parser.add_argument('--warmup', type=cli.positive, default=1, metavar='N', help='rounds before, by default 1')
     parser.add_argument('--no-memory', action='store_true', help='measure time only')
-    parser.add_argument('--threads', type=cli.positive, metavar='N', help="of the CPU, by default PyTorch's choice")
-    about_output = 'for the JSON file and the plot, by default results/benchmarks'
-    parser.add_argument('-o', '--output', type=Path, default=Path('results/benchmarks'), help=about_output)
+    cli.add_threads_argument(parser)
+    cli.add_output_argument(parser, what='the JSON file and the plot')
 
 
 def run(args: argparse.Namespace) -> None:

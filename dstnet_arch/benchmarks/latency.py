@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from data_prep.arguments import whole_number
 from dstnet_arch.archs.checkpoint import load_checkpoint
 from dstnet_arch.archs.video_net import VideoNet
 from dstnet_arch.benchmarks import cli, quality, report
@@ -41,7 +42,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--windows', nargs='+', type=cli.positive, default=[1, 4], metavar='N', help='restored together, by default 1 4'
     )
     parser.add_argument(
-        '--lookaheads', nargs='+', type=_count, default=[0, 1, 2, 4, 8], metavar='N', help='by default 0 1 2 4 8'
+        '--lookaheads',
+        nargs='+',
+        type=whole_number(0),
+        default=[0, 1, 2, 4, 8],
+        metavar='N',
+        help='by default 0 1 2 4 8',
     )
 
 
@@ -141,9 +147,3 @@ def _item(
         'psnr_to_sharp': after,
         'gain': None if after is None or before is None else after - before,
     }
-
-
-def _count(text: str) -> int:
-    if not text.isdigit():
-        raise argparse.ArgumentTypeError(f'{text!r} is not a whole number of at least 0')
-    return int(text)

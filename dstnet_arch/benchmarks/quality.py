@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Iterable
-from pathlib import Path
 from statistics import fmean
 
 import torch
@@ -26,12 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--weights', default='GoPro', metavar='NAME', help='released weights or a file, by default GoPro'
     )
     parser.add_argument('--end', type=cli.positive, metavar='N', help='take so many frames')
-    parser.add_argument('--device', help='cpu, cuda, cuda:1; by default cuda where there is one')
-    parser.add_argument('--threads', type=cli.positive, metavar='N', help="of the CPU, by default PyTorch's choice")
-    about_output = 'for the JSON file, by default results/benchmarks'
-    parser.add_argument(
-        '-o', '--output', type=Path, default=Path('results/benchmarks'), metavar='FOLDER', help=about_output
-    )
+    cli.add_device_argument(parser)
+    cli.add_threads_argument(parser)
+    cli.add_output_argument(parser)
 
 
 def open_inputs(args: argparse.Namespace) -> tuple[Source, Source | None]:

@@ -56,11 +56,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--frames', type=cli.positive, default=2, metavar='N', help='of a clip, by default 2')
     parser.add_argument('--repeats', type=cli.positive, default=10, metavar='N', help='timed rounds, by default 10')
     parser.add_argument('--warmup', type=cli.positive, default=2, metavar='N', help='rounds before, by default 2')
-    parser.add_argument('--threads', type=cli.positive, metavar='N', help="by default PyTorch's choice")
-    about_output = 'for the JSON file, by default results/benchmarks'
-    parser.add_argument(
-        '-o', '--output', type=Path, default=Path('results/benchmarks'), metavar='FOLDER', help=about_output
-    )
+    cli.add_threads_argument(parser)
+    cli.add_output_argument(parser)
 
 
 def run(args: argparse.Namespace) -> None:

@@ -58,12 +58,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument('--tile', type=cli.size, metavar='WxH', help='go through the frames in tiles')
     parser.add_argument('--reduced', action='store_true', help='a very small DSTNet, to see how memory grows')
-    parser.add_argument('--device', help='cpu, cuda, cuda:1; by default cuda where there is one')
-    parser.add_argument('--threads', type=cli.positive, metavar='N', help="of the CPU, by default PyTorch's choice")
-    about_output = 'for the JSON file, by default results/benchmarks'
-    parser.add_argument(
-        '-o', '--output', type=Path, default=Path('results/benchmarks'), metavar='FOLDER', help=about_output
-    )
+    cli.add_device_argument(parser)
+    cli.add_threads_argument(parser)
+    cli.add_output_argument(parser)
 
 
 def run(args: argparse.Namespace) -> None:

@@ -34,7 +34,7 @@ _CHECKPOINTING = ', checkpointing'
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Define the command line of ``dstnet benchmark train``."""
     add_network_arguments(parser, size='128x128')
-    cli.add_arguments(parser, frames=3, output='results/benchmarks')
+    cli.add_arguments(parser, frames=3)
 
 
 def run(args: argparse.Namespace) -> None:

@@ -12,10 +12,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from data_prep.arguments import whole_number
 from dstnet_arch import __version__
 from dstnet_arch.archs.checkpoint import load_checkpoint
 from dstnet_arch.archs.video_net import VideoNet, stored_config
-from dstnet_arch.benchmarks.cli import Size, positive, size
+from dstnet_arch.arguments import Size, size
 from dstnet_arch.errors import DSTNetError, OptionsError
 from dstnet_arch.export.formats import DEFAULT_OPSET, FORMATS, MIN_OPSET, Run, first_line, quiet, write
 from dstnet_arch.export.network import MIN_DYNAMIC_SIDE, ClipNet
@@ -163,13 +164,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         '--weights', default='GoPro', metavar='NAME', help='released weights, fetched once, or a file; by default GoPro'
     )
-    parser.add_argument('--frames', type=positive, default=5, metavar='T', help='of a clip, by default 5')
+    parser.add_argument('--frames', type=whole_number(1), default=5, metavar='T', help='of a clip, by default 5')
     sizes = parser.add_mutually_exclusive_group(required=True)
     sizes.add_argument('--size', type=size, metavar='WxH', help='of the frames, for example 1280x720')
     sizes.add_argument('--dynamic', action='store_true', help='for frames of any size')
     parser.add_argument(
         '--opset',
-        type=positive,
+        type=whole_number(1),
         default=DEFAULT_OPSET,
         metavar='N',
         help=f"version of ONNX's operators, {MIN_OPSET} or more; by default {DEFAULT_OPSET}",

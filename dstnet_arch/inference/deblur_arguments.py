@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 from typing import Literal
 
 import torch
 
+from data_prep.arguments import whole_number
+from dstnet_arch.arguments import frame_rate
 from dstnet_arch.errors import OptionsError
 from dstnet_arch.inference.look import add_look_arguments
 from dstnet_arch.inference.sources import DEFAULT_RATE, VIDEO_EXTENSIONS, Place
@@ -89,7 +90,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     video.add_argument(
         '--fps',
-        type=_rate,
+        type=frame_rate,
         metavar='RATE',
         help=f'of pictures as INPUT: 25, 30000/1001, ...; by default {DEFAULT_RATE}',
     )
@@ -99,9 +100,11 @@ def make_parser() -> argparse.ArgumentParser:
         'Restores with a bounded delay, each frame from those before it and a few after it, also from and to pipes. '
         'Frames differ a little from those that all others have helped to restore.',
     )
-    live.add_argument('--window', type=_count(1), metavar='N', help='frames that are restored together, by default 1')
     live.add_argument(
-        '--lookahead', type=_count(0), metavar='K', help='frames after them that are waited for, by default 4'
+        '--window', type=whole_number(1), metavar='N', help='frames that are restored together, by default 1'
+    )
+    live.add_argument(
+        '--lookahead', type=whole_number(0), metavar='K', help='frames after them that are waited for, by default 4'
     )
     memory = parser.add_argument_group(
         'memory',
@@ -201,22 +204,3 @@ def _place(text: str) -> Place:
         if unit or minutes:
             return 3600 * int(hours or 0) + 60 * int(minutes or 0) + Fraction(seconds)
     raise argparse.ArgumentTypeError(f'{text!r} is not the number of a frame, or a time like 12.5s or 00:01:02.5')
-
-
-def _rate(text: str) -> Fraction:
-    try:
-        rate = Fraction(text)
-    except (ValueError, ZeroDivisionError):
-        rate = Fraction(0)
-    if not 0 < rate <= 100_000:
-        raise argparse.ArgumentTypeError(f'{text!r} is not a number of frames a second, such as 25 or 30000/1001')
-    return rate
-
-
-def _count(least: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        if not text.isdecimal() or int(text) < least:
-            raise argparse.ArgumentTypeError(f'{text!r} is not a whole number of at least {least}')
-        return int(text)
-
-    return parse

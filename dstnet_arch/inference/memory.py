@@ -9,8 +9,9 @@ from typing import Literal, NamedTuple
 import torch
 
 from dstnet_arch.archs.video_net import VideoNet
+from dstnet_arch.arguments import Size
 from dstnet_arch.inference.stores import StoreKind
-from dstnet_arch.inference.tiles import Maps, Plan, Size
+from dstnet_arch.inference.tiles import Maps, Plan
 
 _SHARE = 0.5  # of the free memory that states may take; networks, frames and other programs need some, too
 _UNKNOWN = 4 << 30  # bytes taken for free on systems that do not tell

@@ -23,10 +23,11 @@ import torch
 from torch import Tensor
 
 from dstnet_arch.archs.video_net import VideoNet
+from dstnet_arch.arguments import Size
 from dstnet_arch.inference.memory import device_memory, tile_plans
 from dstnet_arch.inference.stages import stages_of
 from dstnet_arch.inference.stores import StoreKind, make_store, spool
-from dstnet_arch.inference.tiles import Maps, Plan, Size, TiledStages
+from dstnet_arch.inference.tiles import Maps, Plan, TiledStages
 from dstnet_arch.ops.reflect_pad import reflect_pad
 
 Progress = Callable[[int, int], None]

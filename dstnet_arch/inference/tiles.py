@@ -25,6 +25,7 @@ from dstnet_arch.archs.dstnet_arch import DSTNet
 from dstnet_arch.archs.dtff import DTFF
 from dstnet_arch.archs.propagation import propagate_step
 from dstnet_arch.archs.video_net import VideoNet
+from dstnet_arch.arguments import Size
 from dstnet_arch.inference.stages import Gate, Held, Stages, advance, stages_of
 from dstnet_arch.ops.channel_filter import channel_filter
 from dstnet_arch.ops.pixel_filter import TAPS, pixel_filter
@@ -45,16 +46,6 @@ _CHANNELS = 8  # filtered by D_p's filters at a time
 Value = TypeVar('Value')
 Map = tuple[Tensor | None, int]
 """Features (B, C, H, W) of a whole frame, or None, and how many times smaller than the frame they are."""
-
-
-class Size(NamedTuple):
-    """In pixels."""
-
-    width: int
-    height: int
-
-    def __str__(self) -> str:
-        return f'{self.width}x{self.height}'
 
 
 class Plan(NamedTuple):

@@ -7,6 +7,7 @@ from fractions import Fraction
 
 from tqdm import tqdm
 
+from dstnet_arch.arguments import frame_rate
 from dstnet_arch.visualize.canvas import add_font_argument
 from dstnet_arch.visualize.compare import add_view_arguments, check_view, view
 from dstnet_arch.visualize.output import add_output_arguments, check_video, video_writer
@@ -30,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_range_arguments(parser)
     add_view_arguments(parser)
     parser.add_argument(
-        '--fps', type=_rate, default=Fraction(24), help='frames in a second, e.g. 30 or 24000/1001; by default 24'
+        '--fps', type=frame_rate, default=Fraction(24), help='frames in a second, e.g. 30 or 24000/1001; by default 24'
     )
     add_font_argument(parser)
     add_output_arguments(parser, '.mp4, .mkv, or a folder for PNG files')
@@ -46,13 +47,3 @@ def _run(args: argparse.Namespace) -> None:
         for frame in tqdm(frames, desc='Writing', unit='frame', delay=1, disable=None):
             write(view(footage.read(frame), args), frame)
     print(f'Video of {len(frames)} frames of {footage.clip or "the clip"}: {args.output}')
-
-
-def _rate(text: str) -> Fraction:
-    try:
-        rate = Fraction(text)
-    except (ValueError, ZeroDivisionError):
-        rate = Fraction(0)
-    if rate <= 0:
-        raise argparse.ArgumentTypeError(f'{text!r} is no frame rate: give a number above 0, or two as in 24000/1001')
-    return rate
