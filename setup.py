@@ -96,8 +96,8 @@ setup(
     package_data={'dstnet_arch': ['py.typed', 'metrics/*.json', 'ops/native.c']},
     python_requires='>=3.10',
     install_requires=[
-        'torch>=2.3',
-        'torchvision>=0.18',
+        'torch>=2.4',
+        'torchvision>=0.19',
         'basicsr>=1.4.2',
         'av>=17.1,<19',  # reads and writes video files for dstnet deblur; 19 drops an argument that is used
         'filelock>=3.12',
@@ -105,7 +105,7 @@ setup(
         'numpy>=1.24',
         'opencv-python>=4.7',
         'pillow>=10.1',  # reads a picture's size without decoding it, and draws the figures' text
-        'pydantic>=2.1',
+        'pydantic>=2.4',
         'pyyaml>=6.0.1',
         'requests>=2.28',
         'safetensors>=0.4',

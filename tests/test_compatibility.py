@@ -61,7 +61,7 @@ def test_the_page_tells_failures_from_successes() -> None:
     assert 'works' in table[2]
     assert '31.2500 dB | 7 passed |' in table[2]
     assert '9.8.7' in table[2]
-    assert '**fails**: train: status 1 of python |' in table[3]
+    assert '**fails** in `train` |' in table[3]
 
 
 def test_a_python_that_is_not_there() -> None:

@@ -66,7 +66,7 @@ def test_wheel_holds_the_packages_and_the_hook(wheel: Path, root: Path) -> None:
         for path in root.glob(f'{package}/**/*.py')
     }
     assert sources | {'dstnet_arch/py.typed', 'dstnet_arch/metrics/published.json'} <= files
-    assert any(name.endswith('.dist-info/licenses/LICENSE') for name in outside)
+    assert any('.dist-info/' in name and name.endswith('/LICENSE') for name in outside)
 
 
 def test_installs_and_leaves_nothing_behind(wheel: Path, run_python: RunPython, tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ def check(target: Target, data: bytes, folder: Path) -> None:
         Exception: whatever is none of this project's own errors.
         AssertionError: something was left behind.
     """
-    threads = set(threading.enumerate())
+    threads, processes = set(threading.enumerate()), set(multiprocessing.active_children())
     try:
         target.run(data, folder)
     except OWN_ERRORS as error:
@@ -84,7 +84,8 @@ def check(target: Target, data: bytes, folder: Path) -> None:
     assert not left, f'unfinished files stay: {left}'
     running = [thread.name for thread in threading.enumerate() if thread not in threads]
     assert not running, f'threads stay: {running}'
-    assert not multiprocessing.active_children(), 'processes stay'
+    started = set(multiprocessing.active_children()) - processes
+    assert not started, f'processes stay: {started}'
 
 
 # Options
