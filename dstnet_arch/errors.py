@@ -10,6 +10,8 @@ from types import TracebackType
 
 EXIT_STATUS = 2
 
+_LONGEST_LINE = 200
+
 
 class DSTNetError(Exception):
     """Something that the user can mend. Catch this one to catch them all."""
@@ -34,6 +36,11 @@ class TrainingError(DSTNetError):
 def message_of(error: DSTNetError) -> str:
     """The message for the user, also where a loading process of PyTorch has put its traceback in front of it."""
     return printable(f'error: {str(error).rsplit(f"{type(error).__qualname__}: ", 1)[-1].rstrip()}')
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of a library says, short enough for a message of ours: PyTorch's go on for pages."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:_LONGEST_LINE]
 
 
 def printable(text: str) -> str:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
-from dstnet_arch.errors import DSTNetError
+from dstnet_arch.errors import DSTNetError, first_line
 
 _TEXTS = ('out of memory', "can't allocate memory", 'not enough memory')
 
@@ -35,5 +35,4 @@ def memory_explained(advice: str, kind: type[DSTNetError] = DSTNetError) -> Iter
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise
-        reason = (str(error) or type(error).__name__).splitlines()[0][:200]
-        raise kind(f'There is not enough memory. {advice} [{reason}]') from error
+        raise kind(f'There is not enough memory. {advice} [{first_line(error)}]') from error

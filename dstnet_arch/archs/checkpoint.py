@@ -15,7 +15,7 @@ from dstnet_arch.archs.dstnet_arch import DSTNet
 from dstnet_arch.archs.dstnet_plus_arch import DSTNetPlus
 from dstnet_arch.archs.released_keys import from_released
 from dstnet_arch.archs.video_net import CONFIG_KEY, VideoNet, stored_config
-from dstnet_arch.errors import CheckpointError
+from dstnet_arch.errors import CheckpointError, first_line
 
 # Keys under which a file may hold the weights, the most wanted first: BasicSR's averaged and plain weights,
 # Lightning's.
@@ -149,7 +149,7 @@ def _build(state_dict: Mapping[str, Tensor], source: str) -> VideoNet:
         except (TypeError, ValueError) as error:
             raise CheckpointError(
                 f'{source} holds a configuration that {architecture.__name__} of this version does not take '
-                f'({_first_line(error)}). Was it made by a later version? Then update this one.'
+                f'({first_line(error)}). Was it made by a later version? Then update this one.'
             ) from None
     names = ' or '.join(a.__name__ for a in ARCHITECTURES)
     raise CheckpointError(
@@ -170,11 +170,11 @@ def _read_pickle(path: Path, map_location: str | torch.device) -> Any:
         raise CheckpointError(
             f'{path} holds more than tensors, or is no checkpoint; it was not loaded, because that could run code '
             'from the file. Where you trust it, save its weights alone (torch.save of a state dict). '
-            f'[{_first_line(error)}]'
+            f'[{first_line(error)}]'
         ) from None
     except Exception as error:  # a damaged file can make the unpickler raise nearly anything
         raise CheckpointError(
-            f'{path} cannot be read as a checkpoint. Is it complete? Fetch or save it again. [{_first_line(error)}]'
+            f'{path} cannot be read as a checkpoint. Is it complete? Fetch or save it again. [{first_line(error)}]'
         ) from None
 
 
@@ -186,7 +186,7 @@ def _read_safetensors(path: Path, map_location: str | torch.device) -> dict[str,
         return load_file(path, device=str(map_location))
     except SafetensorError as error:
         raise CheckpointError(
-            f'{path} cannot be read as safetensors. Is it complete? Fetch or save it again. [{_first_line(error)}]'
+            f'{path} cannot be read as safetensors. Is it complete? Fetch or save it again. [{first_line(error)}]'
         ) from None
 
 
@@ -214,10 +214,6 @@ def _is_dense(tensor: Tensor) -> bool:
     if tensor.layout is not torch.strided or tensor.is_meta or tensor.is_quantized or tensor.is_nested:
         return False
     return tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
-
-
-def _first_line(error: Exception) -> str:
-    return ((str(error) or type(error).__name__).splitlines()[0])[:200]
 
 
 def _other_shape(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor], key: str) -> bool:

@@ -18,7 +18,7 @@ from dstnet_arch.archs.checkpoint import load_checkpoint
 from dstnet_arch.archs.video_net import VideoNet, stored_config
 from dstnet_arch.arguments import Size, size
 from dstnet_arch.errors import DSTNetError, OptionsError
-from dstnet_arch.export.formats import DEFAULT_OPSET, FORMATS, MIN_OPSET, Run, first_line, quiet, write
+from dstnet_arch.export.formats import DEFAULT_OPSET, FORMATS, MIN_OPSET, Run, quiet, root_reason, write
 from dstnet_arch.export.network import MIN_DYNAMIC_SIDE, ClipNet
 from dstnet_arch.files import incomplete_path
 from dstnet_arch.weights import resolve_weights
@@ -117,7 +117,7 @@ def _difference(net: VideoNet, run: Run, num_frame: int, size: Size) -> float:
                 actual = run(clip)
         except Exception as error:
             raise DSTNetError(
-                f'What was exported does not run on frames of {size}, and was not kept: {first_line(error)}. Export '
+                f'What was exported does not run on frames of {size}, and was not kept: {root_reason(error)}. Export '
                 'for one size, or in another format.'
             ) from error
     if actual.shape != expected.shape:

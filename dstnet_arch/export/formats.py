@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from dstnet_arch.errors import DSTNetError, OptionsError
+from dstnet_arch.errors import DSTNetError, OptionsError, first_line
 from dstnet_arch.export.network import ClipNet, exportable
 
 INPUT, OUTPUT = 'clip', 'restored'
@@ -142,11 +142,11 @@ FORMATS: Mapping[str, Format] = {
 }
 
 
-def first_line(error: BaseException) -> str:
+def root_reason(error: BaseException) -> str:
     """What an error says at the bottom of it: exporters wrap errors in advice to those who write them."""
     while error.__cause__ is not None:
         error = error.__cause__
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return first_line(error)
 
 
 def write(name: str, net: ClipNet, clip: Tensor, path: Path, opset: int, metadata: Metadata) -> None:
@@ -172,7 +172,7 @@ def write(name: str, net: ClipNet, clip: Tensor, path: Path, opset: int, metadat
             f'{path.parent} cannot be written to: {error}. Free some space or mend the permissions.'
         ) from None
     except Exception as error:  # exporters raise whatever their parts raise
-        reason = first_line(error)
+        reason = root_reason(error)
         hint = ' Leave out --dynamic, and export for one size, or take another format.' if net.dynamic else ''
         raise DSTNetError(
             f'{type(net.net).__name__} cannot be exported as {chosen.title} here: {reason} (PyTorch '

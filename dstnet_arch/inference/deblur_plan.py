@@ -16,7 +16,7 @@ from torch import nn
 
 from dstnet_arch.archs.video_net import VideoNet
 from dstnet_arch.data.frame_source import IMAGE_EXTENSIONS
-from dstnet_arch.errors import OptionsError
+from dstnet_arch.errors import OptionsError, first_line
 from dstnet_arch.inference.deblur_arguments import PRECISIONS, is_live, is_video
 from dstnet_arch.inference.live import LiveStreamer
 from dstnet_arch.inference.memory import choose_place, free_memory
@@ -96,8 +96,9 @@ def choose_device(name: str | None, precision: str) -> torch.device:
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        problem = str(error).splitlines()[0]
-        raise OptionsError(f'--device {name} cannot be used here: {problem}. --device cpu always can.') from None
+        raise OptionsError(
+            f'--device {name} cannot be used here: {first_line(error)}. --device cpu always can.'
+        ) from None
     if device.type == 'cuda':
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = precision == 'tf32'
     elif precision == 'tf32':

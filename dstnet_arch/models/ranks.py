@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from torch import distributed as dist
 
-from dstnet_arch.errors import DSTNetError, TrainingError
+from dstnet_arch.errors import DSTNetError, TrainingError, first_line
 
 _LOST = ('connection', 'socket', 'broken pipe', 'timed out', 'timeout', 'remote process exited', 'aborted')
 
@@ -63,5 +63,5 @@ def contact_explained() -> Iterator[None]:
         raise TrainingError(
             f'Rank {dist.get_rank()} of {dist.get_world_size()} has lost another rank, which has ended or does not '
             'answer. Why is in that one\'s own message; torchrun names it as "Root Cause" at the end. The checkpoints '
-            f'made so far are good: go on with --auto_resume. [{text.splitlines()[0][:200]}]'
+            f'made so far are good: go on with --auto_resume. [{first_line(error)}]'
         ) from error

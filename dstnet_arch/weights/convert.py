@@ -14,7 +14,7 @@ from dstnet_arch import __version__
 from dstnet_arch.archs.checkpoint import load_checkpoint, read_state_dict
 from dstnet_arch.archs.released_keys import from_released, to_released
 from dstnet_arch.archs.video_net import CONFIG_KEY, VideoNet, stored_config
-from dstnet_arch.errors import CheckpointError
+from dstnet_arch.errors import CheckpointError, first_line
 from dstnet_arch.files import atomic_file
 from dstnet_arch.weights.released import git_ids, identify
 
@@ -119,5 +119,5 @@ def _write(weights: Mapping[str, Tensor], target: Path, metadata: dict[str, str]
                 torch.save({'params': dense}, file)
     except (OSError, RuntimeError) as error:  # torch.save reports a full disk as either
         raise CheckpointError(
-            f'{target} cannot be written: {str(error).splitlines()[0]}. Free some space or mend the permissions.'
+            f'{target} cannot be written: {first_line(error)}. Free some space or mend the permissions.'
         ) from None
