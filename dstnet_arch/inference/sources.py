@@ -203,9 +203,7 @@ class PictureSource(Source):
         return to_alpha(self._read(position))
 
     def identity(self) -> str:
-        stats = [(path.name, path.stat()) for path in self.paths]
-        lines = [f'{name}\t{stat.st_size}\t{stat.st_mtime_ns}\n' for name, stat in stats]
-        return hashlib.sha256(''.join(lines).encode('utf-8', 'surrogateescape')).hexdigest()
+        return identity_of(''.join(f'{file_facts(path)}\n' for path in self.paths))
 
     def _read(self, position: int) -> Picture:
         path = self.paths[position]
@@ -263,6 +261,17 @@ def open_source(
 def place_to_number(place: Place, rate: Fraction) -> int:
     """Of the first frame that is shown at that time or later, where all are shown equally long."""
     return place if isinstance(place, int) else -(-place * rate // 1)
+
+
+def file_facts(path: Path) -> str:
+    """By what a file is known: its name, size and time of change, for `identity_of`."""
+    stat = path.stat()
+    return f'{path.name}\t{stat.st_size}\t{stat.st_mtime_ns}'
+
+
+def identity_of(facts: str) -> str:
+    """A `Source.identity`, of all that tells a source from others."""
+    return hashlib.sha256(facts.encode('utf-8', 'surrogateescape')).hexdigest()
 
 
 def nothing_chosen(name: object, count: int, start: Place | None, stop: Place | None) -> DataError:

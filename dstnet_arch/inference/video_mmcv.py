@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from fractions import Fraction
 from pathlib import Path
 
@@ -11,7 +10,16 @@ from torch import Tensor
 
 from dstnet_arch.errors import DataError
 from dstnet_arch.inference.pictures import Kind, Picture, to_picture
-from dstnet_arch.inference.sources import Look, Place, Source, Timing, nothing_chosen, place_to_number
+from dstnet_arch.inference.sources import (
+    Look,
+    Place,
+    Source,
+    Timing,
+    file_facts,
+    identity_of,
+    nothing_chosen,
+    place_to_number,
+)
 from dstnet_arch.inference.stores import spool
 from dstnet_arch.inference.video_colour import Colour, SampleFormat
 
@@ -72,9 +80,7 @@ class MmcvSource(Source):
         return to_picture(restored, Kind(False, False, torch.empty(0, dtype=torch.uint8).numpy().dtype))
 
     def identity(self) -> str:
-        stat = self._path.stat()
-        what = f'{self._path.name}\t{stat.st_size}\t{stat.st_mtime_ns}\t{self._frames.start}\t{self._frames.stop}\tmmcv'
-        return hashlib.sha256(what.encode('utf-8', 'surrogateescape')).hexdigest()
+        return identity_of(f'{file_facts(self._path)}\t{self._frames.start}\t{self._frames.stop}\tmmcv')
 
     def close(self) -> None:
         self._file.close()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from bisect import bisect_left
 from fractions import Fraction
 from pathlib import Path
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from dstnet_arch.errors import DataError
 from dstnet_arch.inference.pictures import Kind, Picture, to_picture
-from dstnet_arch.inference.sources import Look, Place, Source, Timing, nothing_chosen
+from dstnet_arch.inference.sources import Look, Place, Source, Timing, file_facts, identity_of, nothing_chosen
 from dstnet_arch.inference.video_colour import KNOWN_MATRICES, Plane
 from dstnet_arch.inference.video_reader import VideoFile, opened
 
@@ -86,9 +85,7 @@ class VideoSource(Source):
 
     def identity(self) -> str:
         assert self.path is not None
-        stat = self.path.stat()
-        what = f'{self.path.name}\t{stat.st_size}\t{stat.st_mtime_ns}\t{self._chosen.start}\t{self._chosen.stop}'
-        return hashlib.sha256(what.encode('utf-8', 'surrogateescape')).hexdigest()
+        return identity_of(f'{file_facts(self.path)}\t{self._chosen.start}\t{self._chosen.stop}')
 
     def close(self) -> None:
         self._file.close()
