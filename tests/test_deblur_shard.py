@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import socket
 from pathlib import Path
 
 import pytest
 import torch
+from ports import free_port
 from soak.project import make_videos
 
 from data_prep.shard import Ranks
@@ -87,9 +87,7 @@ def _rank(rank: int, port: int, folder: Path) -> None:
 
 
 def test_two_processes_share(tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        port = free.getsockname()[1]
+    port = free_port()
     torch.multiprocessing.get_context('forkserver').set_forkserver_preload(['test_deblur_shard'])
     torch.multiprocessing.start_processes(_rank, (port, tmp_path), nprocs=2, start_method='forkserver')
     texts = {path.name: path.read_text() for path in tmp_path.iterdir()}

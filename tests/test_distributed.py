@@ -6,7 +6,6 @@ import os
 import re
 import runpy
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ import pytest
 import torch
 import yaml
 from basicsr.utils import misc
+from ports import free_port
 from soak.project import NAME, differences, make_videos, run_folder, train_options
 
 from dstnet_arch.archs.dstnet_arch import DSTNet
@@ -28,12 +28,6 @@ from dstnet_arch.models.video_deblur_model import VideoDeblurModel
 
 if os.name != 'posix':
     pytest.skip('forks, and kills as POSIX does', allow_module_level=True)
-
-
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        return free.getsockname()[1]
 
 
 def _rank(rank: int, world_size: int, port: int, folder: Path, arguments: list[str], work: Callable[[], None]) -> None:
@@ -52,7 +46,7 @@ def run_ranks(world_size: int, folder: Path, arguments: list[str], work: Callabl
     context.set_forkserver_preload(['test_distributed', 'test_model_validation'])
     torch.multiprocessing.start_processes(
         _rank,
-        (world_size, _free_port(), folder, arguments, work or _Run(module)),
+        (world_size, free_port(), folder, arguments, work or _Run(module)),
         nprocs=world_size,
         start_method='forkserver',
     )
@@ -186,7 +180,7 @@ runpy.run_module('basicsr.train', run_name='__main__', alter_sys=True)
 
 
 def _torchrun(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    launch = [sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node=2', f'--master_port={_free_port()}']
+    launch = [sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node=2', f'--master_port={free_port()}']
     process = subprocess.Popen(
         [*launch, *arguments, '-opt', 'train.yml', '--launcher', 'pytorch'],
         cwd=project,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import re
-import socket
 import time
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from model_parts import (
     train_options,
     weights,
 )
+from ports import free_port
 from torch import Tensor, distributed
 
 from dstnet_arch.data.video_deblur_dataset import VideoDeblurTestDataset
@@ -312,9 +312,7 @@ def _fail(lq: Tensor) -> Tensor:
 
 
 def test_two_ranks_equal_one(tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        port = free.getsockname()[1]
+    port = free_port()
     (tmp_path / 'two').mkdir()
     # Both ranks fork from a process that has imported everything once.
     torch.multiprocessing.get_context('forkserver').set_forkserver_preload(['test_model_validation'])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 import re
-import socket
 from contextlib import redirect_stderr
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from ports import free_port
 from prep_parts import contents, failure
 from soak.project import make_videos
 
@@ -80,9 +80,7 @@ def _rank(rank: int, port: int, folder: Path) -> None:
 
 
 def test_ranks_hear_each_other_and_of_a_death(tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        port = free.getsockname()[1]
+    port = free_port()
     torch.multiprocessing.get_context('forkserver').set_forkserver_preload(['test_shard'])
     torch.multiprocessing.start_processes(_rank, (port, tmp_path), nprocs=3, start_method='forkserver')
     assert (tmp_path / '2').read_text() == "['of 0', 'of 1', 'of 2']"
@@ -113,9 +111,7 @@ def _convert(rank: int, port: int, folder: Path, ends: dict[int, str], dies: int
 
 
 def _run_two(*arguments: object) -> None:
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        port = free.getsockname()[1]
+    port = free_port()
     torch.multiprocessing.start_processes(_convert, (port, *arguments), nprocs=2, start_method='forkserver')
 
 
