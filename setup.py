@@ -96,8 +96,8 @@ setup(
     package_data={'dstnet_arch': ['py.typed', 'metrics/*.json', 'ops/native.c']},
     python_requires='>=3.10',
     install_requires=[
-        'torch>=2.4',
-        'torchvision>=0.19',
+        'torch>=2.6',  # before, weights_only=True could be broken out of (CVE-2025-32434)
+        'torchvision>=0.21',
         'basicsr>=1.4.2',
         'av>=17.1,<19',  # reads and writes video files for dstnet deblur; 19 drops an argument that is used
         'filelock>=3.12',
