@@ -553,6 +553,10 @@ def make_gopro(root: Path, clips: Mapping[str, int] = MappingProxyType({'a': 30}
         make_lmdb(root / f'datasets/GoPro/{split}.lmdb', dict(clips), **size)
 
 
+def save_weights(path: Path) -> None:
+    torch.save({'params': {'weight': torch.zeros(1)}}, path)
+
+
 @pytest.mark.parametrize(
     ('changes', 'path', 'text'),
     [
@@ -602,10 +606,66 @@ def test_damaged_data_are_named_with_their_keys(tmp_path: Path, monkeypatch: pyt
     assert 'line 1' in found[0]
 
 
+def test_weights_that_cannot_be_read_are_named_before_anything_is_created(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """BasicSR moves an earlier run of that name away before the weights are loaded."""
+    monkeypatch.chdir(tmp_path)
+    make_gopro(tmp_path)
+    (tmp_path / 'x.pth').write_bytes(b'no weights')
+    weights = {'path:pretrain_network_g': 'x.pth'}
+    (line,) = problems(gopro(weights), check_paths=True)
+    assert line.startswith('path:pretrain_network_g: x.pth holds more than tensors, or is no checkpoint')
+    assert problems(gopro(weights), check_paths=False) == []
+
+
+@pytest.mark.parametrize(
+    ('metric', 'border', 'least'), [('calculate_ssim', 0, 11), ('calculate_ssim', 2, 15), ('calculate_psnr', 6, 13)]
+)
+def test_scores_that_frames_are_too_small_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, metric: str, border: int, least: int
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    make_gopro(tmp_path, size=(256, 320))
+    for side in ('blur', 'sharp'):
+        put(tmp_path / f'{side}/clip/0.png', size=(least - 1, 40))
+    roots = {'datasets:val:dataroot_lq': 'blur', 'datasets:val:dataroot_gt': 'sharp'}
+    metrics = {'val:metrics': {'score': {'type': metric, 'crop_border': border}}}
+    (line,) = problems(gopro({**roots, **metrics}), check_paths=True)
+    assert f'{metric} given, which wants sides of {least} pixels or more' in line
+    assert f'frames of clip in sharp have one of {least - 1};' in line
+    metrics['val:metrics']['score']['crop_border'] = border - 1 if border else 0
+    metrics['val:metrics']['score']['type'] = 'calculate_psnr'
+    assert problems(gopro({**roots, **metrics}), check_paths=True) == []
+    metrics['val:metrics']['score'] = {'type': metric, 'crop_border': border}
+    roots['datasets:val:dataroot_gt'] = None  # type: ignore[assignment] # nothing is scored
+    assert problems(gopro({**roots, **metrics}), check_paths=True) == []
+
+
+@pytest.mark.parametrize(
+    ('path', 'value', 'text'),
+    [
+        ('name', 'é' * 101, 'at most 200 bytes'),
+        ('datasets:val:name', 'x' * 201, 'at most 200 bytes'),
+        ('datasets:train:num_worker_per_gpu', 1001, 'whole number >= 0 and <= 1000'),
+        ('datasets:train:batch_size_per_gpu', 10**12, 'whole number >= 1 and <= 10000'),
+        ('datasets:train:dataroot_gt', 'datasets/GoPro/./train_blur.lmdb', 'the same as dataroot_lq given'),
+        ('val:metrics', {5: {'type': 'calculate_psnr', 'crop_border': 0}}, '5 given as a name; allowed: text'),
+        ('val:metrics', {'a\nb': {'type': 'calculate_psnr', 'crop_border': 0}}, 'allowed: text in one line'),
+        ('network_g', {'type': 'EDVR'}, 'EDVR given, which does not make a clip of a clip; allowed: a network that'),
+        ('network_g', {'type': 'RRDBNet', 'num_in_ch': 3, 'num_out_ch': 3}, '{type: SlidingWindow, num_frame: …'),
+    ],
+)
+def test_what_would_fail_late_or_deep_inside_is_named(path: str, value: Any, text: str) -> None:
+    (line,) = problems(gopro({path: value}))
+    assert line.startswith(path)
+    assert text in line
+
+
 def test_a_path_from_the_home_folder_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv('HOME', str(tmp_path))
     make_gopro(tmp_path)
-    (tmp_path / 'weights.pth').touch()
+    save_weights(tmp_path / 'weights.pth')
     roots = {
         f'datasets:{phase}:dataroot_{key}': f'~/datasets/GoPro/{split}_{side}.lmdb'
         for phase, split in (('train', 'train'), ('val', 'test'))
@@ -644,7 +704,7 @@ def test_weights_and_states_must_be_there(tmp_path: Path, monkeypatch: pytest.Mo
     models.mkdir(parents=True)
     (models / 'net_g_5000.pth').touch()
     assert 'There are: net_g_5000.pth' in problems(opt, is_train=False, check_paths=True)[-1]
-    (models / 'net_g_latest.pth').touch()
+    save_weights(models / 'net_g_latest.pth')
     assert not [line for line in problems(opt, is_train=False, check_paths=True) if line.startswith('path:')]
 
     set_at(opt, 'path:pretrain_network_g', 'weights/GOPRO.pth')

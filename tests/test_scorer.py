@@ -14,6 +14,7 @@ from model_parts import METRICS, Clips, TinyVideoNet
 from naive_metrics import naive_psnr, naive_ssim2d
 from torch import Tensor
 
+from dstnet_arch.errors import DataError
 from dstnet_arch.metrics import ssim as ssim_module
 from dstnet_arch.metrics.psnr import batch_psnr
 from dstnet_arch.metrics.scorer import Scorer, to_picture
@@ -84,6 +85,14 @@ def test_small_pictures_have_no_ssim() -> None:
         batch_psnr(*(image.float() for image in pairs(20, 20)))
     with pytest.raises(ValueError, match='batch_psnr'):
         batch_psnr(pairs(20, 20)[0], pairs(20, 21)[0])
+
+
+@pytest.mark.parametrize(('name', 'border', 'least'), [('ssim', 0, 11), ('ssim', 1, 13), ('psnr', 2, 5)])
+def test_frames_that_are_too_small_for_a_score_are_named(name: str, border: int, least: int) -> None:
+    scorer = Scorer({'x': {'type': f'calculate_{name}', 'crop_border': border}})
+    assert math.isfinite(scorer(*pairs(least, 40))[0][0])
+    with pytest.raises(DataError, match=f'40x{least - 1} are too small for calculate_{name}, .* {least} pixels'):
+        scorer(*pairs(least - 1, 40))
 
 
 @pytest.mark.parametrize('border', [0, 3])

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from conftest import RunPython
 
 from dstnet_arch import __main__ as cli
@@ -31,7 +32,6 @@ def write(tmp_path: Path) -> Any:
 
 
 def test_reads_what_basicsr_reads(root: Path) -> None:
-    import yaml
     from basicsr.utils.options import ordered_yaml
 
     for path in sorted((root / 'options').glob('**/*.yml')):
@@ -257,6 +257,10 @@ def test_options_check(write: Any, root: Path, capsys: pytest.CaptureFixture[str
     files = sorted(map(str, (root / 'options').glob('*.yml')))
     assert cli.main(['options', 'check', '--no-paths', *files]) == 0
     assert capsys.readouterr().out.splitlines() == [f'{file}: fine' for file in files]
+    train = yaml.safe_load((root / 'options/train_DSTNet_sample.yml').read_text(encoding='utf-8'))
+    del train['datasets']['train']
+    assert cli.main(['options', 'check', '--no-paths', str(write(yaml.safe_dump(train)))]) == 2
+    assert 'datasets:train: missing; training needs its data' in capsys.readouterr().err
     wrong = str(write(f'{OURS}name: n\nnum_gup: 0\n'))
     assert cli.main(['options', 'check', '--no-paths', files[0], wrong]) == 2
     told = capsys.readouterr()

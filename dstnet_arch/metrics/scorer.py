@@ -10,8 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dstnet_arch.data.frame_source import size_text
+from dstnet_arch.errors import DataError
 from dstnet_arch.metrics.psnr import batch_psnr
-from dstnet_arch.metrics.ssim import ssim
+from dstnet_arch.metrics.ssim import RADIUS, ssim
 from dstnet_arch.metrics.ssim3d import ssim3d
 
 # By the types of the options files: with the same values as the functions registered there, but in batches, on any
@@ -21,6 +23,13 @@ _IN_BATCHES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     'calculate_ssim': ssim,
     'calculate_ssim3d': ssim3d,
 }
+# What has to be left of a side, where it is more than one pixel.
+_LEAST_SIDES = {'calculate_ssim': 2 * RADIUS + 1}
+
+
+def least_side(opt: Mapping[str, Any]) -> int:
+    """The shortest side of a frame, in pixels, that an entry of `val.metrics` can score."""
+    return 2 * int(opt.get('crop_border') or 0) + _LEAST_SIDES.get(opt['type'], 1)
 
 
 class Scorer:
@@ -49,7 +58,16 @@ class Scorer:
 
         Returns:
             For each frame its scores, in the order of the metrics.
+
+        Raises:
+            DataError: the frames are too small for one of them.
         """
+        for opt in self._metrics:
+            if min(sharp.shape[-2:]) < (least := least_side(opt)):
+                raise DataError(
+                    f'Frames of {size_text(sharp.shape[-2:])} are too small for {opt["type"]}, which wants sides of '
+                    f'{least} pixels or more. Leave it out of val:metrics, or set its crop_border to 0.'
+                )
         columns = [
             _batch_scores(opt, restored, sharp) if _in_batches(opt) else _picture_scores(opt, restored, sharp)
             for opt in self._metrics

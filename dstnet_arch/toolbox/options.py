@@ -182,7 +182,8 @@ def command(arguments: Sequence[str]) -> int:
         try:
             opt = read_options(file)
             datasets = opt.get('datasets')
-            check_options(opt, isinstance(datasets, dict) and 'train' in datasets, check_paths=not args.no_paths)
+            is_train = isinstance(opt.get('train'), dict) or (isinstance(datasets, dict) and 'train' in datasets)
+            check_options(opt, is_train, check_paths=not args.no_paths)
         except DSTNetError as error:
             print(f'{file}: {message_of(error)}', file=sys.stderr)
             status = 2

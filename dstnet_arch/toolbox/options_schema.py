@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from pydantic import ValidationError
 
-from dstnet_arch.errors import DataError, OptionsError
+from dstnet_arch.archs.checkpoint import read_state_dict
+from dstnet_arch.errors import CheckpointError, DataError, OptionsError
+from dstnet_arch.metrics.scorer import least_side
 from dstnet_arch.toolbox.options_sections import (
     DistParams,
     IoBackend,
@@ -53,6 +55,8 @@ DATASETS: dict[str, tuple[str, type[Section]]] = {
 }
 # Sides of crops that networks take: multiples of the first number, from the second one on.
 _CROPS = {'BasicVSRPlusPlus': (4, 256)}
+# Those of BasicSR's networks that take clips.
+_CLIP_NETWORKS = ('BasicVSR', 'BasicVSRPlusPlus', 'IconVSR')
 _PARAM_KEYS = ('params', 'params_ema', 'state_dict')
 LOSSES = ('pixel_opt', 'frequency_opt', 'perceptual_opt')
 SECTIONS: dict[str, type[Section]] = {
@@ -125,6 +129,7 @@ class _Check:
         self.check_paths = check_paths
         self.problems: list[str] = []
         self.batch_size: int | None = None
+        self.scored: list[tuple[int, str]] = []  # `shortest_sides` of what is scored
         self.misspelt: set[str] = set()  # right paths of keys that were found misspelt, and so are not missing too
 
     def run(self) -> None:
@@ -140,6 +145,7 @@ class _Check:
             self.datasets(num_gpu)
         if 'network_g' in top:
             self.network(self.opt['network_g'], 'network_g')
+            self.takes_clips(top['network_g'])
         if 'path' in top:
             self.paths()
         if self.wanted('train', self.is_train):
@@ -297,7 +303,14 @@ class _Check:
                 self.loading(right, num_gpu, path)
                 if right and 'manual_seed' in self.opt:  # the data set sees its own section only
                     values['manual_seed'] = self.opt['manual_seed']
-            elif 'name' in right and tested.setdefault(right['name'], path) != path:
+                if len({os.path.normpath(str(right.get(key, key))) for key in ('dataroot_lq', 'dataroot_gt')}) == 1:
+                    self.add(
+                        f'{path}:dataroot_gt', 'the same as dataroot_lq given; allowed: where the sharp frames are'
+                    )
+                continue
+            if 'dataroot_gt' in sources:
+                self.scored += shortest_sides(sources['dataroot_gt'])
+            if 'name' in right and tested.setdefault(right['name'], path) != path:
                 self.add(f'{path}:name', f'{right["name"]} given, as in {tested[right["name"]]}; allowed: another name')
         if self.is_train and 'train' not in (datasets or ()) and 'datasets:train' not in self.misspelt:
             self.add('datasets:train', 'missing; training needs its data')
@@ -339,16 +352,12 @@ class _Check:
         """What is drawn must fit into every video."""
         size, length, intervals = (dataset.get(key) for key in ('gt_size', 'num_frame', 'interval_list'))
         if size is not None:
-            smaller = []
-            for source in sources.values():
-                with suppress(DataError):  # a first frame that is no picture: the data set lists all of those
-                    sides = [(min(source.shape(clip, names[0])), clip) for clip, names in source.clips.items()]
-                    smaller += [(side, clip, source.root) for side, clip in sides if side < size]
-            if smaller:
-                side, name, root = min(smaller)
+            smaller = [(side, place) for source in sources.values() for side, place in shortest_sides(source)]
+            if smaller and min(smaller)[0] < size:
+                side, place = min(smaller)
                 self.add(
                     f'{path}:gt_size',
-                    f'{size} given, but frames of {name} in {root} have a side of {side}; allowed: at most {side}',
+                    f'{size} given, but frames of {place} have a side of {side}; allowed: at most {side}',
                 )
         if not sources or length is None or not intervals:
             return
@@ -389,6 +398,17 @@ class _Check:
             if isinstance(inside, dict) and ('type' in inside or str(values.get('type')) in names('ARCH_REGISTRY')):
                 self.network(inside, f'{path}:{key}')
 
+    def takes_clips(self, values: Mapping[str, Any]) -> None:
+        """A network of BasicSR for single frames would fail at the first of them, deep inside."""
+        name = values.get('type')
+        network = find('arch', name)
+        if network is not None and network.__module__.startswith('basicsr.') and name not in _CLIP_NETWORKS:
+            self.add(
+                'network_g:type',
+                f'{name} given, which does not make a clip of a clip; allowed: a network that does, or, if it restores '
+                f'single frames, {{type: SlidingWindow, num_frame: …, network: {{type: {name}, …}}}}',
+            )
+
     def paths(self) -> None:
         path = self.section(Paths, self.opt['path'], 'path')
         key = path.get('param_key_g')
@@ -405,6 +425,11 @@ class _Check:
         resumes = self.is_train and (state or (self.opt.get('auto_resume') and any(states.glob('*.state'))))
         if not resumes and weights is not None and not os.path.isfile(weights):
             self.add('path:pretrain_network_g', f'{_absent(weights)}. {_what_else(weights)}')
+        elif not resumes and weights is not None:
+            try:
+                read_state_dict(weights, key)
+            except CheckpointError as error:
+                self.add('path:pretrain_network_g', str(error))
 
     def training(self, num_gpu: int | None) -> None:
         values = self.opt['train']
@@ -452,11 +477,26 @@ class _Check:
         if self.is_train and 'val_freq' in val and val['val_freq'] is None:
             self.missing(Val, 'val_freq', 'val')
         for name, metric in values['metrics'].items() if val.get('metrics') else ():
+            if not isinstance(name, str) or not name.isprintable() or not name.strip():
+                self.add('val:metrics', f'{name!r} given as a name; allowed: text in one line, such as psnr')
+                continue
             right = self.typed('metric', MetricArguments, metric, f'val:metrics:{name}')
+            if right:
+                self.scores(name, right)
             if right.get('type') == 'calculate_ssim3d' and right.get('test_y_channel'):
                 self.add(
                     f'val:metrics:{name}:test_y_channel', 'true given, but SSIM-3D takes all channels; allowed: false'
                 )
+
+    def scores(self, name: str, metric: Mapping[str, Any]) -> None:
+        """The frames must be large enough for a metric."""
+        if self.scored and min(self.scored)[0] < (least := least_side(metric)):
+            side, place = min(self.scored)
+            self.add(
+                f'val:metrics:{name}',
+                f'{metric["type"]} given, which wants sides of {least} pixels or more, twice the crop_border included, '
+                f'but frames of {place} have one of {side}; allowed: a smaller crop_border, or no such entry',
+            )
 
     def autocast(self, section: Mapping[str, Any], num_gpu: int | None, path: str) -> None:
         if section.get('amp') == 'fp16' and num_gpu == 0:
@@ -473,6 +513,15 @@ class _Check:
             self.add('logger:use_tb_logger', 'false given with a project under logger:wandb; allowed there: true')
         if logger.get('use_tb_logger') and importlib.util.find_spec('tensorboard') is None:
             self.add('logger:use_tb_logger', 'true given, but TensorBoard is not installed: pip install tensorboard')
+
+
+def shortest_sides(source: FrameSource) -> list[tuple[int, str]]:
+    """For each clip the shorter side of its first frame, in pixels, and where that is."""
+    sides = []
+    for clip, frames in source.clips.items():
+        with suppress(DataError):  # a first frame that is no picture: the data set lists all of those
+            sides.append((min(source.shape(clip, frames[0])), f'{clip} in {source.root}'))
+    return sides
 
 
 def targets(kind: str) -> dict[str, Callable[..., Any]]:

@@ -9,13 +9,23 @@ from __future__ import annotations
 
 import ast
 import inspect
+import os
 import re
 from collections.abc import Callable
 from functools import cache
 from types import NoneType, UnionType
 from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, create_model, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    create_model,
+    field_validator,
+)
 from pydantic_core import PydanticCustomError
 
 Count = Annotated[int, Field(ge=1)]
@@ -24,7 +34,17 @@ Amp = Literal['none', 'bf16', 'fp16']
 FilePath = Annotated[str, Field(min_length=1, strict=True)]
 # These names become names of folders and files, on Windows too.
 FILE_NAME = r'^[^/\\:\x00-\x1f]*[^/\\:\x00-\x1f.][^/\\:\x00-\x1f]*$'
-FileName = Annotated[str, Field(pattern=FILE_NAME)]
+# What is made of them has more in its name: a date, say, or a number.
+MOST_NAME_BYTES = 200
+
+
+def _short(name: str) -> str:
+    if len(os.fsencode(name)) > MOST_NAME_BYTES:
+        raise PydanticCustomError('length', 'the name is too long')
+    return name
+
+
+FileName = Annotated[str, Field(pattern=FILE_NAME), AfterValidator(_short)]
 
 
 class Section(BaseModel):
@@ -111,8 +131,10 @@ class TrainDataset(Section):
     gt_size: int = Field(256, ge=1, description='Side of the square crop, pixels; no larger than the frames.')
     use_hflip: bool = Field(True, description='Random horizontal flips.')
     use_rot: bool = Field(True, description='Random vertical flips and quarter turns.')
-    num_worker_per_gpu: int = Field(ge=0, description='Processes that load data; 0 loads in the training process.')
-    batch_size_per_gpu: int = Field(ge=1, description='Clips in the batch of one step, for each GPU.')
+    num_worker_per_gpu: int = Field(
+        ge=0, le=1000, description='Processes that load data; 0 loads in the training process.'
+    )
+    batch_size_per_gpu: int = Field(ge=1, le=10_000, description='Clips in the batch of one step, for each GPU.')
     dataset_enlarge_ratio: int = Field(
         1, ge=1, description='Clips drawn in one pass over the data = this x the number of start frames.'
     )
@@ -417,13 +439,19 @@ def _words(schema: dict[str, Any]) -> str:
         return f'{length} {_words(schema.get("items", {})).replace("number", "numbers", 1)}'
     if kind in ('integer', 'number'):
         if schema.get('minimum', 'none') == schema.get('maximum'):
-            return str(schema['minimum'])
+            return _bound(schema['minimum'])
         signs = {'minimum': '>=', 'exclusiveMinimum': '>', 'maximum': '<=', 'exclusiveMaximum': '<'}
-        bounds = ' and '.join(f'{sign} {schema[bound]}' for bound, sign in signs.items() if bound in schema)
+        bounds = ' and '.join(f'{sign} {_bound(schema[bound])}' for bound, sign in signs.items() if bound in schema)
         return f'{"whole number" if kind == "integer" else kind} {bounds}'.strip()
     if kind == 'string':
-        return 'text without slashes and colons' if 'pattern' in schema else 'text'
+        named = f'text without slashes and colons, at most {MOST_NAME_BYTES} bytes'
+        return named if 'pattern' in schema else 'text'
     return {'boolean': 'true or false', 'null': '~', 'object': 'a section'}.get(str(kind), 'any value')
+
+
+def _bound(value: float) -> str:
+    """Some versions of pydantic make 0.0 of a bound of 0."""
+    return str(int(value) if value == int(value) else value)
 
 
 def _listed(choices: list[str]) -> str:
