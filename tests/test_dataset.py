@@ -5,7 +5,9 @@ from __future__ import annotations
 import multiprocessing
 import os
 import pickle
+import re
 import shutil
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -556,6 +558,31 @@ def test_frames_smaller_than_the_crop_are_named(roots: dict[str, str]) -> None:
     with pytest.raises(DataError, match=f'clip b10 is {WIDTH}x{HEIGHT}, smaller than the crop of 21x21'):
         VideoDeblurTrainDataset(train_opt(roots, gt_size=21))
     assert VideoDeblurTrainDataset(train_opt(roots, gt_size=20))[0]['lq'].shape == (3, 3, 20, 20)
+
+
+def test_crops_of_a_single_pixel_come_flipped_as_well(roots: dict[str, str]) -> None:
+    dataset = VideoDeblurTrainDataset(train_opt(roots, gt_size=1, use_hflip=True, use_rot=True))
+    assert all(dataset[0, draw]['lq'].shape == (3, 3, 1, 1) for draw in range(8))
+
+
+def test_a_list_that_announces_too_much_takes_no_memory(tmp_path: Path) -> None:
+    write_lmdb(tmp_path / 'huge.lmdb', pictures_of())
+    meta = tmp_path / 'huge.lmdb/meta_info.txt'
+    meta.write_text(re.sub(r'\(\d+,\d+,', '(99999999,99999999,', meta.read_text()))
+    dataset = VideoDeblurTestDataset({'name': 'x', 'dataroot_lq': str(tmp_path / 'huge.lmdb')})
+    with pytest.raises(DataError, match=r'frames of .* in .*huge\.lmdb, said to be of 99999999x99999999'):
+        dataset[0]
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='file systems elsewhere have no such names')
+@pytest.mark.parametrize('name', [b'cl\xffip/0.png', b'clip/\xff0.png'])
+def test_names_that_no_table_can_hold_are_refused_before_any_work(tmp_path: Path, name: bytes) -> None:
+    path = os.path.join(os.fsencode(tmp_path), name)
+    os.mkdir(os.path.dirname(path))
+    with open(path, 'wb') as file:
+        file.write(encode(picture('b9', '1')))
+    with pytest.raises(DataError, match='is no UTF-8'):
+        open_source(tmp_path)
 
 
 def test_long_lists_of_problems_are_cut(tmp_path: Path) -> None:

@@ -474,6 +474,23 @@ def test_a_full_disk_leaves_what_is_done(deblur: Deblur, tmp_path: Path) -> None
     assert len(files(tmp_path / 'sharp')) == 5
 
 
+@pytest.mark.parametrize('target', ['/', '/out.mp4/../'])
+def test_the_root_folder_is_no_result(target: str, tmp_path: Path, deblur: Deblur) -> None:
+    status, _, err = deblur(make_video(tmp_path / 'blurry', 2), '-o', target)
+    assert (status, err.count('error: ')) == (2, 1)
+    assert 'Give another name' in err
+
+
+def test_a_link_is_refused_before_the_work_and_not_after_it(tmp_path: Path, deblur: Deblur) -> None:
+    source = make_video(tmp_path / 'blurry', 2)
+    (tmp_path / 'real').mkdir()
+    (tmp_path / 'link').symlink_to('real')
+    status, _, err = deblur(source, '-o', tmp_path / 'link')
+    assert status == 2
+    assert f'Give {tmp_path / "real"} itself' in err
+    assert files(tmp_path) == ['blurry', 'link', 'real']
+
+
 def test_two_runs_for_one_result(weights: Path, tmp_path: Path, deblur: Deblur) -> None:
     source = make_video(tmp_path / 'blurry', 2)
     sink = PictureSink(tmp_path / 'sharp', ['000', '001'], {})

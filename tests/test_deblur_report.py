@@ -164,6 +164,12 @@ def test_long_and_large_videos_stay_small(tmp_path: Path) -> None:
     assert pictures(wide)[0].shape == (10, 1920, 3)
 
 
+def test_a_name_that_is_no_text_is_shown_as_far_as_it_is(tmp_path: Path) -> None:
+    report = Report(tmp_path / 'report.html', ['f\udcff0'], {'input': '\udcff'}, 'title')
+    report.see(0, smooth(32, 48), smooth(32, 48))
+    assert 'f?0' in report.finish().read_text('utf-8')
+
+
 def test_what_cannot_be_written_is_said(tmp_path: Path) -> None:
     report = Report(tmp_path / 'nowhere' / 'report.html', ['a'], {}, 'a')
     report.see(0, smooth(), smooth())

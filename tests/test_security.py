@@ -27,6 +27,7 @@ from dstnet_arch.archs.dstnet_arch import DSTNet
 from dstnet_arch.data.frame_source import open_source
 from dstnet_arch.errors import CheckpointError, DataError, OptionsError, message_of
 from dstnet_arch.inference.sinks import PictureSink
+from dstnet_arch.models.checkpoint_io import others_loading_explained
 from dstnet_arch.models.evaluation import image_path
 from dstnet_arch.toolbox.options import force, read_options
 from dstnet_arch.toolbox.resume import read_state
@@ -106,6 +107,22 @@ def test_no_file_of_weights_runs_code(tmp_path: Path, form: str, name: str) -> N
         with pytest.raises(CheckpointError, match='x'):
             read(path)
     assert not (tmp_path / 'owned').exists()
+
+
+@pytest.mark.parametrize('form', ['zipped', 'legacy', 'bare', 'TorchScript', 'none'])
+@pytest.mark.filterwarnings('ignore:.*TorchScript')
+def test_what_basicsr_loads_by_itself_is_explained(tmp_path: Path, form: str) -> None:
+    path = tmp_path / 'flow.pth'
+    if form == 'TorchScript':
+        torch.jit.save(torch.jit.script(torch.nn.Identity()), path)
+    elif form != 'none':
+        path.write_bytes(evil_files({'params': Evil(tmp_path / 'owned')})[form])
+    told = r'flow\.pth is not there' if form == 'none' else 'could run code'
+    with pytest.raises(CheckpointError, match=told), others_loading_explained():
+        torch.load(path)
+    assert not (tmp_path / 'owned').exists()
+    with pytest.raises(RuntimeError, match='its own'), others_loading_explained():
+        raise RuntimeError('its own')
 
 
 @pytest.mark.parametrize('form', ['zipped', 'legacy', 'bare'])
@@ -274,6 +291,10 @@ def workplace(tmp_path: Path) -> Path:
 def test_no_command_runs_code_from_files(workplace: Path, run_python: RunPython) -> None:
     commands = [
         ['deblur', 'blur/clip', '-o', 'out', '--weights', 'evil.pth'],
+        ['export', 'torchscript', '-o', 'out', '--weights', 'evil.pth', '--size', '32x32'],
+        ['benchmark', 'precision', 'blur/clip', '--weights', 'evil.pth'],
+        ['benchmark', 'latency', 'blur/clip', '--sharp', 'sharp/clip', '--weights', 'evil.pth'],
+        ['visualize', 'compare', '-opt', 'test_evil.yml', '-o', 'out'],
         ['weights', 'verify', 'evil.pth'],
         ['weights', 'convert', 'evil.pth', '-o', 'out.safetensors'],
         ['options', 'check', 'test_evil.yml'],
@@ -298,7 +319,9 @@ def test_no_command_runs_code_from_files(workplace: Path, run_python: RunPython)
 @pytest.mark.parametrize('options', ['test_evil', 'test_flow', 'test'])
 def test_basicsrs_own_start_runs_no_code_from_files(workplace: Path, run_python: RunPython, options: str) -> None:
     done = run_python('-m', 'basicsr.test', '-opt', f'{options}.yml', cwd=workplace, OMP_NUM_THREADS='1')
-    assert done.returncode != 0
+    assert done.returncode == 2
+    assert done.stderr.count('error: ') == 1
+    assert 'Traceback' not in done.stderr
     assert not (workplace / 'owned').exists()
 
 

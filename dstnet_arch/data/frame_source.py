@@ -90,7 +90,8 @@ class FolderSource(FrameSource):
         clips: look at these folders in it only; by default at all.
 
     Raises:
-        DataError: there are no frames in this layout, or two files of a clip differ in their extensions only.
+        DataError: there are no frames in this layout, two files of a clip differ in their extensions only, or a name is
+            not UTF-8.
     """
 
     def __init__(self, root: str | os.PathLike[str], clips: Iterable[str] | None = None) -> None:
@@ -114,6 +115,11 @@ class FolderSource(FrameSource):
             frame, extension = os.path.splitext(file)
             if extension.lower() not in IMAGE_EXTENSIONS:
                 continue
+            if not _is_text(clip + frame):
+                raise DataError(
+                    f'The name of {os.path.join(self.root, clip, file)!r} is no UTF-8, and could stand in no table. '
+                    'Rename it.'
+                )
             if frame in files:
                 raise DataError(
                     f'{os.path.join(self.root, clip)} holds both {files[frame]} and {file}, but a frame is known by '
@@ -257,6 +263,11 @@ def _names(folder: Path, folders: bool) -> list[str]:
             return [entry.name for entry in entries if entry.is_dir() == folders and not entry.name.startswith('.')]
     except OSError as error:
         raise DataError(f'{folder} cannot be listed: {error}') from None
+
+
+def _is_text(name: str) -> bool:
+    """Whether a name from the file system is UTF-8: Python keeps other bytes as half characters."""
+    return not any('\ud800' <= character <= '\udfff' for character in name)
 
 
 # Environments of this process, by real path, each with the number of the file that it maps.

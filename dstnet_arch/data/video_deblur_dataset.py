@@ -21,10 +21,10 @@ from torch.utils.data import Dataset, get_worker_info
 
 from dstnet_arch.data.augment import Augmentation, draw_augmentation
 from dstnet_arch.data.clips import Clip, clip_schedule
-from dstnet_arch.data.frame_source import FrameSource
+from dstnet_arch.data.frame_source import FrameSource, size_text
 from dstnet_arch.data.pairing import find_problems, open_sources, raise_problems
 from dstnet_arch.data.sampler import VideoDeblurSampler
-from dstnet_arch.errors import OptionsError
+from dstnet_arch.errors import DataError, OptionsError
 
 _MOST_THREADS = 8  # for reading; beyond, the memory is the limit
 _SAMPLE = 1  # marks the random numbers of a sample; those of the sampler are marked otherwise
@@ -204,15 +204,25 @@ def read_frames(
     """Frames of a clip, of each only what the augmentation needs: (T, 3, H, W), float32 RGB in [0, 1].
 
     Decoding leaves Python's lock, so threads help where no other processes read.
+
+    Raises:
+        DataError: a frame cannot be read, or there is not enough memory for all of them.
     """
     size = source.shape(clip, frames[0]) if augment is None else (augment.size, augment.size)
-    tensor = torch.empty(len(frames), 3, *size)
+    try:
+        tensor = torch.empty(len(frames), 3, *size)
+    except RuntimeError:  # of more bytes than there are, or than there can be
+        raise DataError(
+            f'There is not enough memory for {len(frames)} frames of {clip} in {source.root}, said to be of '
+            f'{size_text(size)}. See whether that is true, or take a smaller clip_length.'
+        ) from None
 
     def read(number: int) -> None:
         if augment is None:
             image = source.read(clip, frames[number])
         else:
-            image = np.ascontiguousarray(augment.flip(source.read(clip, frames[number], augment.window)))
+            # A copy in any case: NumPy calls a single row contiguous, whatever its strides; PyTorch does not.
+            image = augment.flip(source.read(clip, frames[number], augment.window)).copy()
         tensor[number].copy_(torch.from_numpy(image).permute(2, 0, 1)).div_(255)
 
     if threads == 1:

@@ -85,7 +85,7 @@ class Report:
     def finish(self) -> Path:
         try:
             with atomic_file(self._target) as file:
-                file.write(self.page().encode())
+                file.write(self.page().encode(errors='replace'))  # names of files may be no UTF-8
         except OSError as error:
             raise DataError(
                 f'{self._target} cannot be written: {error}. Free some space or mend the permissions.'

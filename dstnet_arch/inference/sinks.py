@@ -96,6 +96,8 @@ class FileSink(Sink[Made]):
 
     def __init__(self, target: Path, count: int, job: Job, resume: bool = False, overwrite: bool = False):
         self._target = Path(os.path.abspath(target))
+        if not self._target.name:
+            raise OptionsError(f'{target} cannot be replaced by a result. Give another name.')
         self._partial = self._target.with_name(self._target.name + PARTIAL_SUFFIX)
         self._frames, self._state_file = self._partial / 'frames', self._partial / 'state.pt'
         self._job_file = self._partial / _JOB
@@ -223,7 +225,7 @@ class FileSink(Sink[Made]):
         except OSError as error:
             raise DataError(
                 f'{self._partial} cannot be written: {error}. What is there stays: when there is room and '
-                'permission to write, run the same command with --resume.'
+                'permission to write, run the same command with --resume, or with --overwrite to begin again.'
             ) from None
 
 
@@ -268,6 +270,10 @@ class PictureSink(FileSink[Picture]):
             if os.path.lexists(self._target):
                 raise OptionsError(f'{self._target} is a file; the restored frames need a folder of their own.')
             return
+        if self._target.is_symlink():
+            raise OptionsError(
+                f'{self._target} is a link, and a folder cannot take its place. Give {self._target.resolve()} itself.'
+            )
         entries = list(self._target.iterdir())
         if entries and not self._overwrite:
             raise OptionsError(

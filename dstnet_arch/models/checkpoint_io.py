@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import pickle
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +55,27 @@ def _first_problems(error: RuntimeError) -> str:
             problems[i] = f'{", ".join(keys[:_NAMED_AT_MOST])} and {len(keys) - _NAMED_AT_MOST} more.'
     more = f' And {len(problems) - _NAMED_AT_MOST} more.' if len(problems) > _NAMED_AT_MOST else ''
     return ' '.join(problems[:_NAMED_AT_MOST]) + more
+
+
+@contextmanager
+def others_loading_explained() -> Iterator[None]:
+    """Explain why a network or a loss of BasicSR could not load the weights that it wants beside ours.
+
+    Raises:
+        CheckpointError: their file is not there, or holds more than tensors.
+    """
+    where = 'It is named in network_g (spynet_path, edvr_path, load_path), or belongs to train:perceptual_opt.'
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise CheckpointError(f'The file {error.filename} is not there. {where} Give the path of another.') from error
+    except (pickle.UnpicklingError, RuntimeError) as error:  # the latter for TorchScript and the oldest files
+        if 'weights_only' not in str(error):
+            raise
+        raise CheckpointError(
+            'A file of weights holds more than tensors, or is none; it was not loaded, because that could run code '
+            f'from the file. {where} Where you trust it, save its weights alone (torch.save of a state dict).'
+        ) from error
 
 
 def save_checkpoint(content: Mapping[str, Any], path: Path) -> None:

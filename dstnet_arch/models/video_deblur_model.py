@@ -28,7 +28,7 @@ from dstnet_arch.inference.stream import Streamer
 from dstnet_arch.memory_errors import memory_explained
 from dstnet_arch.metrics.report import Record, ScoreBook
 from dstnet_arch.metrics.scorer import Scorer
-from dstnet_arch.models.checkpoint_io import load_weights, save_checkpoint
+from dstnet_arch.models.checkpoint_io import load_weights, others_loading_explained, save_checkpoint
 from dstnet_arch.models.evaluation import evaluate, image_path
 from dstnet_arch.models.loss_watch import LossWatch
 from dstnet_arch.models.optimizers import make_optimizer
@@ -81,7 +81,8 @@ class VideoDeblurModel(SRModel):
 
     Raises:
         OptionsError: an option does not suit the network, the data or the machine.
-        CheckpointError: `path.pretrain_network_g` cannot be read or does not fit the network.
+        CheckpointError: `path.pretrain_network_g` cannot be read or does not fit the network; or weights that a network
+            or a loss loads by itself cannot be read.
     """
 
     def __init__(self, opt: dict[str, Any]) -> None:
@@ -100,7 +101,10 @@ class VideoDeblurModel(SRModel):
         self._input_records: WeakKeyDictionary[Any, list[Record]] = WeakKeyDictionary()
         self._last_validation: WeakKeyDictionary[Any, int | str] = WeakKeyDictionary()
         # Stock BasicSR's best scores are of the metrics that stand here.
-        super().__init__({**opt, 'val': {**self.val_opt, 'metrics': self.metrics}} if self.protocol.metrics else opt)
+        with others_loading_explained():
+            super().__init__(
+                {**opt, 'val': {**self.val_opt, 'metrics': self.metrics}} if self.protocol.metrics else opt
+            )
         if self.val_opt.get('streaming'):
             check_streaming(self.get_bare_model(self.net_g))
         if self.protocol.metrics and self.val_opt.get('metrics'):
