@@ -191,6 +191,8 @@ def test_json_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match='JSON'):  # no half-written file
         report.write_json(tmp_path / 'bad', 'forward', args, [{'a': float('nan')}])
     assert list((tmp_path / 'bad').iterdir()) == []
+    with pytest.raises(DSTNetError, match=r'cannot be written: .*-o FOLDER'):
+        report.write_json(first, 'forward', args, [])
 
 
 def test_commit(root: Path) -> None:
@@ -282,6 +284,12 @@ def test_errors(kind: str, arguments: list[str], message: str, tmp_path: Path, m
     with pytest.raises(OptionsError, match=message):
         command([kind, *arguments, '-o', str(tmp_path / 'out')])
     assert not (tmp_path / 'out').exists()
+
+
+def test_a_place_that_cannot_be_written_to_is_said_before_the_measurement(tmp_path: Path) -> None:
+    (tmp_path / 'file').touch()
+    with pytest.raises(OptionsError, match='file is no folder that can be written to'):
+        command(['forward', '--device', 'cpu', '-o', str(tmp_path / 'file/out')])
 
 
 @pytest.mark.parametrize('arguments', [['--size', '720'], ['--size', '0x4'], ['--frames', '0'], ['--dtype', 'int8']])

@@ -25,7 +25,7 @@ from dstnet_arch.arguments import Size
 from dstnet_arch.benchmarks import runtimes
 from dstnet_arch.benchmarks.networks import Network
 from dstnet_arch.errors import DSTNetError
-from dstnet_arch.export.formats import FORMATS
+from dstnet_arch.export.formats import FORMATS, write
 from dstnet_arch.export.network import ClipNet, exportable
 
 TINY: dict[str, Any] = {'num_feat': 4, 'num_block': 1, 'num_cwgdn': 1}
@@ -311,6 +311,15 @@ def test_what_cannot_be_exported_is_said_in_one_message(tmp_path: Path, monkeypa
     with pytest.raises(DSTNetError, match=r'an operator is missing \(PyTorch .*Leave out --dynamic'):
         package.export(DSTNet(**TINY), tmp_path / 'net.onnx', 'onnx', 1)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not Path('/dev/full').exists(), reason='only Linux has a disk that is always full')
+@pytest.mark.parametrize('name', ['torchscript', 'torch_export'])
+def test_a_full_disk_is_said_in_one_message(name: str) -> None:
+    """PyTorch ends the process if it writes an ExportedProgram there itself."""
+    net = ClipNet(DSTNet(**TINY), 1, dynamic=False)
+    with pytest.raises(DSTNetError, match=r'/dev cannot be written to: .* Free some space'):
+        write(name, net, torch.rand(1, 1, 3, 16, 16), Path('/dev/full'), 18, {'version': '0'})
 
 
 # Measuring

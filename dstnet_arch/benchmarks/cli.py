@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 import torch
@@ -64,8 +65,12 @@ def prepare(args: argparse.Namespace) -> None:
     """Settle `args.device`, which becomes PyTorch's current one, and the number of threads.
 
     Raises:
-        OptionsError: there is no such device here, or it cannot compute in a precision of `args.dtype`.
+        OptionsError: there is no such device here, it cannot compute in a precision of `args.dtype`, or `args.output`
+            cannot be written to.
     """
+    there = next(path for path in (args.output.absolute(), *args.output.absolute().parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):  # now, and not after the measurement
+        raise OptionsError(f'-o {args.output} given, but {there} is no folder that can be written to. Give another.')
     if args.threads:
         torch.set_num_threads(args.threads)
     wanted = args.device or ('cuda' if torch.cuda.is_available() else 'cpu')

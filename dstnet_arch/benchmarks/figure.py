@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from dstnet_arch.benchmarks.quoted import QUOTED, gopro_psnr
+from dstnet_arch.benchmarks.report import written
 from dstnet_arch.errors import DSTNetError
-from dstnet_arch.files import atomic_file
 
 _OURS = {'DSTNet', 'DSTNet-L', 'DSTNet+', 'DSTNet+L'}
 
@@ -70,7 +70,7 @@ def draw(counted: Mapping[str, float | None], path: Path) -> Path:
     taken = [box(x - 5, y - 5, 10, 10) for x, y in pixels]
     for name, macs, psnr, _ in shown:
         taken.append(_label(axes, name, (macs / 1e9, psnr), taken))
-    with atomic_file(path) as file:
+    with written(path) as file:
         figure.savefig(file, format='png', dpi=150)
     return path
 

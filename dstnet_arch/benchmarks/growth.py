@@ -14,7 +14,6 @@ import torch
 from dstnet_arch.archs.dstnet_arch import DSTNet
 from dstnet_arch.benchmarks import cli, report
 from dstnet_arch.benchmarks.harness import Workload, measure
-from dstnet_arch.files import atomic_file
 
 AXES = {'frames': 1, 'pixels': 1, 'width': 2, 'batch': 1}
 """What grows, and the exponent that is due: each frame, pixel and clip costs the same; convolutions go with the square
@@ -221,6 +220,6 @@ def draw(results: Sequence[dict[str, Any]], exponents: Sequence[dict[str, Any]],
             if quantity == 'peak_memory_bytes':
                 axes.set_xlabel(f'{axis} (due: exponent {AXES[axis]})')
         row[0].set_ylabel(labels[quantity])
-    with atomic_file(path) as file:
+    with report.written(path) as file:
         figure.savefig(file, format='png', dpi=120)
     return path

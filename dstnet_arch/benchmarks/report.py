@@ -9,15 +9,17 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
 import dstnet_arch
 from dstnet_arch.benchmarks.harness import Measurement, Spread, spread
+from dstnet_arch.errors import DSTNetError
 from dstnet_arch.files import atomic_file
 
 SCHEMA = 1
@@ -75,6 +77,9 @@ def write_json(
 
     Returns:
         ``<folder>/<date>_<benchmark>_<device>.json``.
+
+    Raises:
+        DSTNetError: it cannot be written.
     """
     now = datetime.now(timezone.utc)
     settings = {k: _plain(v) for k, v in sorted(vars(args).items()) if k not in ('output', 'kind')}
@@ -88,12 +93,29 @@ def write_json(
         **more,
         'results': list(results),
     }
-    folder.mkdir(parents=True, exist_ok=True)
     stem = f'{now:%Y-%m-%dT%H%M%SZ}_{benchmark}_{args.device.type}'
     path = unused(folder / f'{stem}.json')
-    with atomic_file(path) as file:
+    with written(path) as file:
         file.write(json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False).encode() + b'\n')
     return path
+
+
+@contextmanager
+def written(path: Path) -> Iterator[BinaryIO]:
+    """`atomic_file`, in a folder that is made where it does not exist.
+
+    Raises:
+        DSTNetError: it cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_file(path) as file:
+            yield file
+    except OSError as error:
+        raise DSTNetError(
+            f'{path} cannot be written: {error.strerror or error}. Free some space, or give a folder that you may '
+            'write to: -o FOLDER.'
+        ) from error
 
 
 def unused(path: Path) -> Path:

@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -104,7 +105,8 @@ def export(
         differences = {tried: _difference(net, run, num_frame, tried) for tried in sizes}
         os.replace(incomplete, path)
     finally:
-        incomplete.unlink(missing_ok=True)
+        with suppress(OSError):  # where nothing can be written, nothing can be removed
+            incomplete.unlink(missing_ok=True)
     return differences
 
 

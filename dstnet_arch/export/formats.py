@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -112,8 +113,9 @@ def _load_torchscript(path: Path) -> Run:
 
 
 def _write_torch_export(net: ClipNet, clip: Tensor, path: Path, opset: int, metadata: Metadata) -> None:
-    with path.open('wb') as file:
-        torch.export.save(_export(net, clip), file, extra_files={f'{METADATA}.json': json.dumps(dict(metadata))})
+    content = io.BytesIO()  # PyTorch, writing to a disk that is full, would end the process
+    torch.export.save(_export(net, clip), content, extra_files={f'{METADATA}.json': json.dumps(dict(metadata))})
+    path.write_bytes(content.getbuffer())
 
 
 def _load_torch_export(path: Path) -> Run:
