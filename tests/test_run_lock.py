@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 import torch
 import yaml
 from conftest import RunPython
+from filelock import FileLock
 from soak.project import NAME, make_project, make_videos, train_options
 from test_distributed import run_ranks
 
@@ -70,6 +72,18 @@ def test_a_lock_that_cannot_be_made_is_explained(tmp_path: Path) -> None:
     (tmp_path / 'experiments').touch()
     with pytest.raises(DSTNetError, match=r'cannot be made: .*a folder that you may write to'):
         hold_run(run_of(tmp_path))
+
+
+@pytest.mark.parametrize('error', [OSError(errno.ENOLCK, 'No locks available'), NotImplementedError('no flock')])
+def test_a_file_system_without_locks_is_no_hindrance(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception
+) -> None:
+    def acquire(self: FileLock, **_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(FileLock, 'acquire', acquire)
+    hold_run(run_of(tmp_path))
+    assert 'without locks' in capsys.readouterr().out
 
 
 # The real command, which does not wait long for the other one.

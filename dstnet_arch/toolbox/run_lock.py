@@ -6,6 +6,7 @@ write its checkpoints between those of the first.
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,9 @@ from dstnet_arch.errors import DSTNetError
 
 PATIENCE = 8.0
 """Seconds to wait for a run that is ending: after a kill, its loading processes notice after five."""
+
+_NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}
+"""What file systems without locks say; some of those that clusters share are mounted so."""
 
 _held: dict[Path, FileLock] = {}
 
@@ -59,7 +63,10 @@ def _take(folder: Path) -> str | None:
             'Wait until it has ended, or end it; or give this run a name of its own: --force_yml name=… (If there is '
             f'no such process on any machine, remove {file}.)'
         )
-    except OSError as error:
+    except (OSError, NotImplementedError) as error:
+        if isinstance(error, NotImplementedError) or error.errno in _NO_LOCKS:
+            print(f'{file.parent} is on a file system without locks: see to it that no other process is at work on it.')
+            return None
         return (
             f'{file} cannot be made: {error.strerror or error}. Start the run in a folder that you may write to and '
             'that has room.'
