@@ -76,6 +76,7 @@ def test_gated_channel_filter(kernels: dict[str, Any], dtype: torch.dtype) -> No
 def test_kernels_compile_for_gpus(run_python: Callable[..., Any], tmp_path: Any) -> None:
     """Triton's compiler needs no GPU: each kernel is taken down to machine code."""
     program = """
+from inspect import signature
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, compile
 from dstnet_arch.ops import channel_filter_triton as channel, pixel_filter_triton as pixel
@@ -91,9 +92,13 @@ for kernel, constants in KERNELS:
     types = {n: '*bf16' if n.endswith('_ptr') else 'i32' for n in kernel.arg_names}
     if kernel is channel._filter_gradient:
         types['out_ptr'] = '*fp32'
-    signature = {n: 'constexpr' if n in constants else types[n] for n in kernel.arg_names}
-    positions = {(kernel.arg_names.index(n),): value for n, value in constants.items()}
-    source = ASTSource(fn=kernel, signature=signature, constexprs=positions)
+    if 'constexprs' in signature(ASTSource).parameters:
+        kinds = {n: 'constexpr' if n in constants else types[n] for n in kernel.arg_names}
+        positions = {(kernel.arg_names.index(n),): value for n, value in constants.items()}
+        source = ASTSource(fn=kernel, signature=kinds, constexprs=positions)
+    else:  # Triton before 3.3
+        kinds = {n: types[n] for n in kernel.arg_names if n not in constants}
+        source = ASTSource(fn=kernel, signature=kinds, constants=constants)
     print(kernel.__name__, len(compile(source, target=GPUTarget('cuda', 90, 32)).asm['cubin']))
 """
     variables = {'TRITON_CACHE_DIR': str(tmp_path), 'TRITON_INTERPRET': '0'}
