@@ -91,6 +91,7 @@ def _activate_after(loader) -> None:  # type: ignore[no-untyped-def]
     def exec_module(module) -> None:  # type: ignore[no-untyped-def]
         if not _installed(MovedModuleFinder):
             sys.meta_path.append(MovedModuleFinder())  # type: ignore[arg-type]
+        _provide_distutils()
         try:
             run(module)
         except (AttributeError, RuntimeError) as error:
@@ -104,3 +105,11 @@ def _activate_after(loader) -> None:  # type: ignore[no-untyped-def]
 
     # The loader keeps its class and all its other methods (source, resources, pickling of specs).
     loader.exec_module = exec_module
+
+
+def _provide_distutils() -> None:
+    """Python 3.12 dropped what BasicSR imports. setuptools has it, but gives it unasked only from site-packages."""
+    from importlib.util import find_spec
+
+    if find_spec('distutils') is None and find_spec('setuptools') is not None:
+        import setuptools  # noqa: F401
