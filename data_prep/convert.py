@@ -376,7 +376,7 @@ def _read_info(output: Path) -> dict[str, Any]:
         info = json.loads(path.read_text(encoding='utf-8'))
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise PrepError(f'{path} cannot be read ({error}). {remedy}') from None
     if not isinstance(info, dict) or info.get('format') != FORMAT or not isinstance(info.get('splits'), dict):
         raise PrepError(f'{path} exists already and is none of ours. {remedy}')

@@ -249,7 +249,7 @@ def _psnr(a: Image, b: Image) -> float:
 def _read_recipe(raw: Path) -> Mapping[str, Any] | None:
     try:
         recipe = json.loads((raw / RECIPE).read_text(encoding='utf-8'))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return recipe if isinstance(recipe, dict) and isinstance(recipe.get('psnr_of_blurry'), dict) else None
 

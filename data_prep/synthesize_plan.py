@@ -232,7 +232,7 @@ def read_record(clip: Path) -> dict[str, Any] | None:
     """The record in a clip's folder; None where there is none of ours."""
     try:
         record = json.loads((clip / RECORD).read_text(encoding='utf-8'))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     ours = isinstance(record, dict) and isinstance(record.get('video'), str) and isinstance(record.get('clip'), str)
     return record if ours else None

@@ -129,7 +129,7 @@ def _analysis(footage: Footage, digest: str, path: Path) -> Analysis:
     try:
         kept = json.loads(path.read_text(encoding='utf-8'))
         analysis = Analysis.from_json(kept['analysis']) if kept['sha256'] == digest else None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         analysis = None
     if analysis is None:
         total = footage.claimed or None

@@ -1,12 +1,13 @@
-"""Files that appear when they are complete, and only then. Needs nothing but the standard library."""
+"""Files that appear when they are complete, and only then; and JSON. Needs nothing but the standard library."""
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 INCOMPLETE_SUFFIX = '.incomplete'
 
@@ -43,6 +44,22 @@ def incomplete_path(path: Path) -> Path:
     Stock BasicSR, which goes on from the highest number in a folder, does not see names with a leading dot.
     """
     return path.with_name(f'.{path.name}{INCOMPLETE_SUFFIX}')
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a file that holds a JSON object.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is damaged, or holds something else.
+    """
+    try:
+        content = json.loads(path.read_text(encoding='utf-8'))
+    except RecursionError:
+        raise ValueError('its brackets are too many') from None
+    if not isinstance(content, dict):
+        raise ValueError('it holds no object')
+    return content
 
 
 def _sync_folder(folder: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from dstnet_arch import files
-from dstnet_arch.files import atomic_file, incomplete_path
+from dstnet_arch.files import atomic_file, incomplete_path, read_json
 
 
 @pytest.mark.parametrize('durable', [False, True])
@@ -89,6 +89,15 @@ def test_an_incomplete_file_is_beside_and_hidden(tmp_path: Path) -> None:
     assert path.parent == tmp_path
     assert path.name.startswith('.')
     assert path.suffix != '.pth'
+
+
+@pytest.mark.parametrize('content', [b'', b'{', b'\xff', b'[]', b'null', b'[' * 100_000])
+def test_what_is_no_json_object_is_a_value_error(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / 'x.json').write_bytes(content)
+    with pytest.raises(ValueError, match=r'.'):
+        read_json(tmp_path / 'x.json')
+    (tmp_path / 'x.json').write_bytes('{"é": [1]}'.encode())
+    assert read_json(tmp_path / 'x.json') == {'é': [1]}
 
 
 def test_it_needs_the_standard_library_alone() -> None:

@@ -7,6 +7,7 @@ import json
 import os
 import random
 import resource
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -213,6 +214,49 @@ def test_a_state_of_another_run_is_refused(
     opt['network_g'].update(network)
     with pytest.raises(CheckpointError, match=message):
         make_model(opt).resume_training(read_state(tmp_path, 1))
+
+
+MISSHAPEN = {
+    'no optimisers': lambda state: state.update(optimizers=None),
+    'another kind of optimisers': lambda state: state.update(optimizers=[[1]]),
+    'no moments': lambda state: state['optimizers'][0]['state'][0].pop('exp_avg'),
+    # Of these, PyTorch's kernel would read beyond the end.
+    'short moments': lambda state: state['optimizers'][0]['state'][0].update(exp_avg=torch.zeros(2)),
+    'flat moments': lambda state: state['optimizers'][0]['state'][0].update(exp_avg_sq=torch.zeros(())),
+    'long step': lambda state: state['optimizers'][0]['state'][0].update(step=torch.zeros(2)),
+    'a word for moments': lambda state: state['optimizers'][0]['state'][0].update(exp_avg='x'),
+    'no learning rate': lambda state: state['optimizers'][0]['param_groups'][0].update(lr=None),
+    'no position': lambda state: state['schedulers'][0].update(last_epoch='x'),
+    'no classes': lambda state: state.update(classes=5),
+    'no random numbers': lambda state: state.update(rng=[{'python': 1}]),
+    'no scores': lambda state: state.update(best_metric_results=[1]),
+    'a word for a score': lambda state: state.update(
+        best_metric_results={'val': {name: {'val': 'x', 'iter': 1, 'better': 'higher'} for name in ('psnr', 'ssim')}}
+    ),
+}
+
+
+@pytest.mark.parametrize('change', MISSHAPEN.values(), ids=MISSHAPEN)
+def test_a_state_of_another_form_is_refused(tmp_path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    model = make_model(train_options(tmp_path))
+    train(model, range(1, 2))
+    model.save(0, 1)
+    state = read_state(tmp_path, 1)
+    make_model(train_options(tmp_path)).resume_training(state)
+    change(state)
+    with pytest.raises(CheckpointError, match='The training state does not fit the options: '):
+        make_model(train_options(tmp_path)).resume_training(state)
+
+
+@pytest.mark.parametrize('summary', ['[]', '[' * 100_000, '{"mean_over_frames": {"restored": "x"}}', 'null'])
+def test_a_damaged_summary_costs_no_run(tmp_path: Path, summary: str) -> None:
+    model = make_model(train_options(tmp_path))
+    train(model, range(1, 2))
+    model.save(0, 1)
+    folder = tmp_path / 'experiments/tiny/scores'
+    folder.mkdir()
+    (folder / 'val_1_summary.json').write_text(summary)
+    make_model(resume_options(tmp_path, 1)).resume_training(read_state(tmp_path, 1))
 
 
 def test_states_of_stock_basicsr_can_be_resumed(tmp_path: Path) -> None:

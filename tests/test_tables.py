@@ -237,10 +237,17 @@ def test_folders_without_scores(tmp_path: Path, capsys: pytest.CaptureFixture[st
     file = tmp_path / 'x_summary.json'
     for content, said in [
         ('{"dataset": ', 'x_summary.json is damaged: '),
-        ('[]', 'is not the summary of a test of this version'),
+        ('[]', 'x_summary.json is damaged: it holds no object'),
+        ('[' * 100_000, 'x_summary.json is damaged: its brackets are too many'),
+        (json.dumps(summary() | {'dataset': None}), '(TypeError: None is no text)'),
+        (json.dumps(summary() | {'frames': '7'}), "(TypeError: '7' is no count)"),
+        (json.dumps(summary() | {'date': [1]}), '(TypeError: [1] is no text)'),
         ('{"protocol": "dstnet"}', "(KeyError: 'mean_over_frames')"),
         (json.dumps(summary() | {'protocol': 'reds'}), "(KeyError: 'reds')"),
         (json.dumps(summary() | {'mean_over_frames': {}}), "(KeyError: 'restored')"),
     ]:
         file.write_text(content)
         assert said in message(file)
+    file.write_text(json.dumps(summary() | {'run': 'a\x1b[2J\x07\nb'}))
+    assert main(['tables', str(file)]) == 0
+    assert 'a\\x1b[2J\\x07 b' in capsys.readouterr().out

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from dstnet_arch.data.frame_source import IMAGE_EXTENSIONS
 from dstnet_arch.errors import DataError, OptionsError
-from dstnet_arch.files import atomic_file, incomplete_path
+from dstnet_arch.files import atomic_file, incomplete_path, read_json
 from dstnet_arch.inference.pictures import Picture, write_png
 
 PARTIAL_SUFFIX = '.partial'
@@ -185,9 +185,9 @@ class FileSink(Sink[Made]):
 
     def _go_on(self) -> None:
         try:
-            job = json.loads(self._job_file.read_text(encoding='utf-8'))
+            job = read_json(self._job_file)
             self._overwrite = job.pop('overwrite')
-        except (ValueError, KeyError, AttributeError):
+        except (ValueError, KeyError):
             raise DataError(f'{self._job_file} is damaged. Begin again with --overwrite.') from None
         ours = json.loads(json.dumps(self._job))
         if changed := [key for key in {**ours, **job} if job.get(key) != ours.get(key)]:

@@ -17,6 +17,7 @@ from functools import cache
 from pathlib import Path, PurePath
 from typing import Any
 
+from dstnet_arch.errors import printable
 from dstnet_arch.metrics.protocols import PROTOCOLS
 
 MEASURED = 'measured'
@@ -161,16 +162,18 @@ def measured_row(summary: Mapping[str, Any]) -> Row:
         notes += ['self-ensemble'] if summary['self_ensemble'] else []
         notes += [summary['amp']] if summary['amp'] != 'none' else []
         return Row(
-            method=summary['run'] + (f' ({", ".join(notes)})' if notes else ''),
+            method=_text(summary['run'] + (f' ({", ".join(notes)})' if notes else '')),
             psnr=_mean(means, summary['metrics'], 'calculate_psnr', protocol.crop_border),
             ssim=_mean(means, summary['metrics'], protocol.ssim or 'calculate_ssim3d', protocol.crop_border),
             origin=MEASURED,
-            source=summary['network']['type'],
+            source=_text(summary['network']['type']),
             protocol=protocol.name,
-            date=summary['date'],
-            dataset=summary['dataset'],
-            frames=summary['frames'],
-            weights=PurePath(summary['weights'] or 'no weights given').name if 'weights' in summary else 'in training',
+            date=_text(summary['date']),
+            dataset=_text(summary['dataset']),
+            frames=_count(summary['frames']),
+            weights=_text(PurePath(summary['weights'] or 'no weights given').name)
+            if 'weights' in summary
+            else 'in training',
         )
     except (AttributeError, KeyError, TypeError) as error:
         raise ValueError(f'not the summary of a test of this version ({type(error).__name__}: {error})') from None
@@ -220,8 +223,23 @@ def _mean(
     for name, opt in metrics.items():
         if opt['type'] == type_ and (opt.get('crop_border') or 0) == crop_border and not opt.get('test_y_channel'):
             mean = means[name]
+            if not (mean is None or isinstance(mean, (int, float))):
+                raise TypeError(f'{mean!r} is no score')
             return math.inf if mean is None else mean  # JSON has no infinity
     return None
+
+
+def _text(value: object) -> str:
+    """A text from a file, for a line of a table."""
+    if not isinstance(value, str):
+        raise TypeError(f'{value!r} is no text')
+    return printable(value.replace('\n', ' '))
+
+
+def _count(value: object) -> int:
+    if not isinstance(value, int):
+        raise TypeError(f'{value!r} is no count')
+    return value
 
 
 def _number(score: float | None, digits: int) -> str:

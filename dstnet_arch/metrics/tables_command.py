@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from dstnet_arch.errors import DataError
+from dstnet_arch.files import read_json
 from dstnet_arch.metrics.report import write_text
 from dstnet_arch.metrics.tables import FORMATS, measured_row, render, result_tables
 
@@ -75,7 +75,7 @@ def _files(folder: Path) -> list[Path]:
 
 def _read(file: Path) -> Mapping[str, Any]:
     try:
-        summary = json.loads(file.read_text(encoding='utf-8'))
+        summary = read_json(file)
     except OSError as error:
         raise DataError(
             f'{file} cannot be read: {error.strerror}. Give the folder of a test, under results/.'

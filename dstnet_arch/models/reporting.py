@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from basicsr.utils import get_root_logger
 
 from dstnet_arch.errors import DataError
+from dstnet_arch.files import read_json
 from dstnet_arch.metrics.protocols import Protocol
 from dstnet_arch.metrics.report import COLUMNS, Column, ScoreBook, write_text
 from dstnet_arch.metrics.tables import published_for, result_tables
@@ -65,10 +65,12 @@ def log_times(dataset: str, shares: Sequence[Evaluation], folder: Path | None) -
 def scores_of(folder: Path, iteration: int, protocol: Protocol) -> Iterator[tuple[str, dict[str, float | None]]]:
     """What `write_scores` has written in `folder` of an iteration: (data set, metric -> mean) of each data set."""
     for path in folder.glob(f'*_{iteration}_summary.json'):
-        with suppress(KeyError, ValueError):  # not a summary of this version; a run is not lost for a best score
-            summary = json.loads(path.read_text(encoding='utf-8'))
-            means = summary[f'mean_over_{protocol.over}']['restored']
-            if summary['protocol'] == protocol.name:
+        # What is no summary of this version is passed over: a run is not lost for a best score.
+        with suppress(KeyError, OSError, TypeError, ValueError):
+            summary = read_json(path)
+            means = dict(summary[f'mean_over_{protocol.over}']['restored'])
+            numbers = all(mean is None or isinstance(mean, (int, float)) for mean in means.values())
+            if summary['protocol'] == protocol.name and isinstance(summary['dataset'], str) and numbers:
                 yield summary['dataset'], means
 
 

@@ -23,7 +23,7 @@ from torch import distributed as dist
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from dstnet_arch.errors import CheckpointError, DataError, OptionsError, TrainingError
+from dstnet_arch.errors import DataError, OptionsError, TrainingError
 from dstnet_arch.inference.stream import Streamer
 from dstnet_arch.memory_errors import memory_explained
 from dstnet_arch.metrics.report import Record, ScoreBook
@@ -44,6 +44,7 @@ from dstnet_arch.models.reporting import (
 from dstnet_arch.models.self_ensemble import RESTORATIONS, self_ensemble
 from dstnet_arch.models.settings import autocast_dtype, check_metrics, check_streaming, protocol_of
 from dstnet_arch.models.training_state import (
+    misfit_explained,
     resume_optimizer,
     resume_scheduler,
     rng_states,
@@ -437,26 +438,24 @@ class VideoDeblurModel(SRModel):
             resume_state: what `save_training_state` (or stock BasicSR's) saved, on any device.
 
         Raises:
-            CheckpointError: it is of a run with another network, optimiser or schedule.
+            CheckpointError: it is of a run with another network, optimiser or schedule, or no training state at all.
         """
-        classes = resume_state.get('classes', self._classes())
-        try:
+        with misfit_explained():
+            classes = resume_state.get('classes', self._classes())
             if classes != self._classes():
                 raise ValueError(f'it was made with {", ".join(classes)}, they say {", ".join(self._classes())}')
             for optimizer, saved in zip(self.optimizers, resume_state['optimizers'], strict=True):
                 resume_optimizer(optimizer, saved)
             for scheduler, saved in zip(self.schedulers, resume_state['schedulers'], strict=True):
                 resume_scheduler(scheduler, saved)
-        except (KeyError, ValueError) as error:
-            raise CheckpointError(
-                f'The training state does not fit the options: {error}. Resume with network_g, train:optim_g and '
-                'train:scheduler of that run, or begin anew from its weights (path:pretrain_network_g).'
-            ) from error
-        if self.scaler.is_enabled() and resume_state.get('scaler'):
-            self.scaler.load_state_dict(resume_state['scaler'])
-        self._resume_best(resume_state)
+            if self.scaler.is_enabled() and resume_state.get('scaler'):
+                self.scaler.load_state_dict(resume_state['scaler'])
+            self._resume_best(resume_state)
         self._make_up_for_validation(resume_state['iter'])
-        rng = resume_state.get('rng', [])
+        with misfit_explained():
+            self._resume_rng(resume_state.get('rng', []))
+
+    def _resume_rng(self, rng: list[dict[str, Any]]) -> None:
         if len(rng) == self.opt['world_size']:
             self._rng_of_next_step = rng[self.opt['rank']]
             set_rng_states(self._rng_of_next_step)
@@ -485,6 +484,9 @@ class VideoDeblurModel(SRModel):
             for dataset, record in resume_state.get('best_metric_results', {}).items()
             if same_protocol and record.keys() == self.metrics.keys()
         }
+        for record in self.best_metric_results.values():
+            for best in record.values():
+                best['val'], best['iter'] = float(best['val']), int(best['iter'])
         # BasicSR saves an iteration before it validates it, so the scores of the last one stand in its tables only.
         iteration = resume_state['iter']
         for dataset, means in scores_of(self._scores_folder(), iteration, self.protocol):
