@@ -14,7 +14,7 @@ from basicsr.utils import get_root_logger
 from torch import Tensor, nn
 
 from dstnet_arch.archs.checkpoint import read_state_dict
-from dstnet_arch.errors import CheckpointError
+from dstnet_arch.errors import CheckpointError, first_line
 from dstnet_arch.files import INCOMPLETE_SUFFIX, atomic_file
 
 _NAMED_AT_MOST = 5
@@ -97,7 +97,7 @@ def save_checkpoint(content: Mapping[str, Any], path: Path) -> None:
         with atomic_file(path, durable=True) as file:
             torch.save(content, file)
     except (OSError, RuntimeError) as error:  # torch.save reports a full disk as either
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise CheckpointError(
             f'The checkpoint {path} cannot be written: {reason}. The ones before it are untouched. Free some space or '
             'mend the permissions, then go on from the last one with --auto_resume.'
