@@ -89,7 +89,7 @@ def test_the_start_of_the_interpreter_runs_one_documented_line() -> None:
     hook = ast.parse((startup / '_dstnet_arch_hook.py').read_text(encoding='utf-8'))
     at_start = [node for node in hook.body if not isinstance(node, (ast.FunctionDef, ast.ClassDef))]
     assert [type(node).__name__ for node in at_start] == ['Expr', 'Import', 'Assign']  # docstring, sys, MOVED
-    modules = {alias.name for node in ast.walk(hook) if isinstance(node, ast.Import) for alias in node.names}
+    modules = {alias.name for node in at_start if isinstance(node, ast.Import) for alias in node.names}
     assert modules == {'sys'}
     named = {name for name, _ in calls(startup / '_dstnet_arch_hook.py')}
     assert not named & {'open', 'exec', 'eval', 'compile', '__import__', 'print.write'}
