@@ -227,6 +227,7 @@ MISSHAPEN = {
     'a word for moments': lambda state: state['optimizers'][0]['state'][0].update(exp_avg='x'),
     'no learning rate': lambda state: state['optimizers'][0]['param_groups'][0].update(lr=None),
     'no position': lambda state: state['schedulers'][0].update(last_epoch='x'),
+    'a position ahead of it all': lambda state: state['schedulers'][0].update(last_epoch=10**30),
     'no classes': lambda state: state.update(classes=5),
     'no random numbers': lambda state: state.update(rng=[{'python': 1}]),
     'no scores': lambda state: state.update(best_metric_results=[1]),

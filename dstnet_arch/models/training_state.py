@@ -109,8 +109,13 @@ def _check_moments(optimizer: Optimizer, example: Optimizer) -> None:
                 raise ValueError(f'{name} has {tuple(given.shape)} values for a parameter of {tuple(own.shape)}')
 
 
-def resume_scheduler(scheduler: Any, saved: Mapping[str, Any]) -> None:
+def resume_scheduler(scheduler: Any, saved: Mapping[str, Any], iterations: int) -> None:
     """Take the position in the schedule from a saved state.
+
+    Args:
+        scheduler: made anew from the options.
+        saved: its state.
+        iterations: done by then.
 
     Raises:
         KeyError, TypeError, ValueError: it is not the state of a scheduler.
@@ -120,6 +125,8 @@ def resume_scheduler(scheduler: Any, saved: Mapping[str, Any]) -> None:
     progress = {key: saved[key] for key in _SCHEDULER_PROGRESS}
     if not all(isinstance(progress[key], int) for key in ('last_epoch', '_step_count')):
         raise ValueError('the position in the schedule is no whole number')
+    if not 0 <= progress['last_epoch'] <= iterations:
+        raise ValueError(f'the position in the schedule is {progress["last_epoch"]} after {iterations} iterations')
     scheduler.load_state_dict({**progress, '_last_lr': [float(lr) for lr in progress['_last_lr']]})
 
 

@@ -447,7 +447,7 @@ class VideoDeblurModel(SRModel):
             for optimizer, saved in zip(self.optimizers, resume_state['optimizers'], strict=True):
                 resume_optimizer(optimizer, saved)
             for scheduler, saved in zip(self.schedulers, resume_state['schedulers'], strict=True):
-                resume_scheduler(scheduler, saved)
+                resume_scheduler(scheduler, saved, resume_state['iter'])
             if self.scaler.is_enabled() and resume_state.get('scaler'):
                 self.scaler.load_state_dict(resume_state['scaler'])
             self._resume_best(resume_state)

@@ -136,7 +136,7 @@ def checked_parse_options(parse: ParseOptions) -> ParseOptions:
         from dstnet_arch.toolbox.options_schema import check_options
         from dstnet_arch.toolbox.run_lock import hold_run
 
-        # For BasicSR's own torch.load, where PyTorch is before 2.6. With both variables set, nothing can be loaded.
+        # For BasicSR's own torch.load, whatever the environment asks for. With both set, nothing can be loaded.
         os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = '1'
         os.environ.pop('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD', None)
         forced = force(raw, given.force_yml)
