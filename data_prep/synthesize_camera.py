@@ -83,7 +83,9 @@ def h264_round_trip(pictures: Iterable[Image], crf: int) -> Iterator[Image]:
         except Exception as error:  # what it raises differs between versions
             raise PrepError(f'--h264 needs a PyAV that was built with x264 ({error}): pip install av') from None
         stream.pix_fmt = 'yuv420p'
-        stream.options = {'crf': str(crf), 'preset': 'medium', 'threads': '1'}  # one thread: the same bytes every time
+        # The same bytes every time: one thread, and nothing that depends on the processor, of which AVX-512 is not even
+        # repeatable.
+        stream.options = {'crf': str(crf), 'preset': 'medium', 'threads': '1', 'x264-params': 'cpu-independent=1'}
         for picture in pictures:
             if size is None:
                 size = picture.shape[:2]

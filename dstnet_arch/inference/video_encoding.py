@@ -38,7 +38,8 @@ class _Quality(NamedTuple):
 
 
 _QUALITY = {
-    'libx264': _Quality('crf', 17, 51),
+    # Without it, x264 on AVX-512 now and then makes other packets of the same frames, and a resumed video another one.
+    'libx264': _Quality('crf', 17, 51, {'x264-params': 'cpu-independent=1'}),
     'libx265': _Quality('crf', 18, 51, {'x265-params': 'log-level=error'}),
     'libsvtav1': _Quality('crf', 22, 63),
     'libaom-av1': _Quality('crf', 20, 63),
