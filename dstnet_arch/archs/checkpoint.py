@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
@@ -167,10 +168,12 @@ def _read_pickle(path: Path, map_location: str | torch.device) -> Any:
     try:
         return torch.load(path, map_location=map_location, weights_only=True)
     except pickle.UnpicklingError as error:
+        # Of PyTorch's text only what it met: it goes on to recommend what would run the code.
+        met = re.search(r'GLOBAL [\w.]+|Unsupported \w+ \d+', str(error))
         raise CheckpointError(
             f'{path} holds more than tensors, or is no checkpoint; it was not loaded, because that could run code '
-            'from the file. Where you trust it, save its weights alone (torch.save of a state dict). '
-            f'[{first_line(error)}]'
+            f'from the file{f" ({met[0]})" if met else ""}. Where you trust it, save its weights alone (torch.save of '
+            'a state dict).'
         ) from None
     except Exception as error:  # a damaged file can make the unpickler raise nearly anything
         raise CheckpointError(
