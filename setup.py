@@ -1,4 +1,4 @@
-"""Metadata of the distribution, and the command that installs the start-up hook (dstnet_arch/toolbox/startup)."""
+"""Metadata of the distribution, and the command that installs the start-up hook (dstnet_arch/plugin/startup)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from setuptools import Command, find_packages, setup
 from setuptools.command.build import build
 
 ROOT = Path(__file__).resolve().parent
-STARTUP = Path('dstnet_arch', 'toolbox', 'startup')
+STARTUP = Path('dstnet_arch', 'plugin', 'startup')
 STARTUP_FILES = ('_dstnet_arch_hook.py', 'dstnet_arch.pth', 'dstnet_arch.start')
 
 
@@ -53,7 +53,7 @@ class Build(build):
 
 
 def read_version() -> str:
-    source = (ROOT / 'dstnet_arch' / '__init__.py').read_text('utf-8')
+    source = (ROOT / 'dstnet_arch' / '_version.py').read_text('utf-8')
     found = re.search(r"^__version__ = '(.+)'$", source, re.MULTILINE)
     assert found is not None
     return found.group(1)

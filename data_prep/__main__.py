@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data_prep import synthesize_command
-from data_prep.arguments import whole_number
-from data_prep.errors import PrepError
 from data_prep.layouts import LAYOUTS, Layout
-from data_prep.shard import Ranks, ranks_here
+from dstnet_arch.arguments import whole_number
+from dstnet_arch.deblur.ranks import Ranks, ranks_here
+from dstnet_arch.errors import DataError
 
 _CONVERT_TEXT = """\
 Convert {title} to LMDB, as both this project and stock BasicSR read it.
@@ -82,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = build_parser().parse_args(argv)
     try:
         return _run(arguments)
-    except (PrepError, OSError) as error:
+    except (DataError, OSError) as error:
         print(f'error: {error}', file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -117,7 +117,7 @@ def _ranks() -> Ranks:
     try:
         return ranks_here()
     except ValueError as error:
-        raise PrepError(str(error)) from None
+        raise DataError(str(error)) from None
 
 
 def _add_converter(commands: argparse._SubParsersAction[argparse.ArgumentParser], layout: Layout) -> None:

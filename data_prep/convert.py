@@ -13,10 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from data_prep.errors import PrepError, Problems, counted
-from data_prep.image_check import read_header
 from data_prep.layouts import Clip, Found, Layout, find_clips, is_litter
-from data_prep.lmdb_format import check_key, frame_key, natural_key
 from data_prep.lmdb_writer import (
     Frame,
     bytes_needed,
@@ -27,8 +24,11 @@ from data_prep.lmdb_writer import (
     write_lmdb,
     write_text,
 )
-from data_prep.shard import ALONE, Ranks, in_contact, share
 from data_prep.synthesize_plan import as_synthesized
+from dstnet_arch.data.image_check import read_header
+from dstnet_arch.data.lmdb_format import check_key, frame_key, natural_key
+from dstnet_arch.deblur.ranks import ALONE, Ranks, in_contact, share
+from dstnet_arch.errors import DataError, Problems, counted
 
 DATASET_INFO = 'dataset_info.json'
 FORMAT = 1
@@ -74,14 +74,14 @@ def convert(
             rank 0 does the rest when all of them are there.
 
     Raises:
-        PrepError: see above; the text says what to do.
+        DataError: see above; the text says what to do.
     """
     source, output = Path(source), Path(output)
     stated = choice is not None
     if layout.choice is not None:
         choice = choice or layout.choice.default
         if choice not in layout.choice.values:
-            raise PrepError(f'add {layout.choice.option} with one of: {", ".join(layout.choice.values)}')
+            raise DataError(f'add {layout.choice.option} with one of: {", ".join(layout.choice.values)}')
     found = find_clips(layout, source, choice)
     layout = as_synthesized(layout, found.clips)
     frames, notes = check_clips(layout, source, found.clips)
@@ -94,7 +94,7 @@ def convert(
         if (split, side) in frames
     ]
     if output.exists() and not output.is_dir():
-        raise PrepError(f'{output} is a file; choose another folder with -o')
+        raise DataError(f'{output} is a file; choose another folder with -o')
     info = _read_info(output)
     complete = {part.path for part in parts if is_complete(part.path, part.frames)}
     _check_space(output, sum(bytes_needed(part.path, part.frames) for part in parts if part.path not in complete))
@@ -127,7 +127,7 @@ def convert(
     try:
         write_text(output / DATASET_INFO, json.dumps(info, indent=2) + '\n')
     except OSError as error:
-        raise PrepError(f'cannot write {output / DATASET_INFO}: {error}') from None
+        raise DataError(f'cannot write {output / DATASET_INFO}: {error}') from None
     _print_summary(parts)
 
 
@@ -139,7 +139,7 @@ def _write_parts(parts: Sequence[Part], threads: int | None, ranks: Ranks) -> No
     """Have each rank write its share. An LMDB can have one writer alone, so what is shared out is whole ones.
 
     Raises:
-        PrepError: on rank 0, when all have come to their end: what went wrong on any of them.
+        DataError: on rank 0, when all have come to their end: what went wrong on any of them.
     """
     problem = ''
     sizes = [bytes_needed(part.path, part.frames) for part in parts]
@@ -149,7 +149,7 @@ def _write_parts(parts: Sequence[Part], threads: int | None, ranks: Ranks) -> No
         try:
             for i in share(sizes, ranks.rank, ranks.world_size):
                 write_lmdb(parts[i].path, parts[i].frames, threads)
-        except (PrepError, OSError) as error:
+        except (DataError, OSError) as error:
             problem = str(error)
         problems = [
             text if ranks.world_size == 1 else f'rank {rank}: {text}'
@@ -158,7 +158,7 @@ def _write_parts(parts: Sequence[Part], threads: int | None, ranks: Ranks) -> No
         ]
     # One rank tells it all and gives the status: a launcher ends the others when one has failed.
     if problems and ranks.rank == 0:
-        raise PrepError('\n'.join(problems))
+        raise DataError('\n'.join(problems))
 
 
 def check_clips(
@@ -170,7 +170,7 @@ def check_clips(
         The frames by (split, side), clip by clip in natural order; and notes on what is odd, but no error.
 
     Raises:
-        PrepError: with everything that is wrong.
+        DataError: with everything that is wrong.
     """
     problems = Problems()
     notes: list[str] = []
@@ -318,7 +318,7 @@ def _check_space(output: Path, needed: int) -> None:
     folder = next(path for path in (output.absolute(), *output.absolute().parents) if path.exists())
     free = shutil.disk_usage(folder).free
     if free < needed:
-        raise PrepError(
+        raise DataError(
             f'{output} needs {needed / 1e6:.0f} MB, but only {free / 1e6:.0f} MB are free on its disk. '
             'Free some, or choose another folder with -o. Nothing was written.'
         )
@@ -332,7 +332,7 @@ def _check_pairs(parts: Sequence[Part]) -> None:
     for split, _ in keys:
         if keys[split, 'blur'] != keys[split, 'sharp']:
             key = min(keys[split, 'blur'] ^ keys[split, 'sharp'])
-            raise PrepError(f'{split}_blur.lmdb and {split}_sharp.lmdb differ in keys, e.g. {key}: move both away')
+            raise DataError(f'{split}_blur.lmdb and {split}_sharp.lmdb differ in keys, e.g. {key}: move both away')
 
 
 def _choice_text(layout: Layout, found: Found, choice: str, stated: bool) -> str:
@@ -377,9 +377,9 @@ def _read_info(output: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, RecursionError) as error:
-        raise PrepError(f'{path} cannot be read ({error}). {remedy}') from None
+        raise DataError(f'{path} cannot be read ({error}). {remedy}') from None
     if not isinstance(info, dict) or info.get('format') != FORMAT or not isinstance(info.get('splits'), dict):
-        raise PrepError(f'{path} exists already and is none of ours. {remedy}')
+        raise DataError(f'{path} exists already and is none of ours. {remedy}')
     return info
 
 

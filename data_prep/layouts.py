@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from data_prep.errors import PrepError, Problems, counted
-from data_prep.lmdb_format import natural_key
+from dstnet_arch.data.lmdb_format import natural_key
+from dstnet_arch.errors import DataError, Problems, counted
 
 IMAGE_EXTENSIONS = ('.png', '.jpg', '.jpeg')
 # What file managers and archivers leave behind, besides names that begin with a dot.
@@ -228,12 +228,12 @@ def find_clips(layout: Layout, source: Path, choice: str | None) -> Found:
         choice: A value of `layout.choice`; None where the layout has no choice.
 
     Raises:
-        PrepError: `source` holds no clip in any known arrangement, not the chosen variant, or a clip lacks one of its
+        DataError: `source` holds no clip in any known arrangement, not the chosen variant, or a clip lacks one of its
             folders, or belongs to no known split.
     """
     if not source.is_dir():
         what = 'is not a folder' if source.exists() else 'does not exist'
-        raise PrepError(f'SOURCE {source} {what}; give the folder that {layout.title} was unpacked to')
+        raise DataError(f'SOURCE {source} {what}; give the folder that {layout.title} was unpacked to')
     roots = _roots(layout, source)
     candidates = [
         _search(layout, root, arrangement, choice)
@@ -246,12 +246,12 @@ def find_clips(layout: Layout, source: Path, choice: str | None) -> Found:
     choices = _choices_present(layout, roots, best)
     if (best is None or not best.blur) and choices and choice not in choices and layout.choice is not None:
         value = choices[0]
-        raise PrepError(
+        raise DataError(
             f'SOURCE {source} holds no {choice!r} frames, only {value!r} ({layout.choice.values[value]}); '
             f'to convert these, add {layout.choice.option} {value}'
         )
     if best is None or best.num_folders == 0:
-        raise PrepError(_nothing_found(layout, source))
+        raise DataError(_nothing_found(layout, source))
     return Found(_complete_clips(layout, best, choice), best.arrangement, choices)
 
 

@@ -19,10 +19,9 @@ from typing import TypeVar
 
 import lmdb
 
-from data_prep.errors import PrepError, Problems
-from data_prep.image_check import decode_image
-from data_prep.lmdb_check import check_pages
-from data_prep.lmdb_format import (
+from dstnet_arch.data.image_check import decode_image
+from dstnet_arch.data.lmdb_check import check_pages
+from dstnet_arch.data.lmdb_format import (
     META_INFO,
     RAW_EXTENSION,
     MetaEntry,
@@ -30,6 +29,7 @@ from data_prep.lmdb_format import (
     raw_header,
     read_meta_info,
 )
+from dstnet_arch.errors import DataError, Problems
 
 SOURCE_FILES = 'source_files.tsv'
 PARTIAL_SUFFIX = '.partial'
@@ -88,22 +88,22 @@ def is_complete(path: Path, frames: Sequence[Frame]) -> bool:
     False where there is nothing at `path`. Looks at names, sizes, times and counts; does not decode.
 
     Raises:
-        PrepError: there is something else at `path`: it must not be overwritten.
+        DataError: there is something else at `path`: it must not be overwritten.
     """
     if not os.path.lexists(path):
         return False
     remedy = 'Move it away, or choose another folder with -o.'
     record = path / SOURCE_FILES
     if not record.is_file():
-        raise PrepError(f'{path} exists already and was not made by this command. {remedy}')
+        raise DataError(f'{path} exists already and was not made by this command. {remedy}')
     ours = {frame.identity for frame in frames}
     theirs = set(_read_record(path))
     if ours != theirs:
         if {line.removesuffix(_RAW_MARK) for line in ours} == {line.removesuffix(_RAW_MARK) for line in theirs}:
             there, wanted = ('files', 'raw pixels') if any(frame.raw for frame in frames) else ('raw pixels', 'files')
-            raise PrepError(f'{path} exists already and holds {there} of these frames, not {wanted}. {remedy}')
+            raise DataError(f'{path} exists already and holds {there} of these frames, not {wanted}. {remedy}')
         example = min(ours ^ theirs).replace('\t', ', ')
-        raise PrepError(
+        raise DataError(
             f'{path} exists already and was made from other files: {len(theirs)} there, {len(ours)} in SOURCE, '
             f'{len(ours & theirs)} of them the same by path, size and time; not so: {example}. {remedy}'
         )
@@ -111,10 +111,10 @@ def is_complete(path: Path, frames: Sequence[Frame]) -> bool:
         entries = read_meta_info(path)
         with open_for_reading(path) as env:
             count = env.stat()['entries']
-    except (OSError, ValueError, PrepError) as error:
-        raise PrepError(f'{path} is damaged: {error}. {remedy}') from None
+    except (OSError, ValueError, DataError) as error:
+        raise DataError(f'{path} is damaged: {error}. {remedy}') from None
     if not len(entries) == count == len(frames):
-        raise PrepError(
+        raise DataError(
             f'{path} is damaged: {count} frames, {len(entries)} lines in {META_INFO}, {len(frames)} expected. {remedy}'
         )
     return True
@@ -141,7 +141,7 @@ def write_lmdb(path: Path, frames: Sequence[Frame], threads: int | None = None) 
         How many frames an earlier, interrupted run had left ready.
 
     Raises:
-        PrepError: unreadable images (all are listed), no space left, another process at work on the same folder, ...
+        DataError: unreadable images (all are listed), no space left, another process at work on the same folder, ...
             What was written so far stays in `<path>.partial` for the next run.
     """
     partial = path.with_name(path.name + PARTIAL_SUFFIX)
@@ -153,13 +153,13 @@ def write_lmdb(path: Path, frames: Sequence[Frame], threads: int | None = None) 
                 _copy(env, partial, frames, kept, threads or default_threads())
                 count = env.stat()['entries']
                 if count != len(frames):
-                    raise PrepError(f'{partial} holds {count} frames, not {len(frames)}: delete it and start again')
+                    raise DataError(f'{partial} holds {count} frames, not {len(frames)}: delete it and start again')
             write_text(partial / META_INFO, '\n'.join(frame.meta_line for frame in frames) + '\n')
             partial.rename(path)
             _sync_folder(path.parent)
     except (OSError, lmdb.Error) as error:
         free = f'{shutil.disk_usage(partial).free / 1e6:.0f} MB are free on its disk' if partial.exists() else ''
-        raise PrepError(
+        raise DataError(
             f'cannot write {partial}: {error}. {free}\n'
             'Mend the cause, then run the same command again: it continues with what is there.'
         ) from None
@@ -171,24 +171,24 @@ def open_for_reading(path: Path) -> Iterator[lmdb.Environment]:
     """Open an LMDB folder read-only.
 
     Raises:
-        PrepError: it is no LMDB, its file has been cut off, or LMDB finds it damaged while it is read.
+        DataError: it is no LMDB, its file has been cut off, or LMDB finds it damaged while it is read.
     """
     if not (path / 'data.mdb').is_file():
-        raise PrepError(f'{path} holds no data.mdb')
+        raise DataError(f'{path} holds no data.mdb')
     try:
         check_pages(path / 'data.mdb')
     except ValueError as error:
-        raise PrepError(f'{path}/data.mdb {error}') from None
+        raise DataError(f'{path}/data.mdb {error}') from None
     try:
         with closing(lmdb.open(str(path), readonly=True, lock=False, readahead=False)) as env:
             # LMDB maps the file into memory: touching a page beyond a cut would kill the process.
             expected = (env.info()['last_pgno'] + 1) * env.stat()['psize']
             size = (path / 'data.mdb').stat().st_size
             if size < expected:
-                raise PrepError(f'{path}/data.mdb is truncated: {size} bytes of {expected}')
+                raise DataError(f'{path}/data.mdb is truncated: {size} bytes of {expected}')
             yield env
     except lmdb.Error as error:
-        raise PrepError(f'{path} is no LMDB, or a damaged one ({error})') from None
+        raise DataError(f'{path} is no LMDB, or a damaged one ({error})') from None
 
 
 def read_keys(env: lmdb.Environment) -> set[str]:
@@ -241,7 +241,7 @@ def only_writer(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise PrepError(f'another process is writing {folder}; wait for it, or choose another -o') from None
+            raise DataError(f'another process is writing {folder}; wait for it, or choose another -o') from None
         except OSError:
             pass  # some network file systems have no such locks
         yield
@@ -260,7 +260,7 @@ def _open_for_writing(partial: Path, frames: Sequence[Frame]) -> lmdb.Environmen
         try:
             with open_for_reading(partial):
                 pass
-        except PrepError as error:
+        except DataError as error:
             print(f'{error}: this unfinished data set is started anew.')
             (partial / 'data.mdb').unlink()
     return lmdb.open(str(partial), map_size=_map_size(frames), lock=False)

@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 
 from data_prep.blur_model import Image, blurry_and_sharp, power_law
 from data_prep.convert import convert
-from data_prep.errors import PrepError
 from data_prep.layouts import GOPRO
 from data_prep.lmdb_writer import PARTIAL_SUFFIX, write_text
+from dstnet_arch.errors import DataError
 
 RECIPE = 'sample.json'
 # In GoPro's terms: its `blur` is the mean of the stored values, `blur_gamma` the mean of the light.
@@ -91,7 +91,7 @@ def make_sample(
     finished is kept.
 
     Raises:
-        PrepError: `output` holds a sample of another recipe or something else in its place; scikit-image is missing.
+        DataError: `output` holds a sample of another recipe or something else in its place; scikit-image is missing.
     """
     output, camera = Path(output), camera or Camera()
     raw = output / 'raw'
@@ -103,7 +103,7 @@ def make_sample(
     if raw.exists():
         made = _read_recipe(raw)
         if made is None or {key: made.get(key) for key in recipe} != recipe:
-            raise PrepError(
+            raise DataError(
                 f'{raw} exists already and is no sample of this recipe (seed {seed}). '
                 'Move it away, or choose another folder with -o.'
             )
@@ -113,7 +113,7 @@ def make_sample(
         try:
             made['psnr_of_blurry'] = _render(raw, seed, plans, camera, made)
         except OSError as error:
-            raise PrepError(f'cannot write {raw}: {error}') from None
+            raise DataError(f'cannot write {raw}: {error}') from None
     for clip, value in made['psnr_of_blurry'].items():
         print(f'{clip}: blurry against sharp {value:.2f} dB')
     convert(_LAYOUT, raw, output, BLUR_FOLDER, threads, made={'what': 'sample', **made})
@@ -219,7 +219,7 @@ def _load_photograph(name: str) -> Image:
 
         image = getattr(skimage.data, name)()
     except (ImportError, AttributeError, OSError) as error:
-        raise PrepError(
+        raise DataError(
             f'the photograph {name!r} of scikit-image cannot be loaded ({error}).\n'
             'Install a version that ships it: pip install "scikit-image>=0.19"'
         ) from None

@@ -20,13 +20,13 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.blur_model import Image, mean_light
-from data_prep.errors import PrepError, counted
 from data_prep.lmdb_writer import PARTIAL_SUFFIX, default_threads, in_order, only_writer
 from data_prep.synthesize_camera import import_av, jpeg_round_trip
 from data_prep.synthesize_clip import begin_clip, file_name, finish_clip, frame_folders, partial_folder, write_png
 from data_prep.synthesize_flow import Moment
 from data_prep.synthesize_plan import RECORD, ClipPlan, Settings, needed, read_record, same_pairs
 from data_prep.synthesize_survey import Video, assign_splits, look_at_all, open_all
+from dstnet_arch.errors import DataError, counted
 
 SPLITS = ('train', 'test')
 
@@ -56,11 +56,11 @@ def synthesize(
         threads: Threads that average and write.
 
     Raises:
-        PrepError: with everything that is wrong; nothing is written before all videos have been looked at.
+        DataError: with everything that is wrong; nothing is written before all videos have been looked at.
     """
     output = Path(output)
     if output.exists() and not output.is_dir():
-        raise PrepError(f'{output} is a file; choose another folder with -o')
+        raise DataError(f'{output} is a file; choose another folder with -o')
     if settings.h264 is not None:
         import_av()
     footages = open_all(videos)
@@ -72,7 +72,7 @@ def synthesize(
             todo = _what_is_left(found, output, overwrite)
             _make_all(todo, output, settings, preview, threads or min(default_threads(), _MAX_THREADS))
     except OSError as error:
-        raise PrepError(
+        raise DataError(
             f'{error}. Mend the cause, then run the same command again: it continues with what is there.'
         ) from None
     _print_summary(found, output)
@@ -98,7 +98,7 @@ def _what_is_left(found: Sequence[Video], output: Path, overwrite: bool) -> list
     done = {path for path, record in planned.items() if path in there and same_pairs(there[path], _plain(record))}
     foreign = [path for path in planned if os.path.lexists(path) and path not in there]
     if foreign:
-        raise PrepError(
+        raise DataError(
             f'{foreign[0]} exists already and was not made by this command. Move it away, or choose another folder '
             'with -o'
         )
@@ -108,7 +108,7 @@ def _what_is_left(found: Sequence[Video], output: Path, overwrite: bool) -> list
     ]
     if stale and not overwrite:
         more = f' and {len(stale) - 1} more' if len(stale) > 1 else ''
-        raise PrepError(
+        raise DataError(
             f'{stale[0]}{more} was made with other settings, or from another video of that name. '
             'Choose another folder with -o, or replace it with --overwrite'
         )
@@ -235,7 +235,7 @@ def _windows(
             frame = next(frames, None)
             index += 1
             if frame is None or frame.shape[:2] != video.analysis.size:
-                raise PrepError(f'{video.footage.path} was changed while it was read: run the same command again')
+                raise DataError(f'{video.footage.path} was changed while it was read: run the same command again')
             if index < first:
                 continue
             moment = Moment(settings.geometry.apply(frame, settings.response), settings.response)

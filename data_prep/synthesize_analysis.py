@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_prep.blur_model import Image
-from data_prep.errors import PrepError
 from data_prep.synthesize_flow import MIN_SIZE, flow_to
 from data_prep.synthesize_footage import Footage, size_text
+from dstnet_arch.errors import DataError
 
 VERSION = 1
 """Of the numbers; counts up when they come out differently."""
@@ -86,7 +86,7 @@ def analyse(footage: Footage, progress: Callable[[], object] = lambda: None) -> 
         progress: Called after each frame.
 
     Raises:
-        PrepError: there is no frame, or they differ in size.
+        DataError: there is no frame, or they differ in size.
     """
     import cv2
 
@@ -103,7 +103,7 @@ def analyse(footage: Footage, progress: Callable[[], object] = lambda: None) -> 
         if size is None:
             size = shape
         elif shape != size:
-            raise PrepError(
+            raise DataError(
                 f'{footage.path}: frame {count} is {size_text(shape)}, those before {size_text(size)}. '
                 'A video has frames of one size: put the others elsewhere'
             )
@@ -117,7 +117,7 @@ def analyse(footage: Footage, progress: Callable[[], object] = lambda: None) -> 
         count += 1
         progress()
     if size is None:
-        raise PrepError(f'{footage.path}: not one frame can be read. It is damaged, or no video')
+        raise DataError(f'{footage.path}: not one frame can be read. It is damaged, or no video')
     return Analysis(count, size, tuple(differences), tuple(steps))
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_prep.blur_model import Image, Light
-from data_prep.errors import PrepError
+from dstnet_arch.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Noise:
 
     def __post_init__(self) -> None:
         if 0 < self.shot < 1e-9:
-            raise PrepError(f'--noise: SHOT {self.shot:g} is too small to matter; take 0, or at least 1e-9')
+            raise DataError(f'--noise: SHOT {self.shot:g} is too small to matter; take 0, or at least 1e-9')
 
     def add(self, light: Light, rng: np.random.Generator) -> NDArray[np.float64]:
         """Noisy light, of the same shape; not clipped."""
@@ -52,12 +52,12 @@ def import_av() -> Any:
     """PyAV.
 
     Raises:
-        PrepError: it is not installed.
+        DataError: it is not installed.
     """
     try:
         import av
     except ImportError as error:
-        raise PrepError(f'--h264 needs PyAV ({error}). Install it: pip install av') from None
+        raise DataError(f'--h264 needs PyAV ({error}). Install it: pip install av') from None
     return av
 
 
@@ -72,7 +72,7 @@ def h264_round_trip(pictures: Iterable[Image], crf: int) -> Iterator[Image]:
         As many pictures, of the same size. The coded video is held in memory.
 
     Raises:
-        PrepError: PyAV is missing, or has no x264.
+        DataError: PyAV is missing, or has no x264.
     """
     av = import_av()
     coded = BytesIO()
@@ -81,7 +81,7 @@ def h264_round_trip(pictures: Iterable[Image], crf: int) -> Iterator[Image]:
         try:
             stream = container.add_stream('libx264', rate=30)
         except Exception as error:  # what it raises differs between versions
-            raise PrepError(f'--h264 needs a PyAV that was built with x264 ({error}): pip install av') from None
+            raise DataError(f'--h264 needs a PyAV that was built with x264 ({error}): pip install av') from None
         stream.pix_fmt = 'yuv420p'
         # The same bytes every time: one thread, and nothing that depends on the processor, of which AVX-512 is not even
         # repeatable.

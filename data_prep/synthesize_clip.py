@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.blur_model import Image
-from data_prep.errors import PrepError
-from data_prep.image_check import PNG, check_structure
 from data_prep.lmdb_writer import PARTIAL_SUFFIX, write_text
 from data_prep.synthesize_camera import h264_round_trip
 from data_prep.synthesize_plan import RECORD, ClipPlan, Settings, record_text
+from dstnet_arch.data.image_check import PNG, check_structure
+from dstnet_arch.errors import DataError
 
 PREVIEW = 'preview.jpg'
 
@@ -93,7 +93,7 @@ def _read(path: Path) -> Image:
 
     image = cv2.imread(str(path))
     if image is None:
-        raise PrepError(f'{path} was changed while it was in use: run the same command again')
+        raise DataError(f'{path} was changed while it was in use: run the same command again')
     return image
 
 

@@ -7,8 +7,8 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data_prep.arguments import real_number, whole_number
-from data_prep.errors import PrepError
+from dstnet_arch.arguments import real_number, whole_number
+from dstnet_arch.errors import DataError
 
 if TYPE_CHECKING:
     from data_prep.blur_model import Response
@@ -134,7 +134,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Run the command.
 
     Raises:
-        PrepError: see `synthesize`.
+        DataError: see `synthesize`.
     """
     from data_prep.synthesize import synthesize
     from data_prep.synthesize_camera import Noise
@@ -171,7 +171,7 @@ def read_response(text: str) -> Response:
     """A response curve by its name, or from a text file of 256 numbers.
 
     Raises:
-        PrepError: there is neither, or the file holds something else.
+        DataError: there is neither, or the file holds something else.
     """
     from data_prep.blur_model import RESPONSES, response_from_values
 
@@ -180,12 +180,12 @@ def read_response(text: str) -> Response:
     path = Path(text)
     known = f'--response is one of {", ".join(RESPONSES)}, or a text file with the light of each value from 0 to 255'
     if not path.is_file():
-        raise PrepError(f'--response {text}: no such curve and no such file. {known}')
+        raise DataError(f'--response {text}: no such curve and no such file. {known}')
     try:
         numbers = [float(word) for word in path.read_text(encoding='utf-8').replace(',', ' ').split()]
         return response_from_values('file', numbers)
     except (OSError, ValueError) as error:
-        raise PrepError(f'--response {path}: {error}. {known}') from None
+        raise DataError(f'--response {path}: {error}. {known}') from None
 
 
 def _window(text: str) -> tuple[int, int]:

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from data_prep.blur_model import Image, Response
-from data_prep.errors import PrepError
 from data_prep.layouts import IMAGE_EXTENSIONS
-from data_prep.lmdb_format import natural_key
+from dstnet_arch.data.lmdb_format import natural_key
+from dstnet_arch.errors import DataError
 
 FRAME_EXTENSIONS = (*IMAGE_EXTENSIONS, '.bmp', '.tif', '.tiff')
 _INSTALL = "pip install 'dstnet-arch[video]', or in a checkout: pip install -e '.[video]'"
@@ -45,7 +45,7 @@ class Footage(ABC):
         """All frames: (height, width, 3), BGR, uint8, of whatever size they have.
 
         Raises:
-            PrepError: one cannot be read.
+            DataError: one cannot be read.
         """
 
     @abstractmethod
@@ -70,7 +70,7 @@ class VideoFile(Footage):
     """A video file, read by mmcv.
 
     Raises:
-        PrepError: mmcv is not installed, or the file is no video that it can read.
+        DataError: mmcv is not installed, or the file is no video that it can read.
     """
 
     def __init__(self, path: Path) -> None:
@@ -95,7 +95,7 @@ class VideoFile(Footage):
         try:
             from mmcv import VideoReader
         except ImportError as error:
-            raise PrepError(
+            raise DataError(
                 f'{self.path} is a video file, and reading it needs mmcv-lite ({error}).\n'
                 f'Install it: {_INSTALL}\n'
                 f'Or take the frames out by other means and give their folder: '
@@ -103,7 +103,7 @@ class VideoFile(Footage):
             ) from None
         reader = VideoReader(str(self.path), cache_capacity=1)
         if not reader.opened:
-            raise PrepError(
+            raise DataError(
                 f'{self.path} cannot be read as a video: it is damaged, or of a kind that OpenCV does not know. '
                 f'Convert it: ffmpeg -i {self.path} -c:v libx264 -crf 10 -fps_mode passthrough NEW.mp4'
             )
@@ -114,7 +114,7 @@ class FrameFolder(Footage):
     """A folder of pictures, one a frame, in the natural order of their names.
 
     Raises:
-        PrepError: there are no pictures.
+        DataError: there are no pictures.
     """
 
     frame_rate = None
@@ -131,7 +131,7 @@ class FrameFolder(Footage):
         if not found:
             folders = sorted(entry.name for entry in path.iterdir() if entry.is_dir() and entry.name[0] != '.')
             hint = f' It holds folders ({", ".join(folders[:3])}): give each one of them.' if folders else ''
-            raise PrepError(f'{path} holds no frames, which are files ending in {", ".join(FRAME_EXTENSIONS)}.{hint}')
+            raise DataError(f'{path} holds no frames, which are files ending in {", ".join(FRAME_EXTENSIONS)}.{hint}')
 
     def frames(self) -> Iterator[Image]:
         import cv2
@@ -140,9 +140,9 @@ class FrameFolder(Footage):
             try:
                 frame = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
             except (cv2.error, OSError) as error:
-                raise PrepError(f'{path} cannot be read ({error})') from None
+                raise DataError(f'{path} cannot be read ({error})') from None
             if frame is None:
-                raise PrepError(f'{path} is no readable image: put a whole one in its place, or take it out')
+                raise DataError(f'{path} is no readable image: put a whole one in its place, or take it out')
             yield frame
 
     def files(self) -> list[Path]:
@@ -153,14 +153,14 @@ def open_footage(path: Path) -> Footage:
     """Footage by what is at `path`: a folder of frames, or a video file whatever it is called.
 
     Raises:
-        PrepError: there is nothing, nothing readable, or its name cannot become the name of clips.
+        DataError: there is nothing, nothing readable, or its name cannot become the name of clips.
     """
     if path.is_dir():
         return FrameFolder(path)
     if not path.is_file():
-        raise PrepError(f'{path} does not exist; give video files, or folders of frames')
+        raise DataError(f'{path} does not exist; give video files, or folders of frames')
     if path.stat().st_size == 0:
-        raise PrepError(f'{path} is empty')
+        raise DataError(f'{path} is empty')
     return VideoFile(path)
 
 
@@ -168,14 +168,14 @@ def clip_name(path: Path) -> str:
     """The name of a video's clips: its own, with `_` for what a key in LMDB cannot have.
 
     Raises:
-        PrepError: no ASCII letter or digit is left.
+        DataError: no ASCII letter or digit is left.
     """
     path = Path(path.absolute().as_posix())
     own = path.name if path.is_dir() else path.stem
     plain = unicodedata.normalize('NFKD', own).encode('ascii', 'ignore').decode()
     name = re.sub('[^A-Za-z0-9_-]+', '_', plain).strip('_')
     if not any(character.isalnum() for character in name):
-        raise PrepError(f'{path}: clips are named for their video, in ASCII letters and digits; rename it')
+        raise DataError(f'{path}: clips are named for their video, in ASCII letters and digits; rename it')
     return name
 
 
@@ -194,7 +194,7 @@ class Geometry:
         """(top, left, height, width) of the part that is cut out of frames of the size `source`, (height, width).
 
         Raises:
-            PrepError: it does not lie within them.
+            DataError: it does not lie within them.
         """
         if self.crop is None:
             return 0, 0, *source
@@ -202,7 +202,7 @@ class Geometry:
         left = (source[1] - width) // 2 if left is None else left
         top = (source[0] - height) // 2 if top is None else top
         if left < 0 or top < 0 or left + width > source[1] or top + height > source[0]:
-            raise PrepError(
+            raise DataError(
                 f'--crop {width}x{height}+{left}+{top} does not lie within frames of {source[1]}x{source[0]}'
             )
         return top, left, height, width
@@ -218,7 +218,7 @@ class Geometry:
         """(height, width) of what comes out.
 
         Raises:
-            PrepError: see `box`.
+            DataError: see `box`.
         """
         _, _, height, width = self.box(source)
         factor = self.factor(source)

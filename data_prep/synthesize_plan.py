@@ -15,12 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_prep.blur_model import GAMMA_22, Response, exposure_weights
-from data_prep.errors import PrepError, counted
 from data_prep.layouts import Clip, Layout
 from data_prep.synthesize_analysis import CUT_THRESHOLD, Analysis, find_cuts
 from data_prep.synthesize_camera import Noise
 from data_prep.synthesize_flow import MIN_SIZE
 from data_prep.synthesize_footage import Footage, Geometry
+from dstnet_arch.errors import DataError, counted
 
 FORMAT = 1
 """Of `synthesis.json`; counts up when the same settings give other pairs."""
@@ -69,7 +69,7 @@ class Settings:
     """How pairs are made. Of `window`, `stride` and `duty_cycle` (= window / stride) two give the third.
 
     Raises:
-        PrepError: values that do not go together.
+        DataError: values that do not go together.
     """
 
     response: Response = GAMMA_22
@@ -94,17 +94,17 @@ class Settings:
 
     def __post_init__(self) -> None:
         if self.window and self.stride and self.duty_cycle:
-            raise PrepError(
+            raise DataError(
                 '--window, --stride and --duty-cycle together say too much, since duty cycle = window / stride: '
                 'leave one of them out'
             )
         if self.window and not self._odd_windows():
-            raise PrepError(
+            raise DataError(
                 f'--window {window_text(self.window)}: there must be an odd number in it, so that one frame is in the '
                 'middle. For other shutter times give --stride and --duty-cycle'
             )
         if self.geometry.scale is not None and self.geometry.max_size is not None:
-            raise PrepError('--scale and --max-size both say how large frames become: leave one of them out')
+            raise DataError('--scale and --max-size both say how large frames become: leave one of them out')
 
     def shutter(self, clip: str) -> Shutter:
         """The shutter of a clip; where the window is a range, a random choice that depends on seed and name alone."""
@@ -153,11 +153,11 @@ def plan_clips(footage: Footage, split: str, settings: Settings, analysis: Analy
         The clips, and how many shots are too short to give one.
 
     Raises:
-        PrepError: no shot is long enough, or the frames are too small for what is asked.
+        DataError: no shot is long enough, or the frames are too small for what is asked.
     """
     height, width = settings.geometry.size(analysis.size)
     if settings.interpolate > 1 and min(height, width) < MIN_SIZE:
-        raise PrepError(
+        raise DataError(
             f'{footage.path}: frames of {width}x{height} are too small for --interpolate, which needs {MIN_SIZE} pixels'
         )
     cuts = find_cuts(analysis.differences, settings.cut_threshold)
@@ -169,7 +169,7 @@ def plan_clips(footage: Footage, split: str, settings: Settings, analysis: Analy
         plans.append(ClipPlan(split, name, footage.name, first, last, settings.shutter(name)))
     long_enough = [plan for plan in plans if len(plan.centres) >= settings.min_pairs]
     if not long_enough:
-        raise PrepError(_too_short(footage, settings, analysis, plans))
+        raise DataError(_too_short(footage, settings, analysis, plans))
     return long_enough, len(plans) - len(long_enough)
 
 

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_prep.errors import PrepError, Problems, counted
 from data_prep.lmdb_writer import write_text
 from data_prep.synthesize_analysis import Analysis, analyse, repeated_share
 from data_prep.synthesize_footage import Footage, clip_name, open_footage, size_text
 from data_prep.synthesize_plan import ClipPlan, Settings, describe, plan_clips
+from dstnet_arch.errors import DataError, Problems, counted
 
 ANALYSES = '.analysis'
 """Folder in the output with what is known of each video, so that a second run need not look again."""
@@ -41,11 +41,11 @@ def assign_splits(names: Sequence[str], test: Sequence[str], train_share: float 
     """Which videos are for training and which for testing; whole videos, so that no test scene was trained on.
 
     Raises:
-        PrepError: `test` names a video that is not there.
+        DataError: `test` names a video that is not there.
     """
     wanted = {name if name in names else clip_name(Path(name)) for name in test}
     if unknown := sorted(wanted - set(names)):
-        raise PrepError(f'--test {unknown[0]}: there is no such video; there are {", ".join(sorted(names))}')
+        raise DataError(f'--test {unknown[0]}: there is no such video; there are {", ".join(sorted(names))}')
     if train_share is not None:
         ranked = sorted(names, key=lambda name: hashlib.sha256(f'{seed}/{name}'.encode()).digest())
         # Both parts get a video, unless one is to be empty.
@@ -60,14 +60,14 @@ def open_all(videos: Sequence[Path]) -> list[Footage]:
     """Open videos and folders of frames.
 
     Raises:
-        PrepError: with everything that cannot be used, or two would have the same name.
+        DataError: with everything that cannot be used, or two would have the same name.
     """
     problems = Problems()
     footages: dict[str, Footage] = {}
     for path in videos:
         try:
             footage = open_footage(path)
-        except PrepError as error:
+        except DataError as error:
             problems.add(str(error))
             continue
         except OSError as error:
@@ -77,7 +77,7 @@ def open_all(videos: Sequence[Path]) -> list[Footage]:
             problems.add(f'{footages[footage.name].path} and {path} would both become {footage.name}: rename one')
         footages[footage.name] = footage
     if len(problems) == 1:
-        raise PrepError(problems.found[0])
+        raise DataError(problems.found[0])
     problems.raise_if_any(f'{len(problems)} of {len(videos)} videos cannot be used', 'Nothing was written.')
     return list(footages.values())
 
@@ -92,23 +92,23 @@ def look_at_all(footages: Sequence[Footage], splits: dict[str, str], settings: S
         output: Folder in which what is found is kept, in `ANALYSES`.
 
     Raises:
-        PrepError: with everything that cannot be used, or two clips would have the same name.
+        DataError: with everything that cannot be used, or two clips would have the same name.
     """
     problems = Problems()
     found = []
     for footage in footages:
         try:
             found.append(_look_at(footage, splits[footage.name], settings, output))
-        except PrepError as error:
+        except DataError as error:
             problems.add(str(error))
     if len(problems) == 1:
-        raise PrepError(problems.found[0])
+        raise DataError(problems.found[0])
     problems.raise_if_any(f'{len(problems)} of {len(footages)} videos cannot be used', 'No clip was written.')
     taken: dict[str, str] = {}
     for video in found:
         for plan in video.plans:
             if plan.name in taken:
-                raise PrepError(f'{taken[plan.name]} and {plan.video} would both have a clip {plan.name}: rename one')
+                raise DataError(f'{taken[plan.name]} and {plan.video} would both have a clip {plan.name}: rename one')
             taken[plan.name] = plan.video
     return found
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import lmdb
 
-from data_prep.errors import PrepError, Problems, counted
-from data_prep.image_check import decode_image
-from data_prep.lmdb_format import META_INFO, MetaEntry, read_meta_info
 from data_prep.lmdb_writer import PARTIAL_SUFFIX, default_threads, in_order, open_for_reading, read_keys
+from dstnet_arch.data.image_check import decode_image
+from dstnet_arch.data.lmdb_format import META_INFO, MetaEntry, read_meta_info
+from dstnet_arch.errors import DataError, Problems, counted
 
 # Names that pair off: ours, and those in use with stock BasicSR.
 _PAIRS = (('blur', 'sharp'), ('blur', 'gt'), ('input', 'gt'), ('lq', 'gt'), ('LQ', 'GT'))
@@ -38,18 +38,18 @@ def verify(path: Path, threads: int | None = None) -> bool:
         Whether everything is right.
 
     Raises:
-        PrepError: nothing to check at `path`.
+        DataError: nothing to check at `path`.
     """
     path = Path(path)
     if (path / 'data.mdb').exists() or path.suffix == '.lmdb':
         if not path.is_dir():
-            raise PrepError(f'{path} does not exist')
+            raise DataError(f'{path} does not exist')
         folders, unfinished = [path], []
     else:
         folders = sorted(path.glob('*.lmdb'))
         unfinished = sorted(path.glob('*.lmdb' + PARTIAL_SUFFIX))
     if not folders and not unfinished:
-        raise PrepError(f'{path} holds no .lmdb folders; give one of them, or the folder that data_prep wrote with -o')
+        raise DataError(f'{path} holds no .lmdb folders; give one of them, or the folder that data_prep wrote with -o')
     reports = [verify_lmdb(folder, threads or default_threads()) for folder in folders]
     for folder in unfinished:
         report = Report(folder.name)
@@ -74,7 +74,7 @@ def verify_lmdb(path: Path, threads: int) -> Report:
             report.num_bytes = (path / 'data.mdb').stat().st_size
             report.keys = read_keys(env)
             _decode_all(env, entries, threads, report)
-    except (OSError, PrepError) as error:
+    except (OSError, DataError) as error:
         report.problems.add(str(error))
     if entries:
         for key in sorted(entries.keys() - report.keys):

@@ -12,24 +12,24 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from dstnet_arch.toolbox.startup._dstnet_arch_hook import install as _install_hook
+from dstnet_arch._version import __version__
+from dstnet_arch.plugin.startup._dstnet_arch_hook import install as _install_hook
 
 if TYPE_CHECKING:
     from dstnet_arch.archs.checkpoint import load_checkpoint
     from dstnet_arch.archs.dstnet_arch import DSTNet
     from dstnet_arch.archs.dstnet_plus_arch import DSTNetPlus
-    from dstnet_arch.inference.live import LiveStreamer
-    from dstnet_arch.inference.stream import Streamer
+    from dstnet_arch.streaming.live import LiveStreamer
+    from dstnet_arch.streaming.streamer import Streamer
 
-__version__ = '0.1.0'
 __all__ = ['DSTNet', 'DSTNetPlus', 'LiveStreamer', 'Streamer', '__version__', 'load_checkpoint']
 
 # Public name -> module. Loaded on first use: commands that need no network start without PyTorch.
 _PUBLIC = {
     'DSTNet': 'dstnet_arch.archs.dstnet_arch',
     'DSTNetPlus': 'dstnet_arch.archs.dstnet_plus_arch',
-    'LiveStreamer': 'dstnet_arch.inference.live',
-    'Streamer': 'dstnet_arch.inference.stream',
+    'LiveStreamer': 'dstnet_arch.streaming.live',
+    'Streamer': 'dstnet_arch.streaming.streamer',
     'load_checkpoint': 'dstnet_arch.archs.checkpoint',
 }
 

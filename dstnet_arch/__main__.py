@@ -7,22 +7,22 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from importlib import import_module
 
-from dstnet_arch import __version__
+from dstnet_arch._version import __version__
 from dstnet_arch.errors import EXIT_STATUS, DSTNetError, message_of
 
 # Name -> (module:function, one line of help). The function takes the remaining arguments and may return an exit status;
 # its module is imported only when it is called.
 COMMANDS = {
-    'train': ('dstnet_arch.toolbox.pipelines:train', 'train a network: -opt FILE, as python -m basicsr.train'),
-    'test': ('dstnet_arch.toolbox.pipelines:test', 'restore and score test sets: -opt FILE, as python -m basicsr.test'),
+    'train': ('dstnet_arch.plugin.pipelines:train', 'train a network: -opt FILE, as python -m basicsr.train'),
+    'test': ('dstnet_arch.plugin.pipelines:test', 'restore and score test sets: -opt FILE, as python -m basicsr.test'),
     'tables': ('dstnet_arch.metrics.tables_command:command', "put the scores of tests into the paper's tables"),
     'weights': ('dstnet_arch.weights.cli:command', 'list, fetch, verify and convert released weights'),
-    'deblur': ('dstnet_arch.inference.deblur:command', 'restore a video: INPUT -o OUTPUT'),
+    'deblur': ('dstnet_arch.deblur.command:command', 'restore a video: INPUT -o OUTPUT'),
     'export': ('dstnet_arch.export:command', 'write a network for other programs: ONNX, TorchScript'),
     'visualize': ('dstnet_arch.visualize:command', 'make pictures from the results of a test'),
     'complexity': ('dstnet_arch.benchmarks.complexity:command', 'parameters, work, time and memory of the networks'),
     'benchmark': ('dstnet_arch.benchmarks:command', 'time and memory against the plain schedule, side by side'),
-    'options': ('dstnet_arch.toolbox.options:command', 'check options files without running anything'),
+    'options': ('dstnet_arch.plugin.options:command', 'check options files without running anything'),
 }
 
 

@@ -15,7 +15,7 @@ from basicsr.utils import get_root_logger
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 
-from dstnet_arch.models.video_deblur_model import VideoDeblurModel
+from dstnet_arch.models.video_recurrent_deblur_model import VideoRecurrentDeblurModel
 
 
 class TinyVideoNet(nn.Module):
@@ -50,7 +50,7 @@ for net in (TinyVideoNet, TwiceAsLarge):
 
 
 class Clips:
-    """Random videos in memory, in clips of three frames like those of VideoDeblurTestDataset.
+    """Random videos in memory, in clips of three frames like those of VideoRecurrentDeblurTestDataset.
 
     The last clip of a video is shifted back, and of its frames only those that are new count.
     """
@@ -98,7 +98,7 @@ def train_options(root: Path, **train: Any) -> dict[str, Any]:
     experiment = root / 'experiments' / 'tiny'
     return {
         'name': 'tiny',
-        'model_type': 'VideoDeblurModel',
+        'model_type': 'VideoRecurrentDeblurModel',
         'num_gpu': 0,
         'dist': False,
         'rank': 0,
@@ -143,10 +143,10 @@ def test_options(root: Path, **val: Any) -> dict[str, Any]:
 test_options.__test__ = False  # type: ignore[attr-defined]
 
 
-def make_model(opt: dict[str, Any], seed: int = 0) -> VideoDeblurModel:
+def make_model(opt: dict[str, Any], seed: int = 0) -> VideoRecurrentDeblurModel:
     """A model whose network starts from the same weights every time."""
     torch.manual_seed(seed)
-    return VideoDeblurModel(opt)
+    return VideoRecurrentDeblurModel(opt)
 
 
 def batch(number: int, size: int = 4, frames: int = 3) -> dict[str, Tensor]:
@@ -157,7 +157,7 @@ def batch(number: int, size: int = 4, frames: int = 3) -> dict[str, Tensor]:
     return {'lq': (gt + 0.1 * noise).clamp(0, 1), 'gt': gt}
 
 
-def train(model: VideoDeblurModel, iterations: range, **size: int) -> None:
+def train(model: VideoRecurrentDeblurModel, iterations: range, **size: int) -> None:
     """What stock train_pipeline does with the model in these iterations."""
     for i in iterations:
         model.update_learning_rate(i, warmup_iter=-1)

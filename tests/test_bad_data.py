@@ -13,7 +13,7 @@ from fuzz.targets import OWN_ERRORS, TARGETS, check
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from data_prep.lmdb_check import check_pages
+from dstnet_arch.data.lmdb_check import check_pages
 
 FOUND = Path(__file__).parent / 'fuzz/found'
 

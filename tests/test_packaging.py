@@ -57,7 +57,7 @@ def test_wheel_holds_the_packages_and_the_hook(wheel: Path, root: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         files = set(archive.namelist())
         for name in HOOK:
-            assert archive.read(name) == (root / 'dstnet_arch' / 'toolbox' / 'startup' / name).read_bytes()
+            assert archive.read(name) == (root / 'dstnet_arch' / 'plugin' / 'startup' / name).read_bytes()
     outside = {name for name in files if not name.startswith(('dstnet_arch/', 'data_prep/'))}
     assert {name for name in outside if '.dist-info/' not in name} == HOOK
     sources = {
@@ -90,7 +90,7 @@ def test_installs_and_leaves_nothing_behind(wheel: Path, run_python: RunPython, 
 def test_a_hook_whose_module_is_gone_stays_silent(root: Path, tmp_path: Path) -> None:
     subprocess.run([sys.executable, '-m', 'venv', '--without-pip', tmp_path / 'env'], check=True)
     (site,) = (tmp_path / 'env').glob('lib/python*/site-packages')
-    shutil.copy(root / 'dstnet_arch' / 'toolbox' / 'startup' / 'dstnet_arch.pth', site)
+    shutil.copy(root / 'dstnet_arch' / 'plugin' / 'startup' / 'dstnet_arch.pth', site)
     python = tmp_path / 'env' / 'bin' / 'python'
     done = subprocess.run([python, '-I', '-c', 'print(1)'], capture_output=True, text=True)
     assert (done.stdout, done.stderr) == ('1\n', '')

@@ -21,16 +21,16 @@ import yaml
 from conftest import ROOT, RunPython
 from model_parts import Clips, loader, make_model, test_options
 
-from data_prep.lmdb_format import META_INFO, check_key, parse_meta_line
 from dstnet_arch.archs.checkpoint import load_checkpoint, read_state_dict
 from dstnet_arch.archs.dstnet_arch import DSTNet
 from dstnet_arch.data.frame_source import open_source
+from dstnet_arch.data.lmdb_format import META_INFO, check_key, parse_meta_line
 from dstnet_arch.errors import CheckpointError, DataError, OptionsError, message_of
-from dstnet_arch.inference.sinks import PictureSink
 from dstnet_arch.models.checkpoint_io import others_loading_explained
 from dstnet_arch.models.evaluation import image_path
-from dstnet_arch.toolbox.options import force, read_options
-from dstnet_arch.toolbox.resume import read_state
+from dstnet_arch.plugin.options import force, read_options
+from dstnet_arch.plugin.resume import read_state
+from dstnet_arch.video.sinks import PictureSink
 
 SOURCES = [path for package in ('dstnet_arch', 'data_prep') for path in sorted((ROOT / package).rglob('*.py'))]
 
@@ -82,7 +82,7 @@ def test_no_code_of_ours_runs_what_it_reads(package: str) -> None:
 
 
 def test_the_start_of_the_interpreter_runs_one_documented_line() -> None:
-    startup = ROOT / 'dstnet_arch/toolbox/startup'
+    startup = ROOT / 'dstnet_arch/plugin/startup'
     line = "import sys; exec('try:\\n import _dstnet_arch_hook\\nexcept Exception:\\n pass\\nelse:\\n "
     assert (startup / 'dstnet_arch.pth').read_text(encoding='utf-8') == f"{line}_dstnet_arch_hook.install()')\n"
     assert (startup / 'dstnet_arch.start').read_text(encoding='utf-8') == '_dstnet_arch_hook:install\n'
@@ -194,7 +194,9 @@ TAGS = {
 
 
 @pytest.mark.parametrize('tag', TAGS)
-@pytest.mark.parametrize('head', ['model_type: VideoDeblurModel', 'model_type: {tag}', 'datasets:\n  train: {tag}'])
+@pytest.mark.parametrize(
+    'head', ['model_type: VideoRecurrentDeblurModel', 'model_type: {tag}', 'datasets:\n  train: {tag}']
+)
 def test_no_options_file_runs_code(tmp_path: Path, tag: str, head: str) -> None:
     code = TAGS[tag].format(owned=tmp_path / 'owned')
     path = tmp_path / 'options.yml'
@@ -217,7 +219,9 @@ def test_basicsr_runs_no_forced_value_of_our_data_sets(tmp_path: Path, monkeypat
     from basicsr.utils.options import parse_options
 
     opt = {'model_type': 'SRModel', 'num_gpu': 0, 'name': 'x', 'path': {}}
-    opt['datasets'] = {'test': {'type': 'VideoDeblurTestDataset', 'name': 'x', 'dataroot_lq': str(tmp_path / 'lq')}}
+    opt['datasets'] = {
+        'test': {'type': 'VideoRecurrentDeblurTestDataset', 'name': 'x', 'dataroot_lq': str(tmp_path / 'lq')}
+    }
     (tmp_path / 'lq/clip').mkdir(parents=True)
     cv2.imwrite(str(tmp_path / 'lq/clip/0.png'), np.zeros((2, 2, 3), np.uint8))
     (tmp_path / 'o.yml').write_text(yaml.safe_dump(opt))

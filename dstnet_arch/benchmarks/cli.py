@@ -8,9 +8,9 @@ from pathlib import Path
 
 import torch
 
-from data_prep.arguments import whole_number
 from dstnet_arch.arguments import Size as Size
 from dstnet_arch.arguments import size as size
+from dstnet_arch.arguments import whole_number
 from dstnet_arch.benchmarks.harness import PRECISIONS
 from dstnet_arch.errors import OptionsError
 

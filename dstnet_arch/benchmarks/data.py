@@ -144,10 +144,10 @@ def prepare_loading(folder: str, frames: int, crop: int, samples: int, workers: 
     from torch.utils.data import DataLoader
 
     from dstnet_arch.data.sampler import VideoDeblurSampler
-    from dstnet_arch.data.video_deblur_dataset import VideoDeblurTrainDataset
+    from dstnet_arch.data.video_recurrent_deblur_dataset import VideoRecurrentDeblurDataset
 
     roots = {f'dataroot_{key}': f'{folder}/train_{side}.lmdb' for key, side in (('lq', 'blur'), ('gt', 'sharp'))}
-    dataset = VideoDeblurTrainDataset({**roots, 'num_frame': frames, 'gt_size': crop})
+    dataset = VideoRecurrentDeblurDataset({**roots, 'num_frame': frames, 'gt_size': crop})
     if not workers:
         draws = count()
 

@@ -111,7 +111,7 @@ def _measure_runs(args: argparse.Namespace) -> list[dict[str, Any]]:
 def prepare_run(
     network: str, folder: str, frames: int, device: str, dtype: str, parts: Sequence[str]
 ) -> Callable[[], None]:
-    """The function tests a network on the clips of an LMDB, as `VideoDeblurModel` does.
+    """The function tests a network on the clips of an LMDB, as `VideoRecurrentDeblurModel` does.
 
     Args:
         network: its name.
@@ -120,12 +120,12 @@ def prepare_run(
         device, dtype: what it computes on and in.
         parts: of 'reading' (else the clips are in memory), 'scores' and 'saving'.
     """
-    from dstnet_arch.data.video_deblur_dataset import VideoDeblurTestDataset
+    from dstnet_arch.data.video_recurrent_deblur_dataset import VideoRecurrentDeblurTestDataset
     from dstnet_arch.metrics.scorer import Scorer
     from dstnet_arch.models.evaluation import evaluate, image_path
 
     roots = {f'dataroot_{key}': f'{folder}/train_{side}.lmdb' for key, side in (('lq', 'blur'), ('gt', 'sharp'))}
-    dataset = VideoDeblurTestDataset({**roots, 'clip_length': frames})
+    dataset = VideoRecurrentDeblurTestDataset({**roots, 'clip_length': frames})
     clips: Any = dataset if 'reading' in parts else InMemory(dataset)
     net, _ = build(find(network), [1, 1, 3, 16, 16], device)
     net.eval()

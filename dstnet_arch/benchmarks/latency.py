@@ -11,13 +11,13 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from data_prep.arguments import whole_number
 from dstnet_arch.archs.checkpoint import load_checkpoint
 from dstnet_arch.archs.video_net import VideoNet
+from dstnet_arch.arguments import whole_number
 from dstnet_arch.benchmarks import cli, quality, report
 from dstnet_arch.benchmarks.progress import progress
-from dstnet_arch.inference.live import LiveStreamer
-from dstnet_arch.inference.stream import Frames, Streamer
+from dstnet_arch.streaming.live import LiveStreamer
+from dstnet_arch.streaming.streamer import Frames, Streamer
 from dstnet_arch.weights import resolve_weights
 
 WHOLE = 'whole clip'

@@ -15,7 +15,7 @@ from dstnet_arch.archs.video_net import VideoNet
 from dstnet_arch.benchmarks import cli, quality, report
 from dstnet_arch.benchmarks.harness import PRECISIONS, tf32
 from dstnet_arch.benchmarks.progress import progress
-from dstnet_arch.inference.stream import Frames, Streamer
+from dstnet_arch.streaming.streamer import Frames, Streamer
 from dstnet_arch.weights import resolve_weights
 
 

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from dstnet_arch.benchmarks import cli
 from dstnet_arch.errors import DataError
-from dstnet_arch.inference.sources import Source, open_source
-from dstnet_arch.inference.stream import Frames
 from dstnet_arch.metrics.psnr import batch_psnr
+from dstnet_arch.streaming.streamer import Frames
+from dstnet_arch.video.sources import Source, open_source
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dstnet_arch import __version__
+from dstnet_arch._version import __version__
 from dstnet_arch.archs.reference import PlainDSTNet
 from dstnet_arch.benchmarks import cli, report
 from dstnet_arch.benchmarks.forward import build, clip_shape

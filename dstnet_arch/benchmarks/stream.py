@@ -17,9 +17,9 @@ from dstnet_arch.archs.dstnet_arch import DSTNet
 from dstnet_arch.benchmarks import cli, report
 from dstnet_arch.benchmarks.memory import peak_memory
 from dstnet_arch.benchmarks.progress import progress
-from dstnet_arch.inference.stores import StoreKind
-from dstnet_arch.inference.workload import MadeFrames, prepare_stream
+from dstnet_arch.benchmarks.stream_workload import MadeFrames, prepare_stream
 from dstnet_arch.memory_errors import out_of_memory
+from dstnet_arch.streaming.state_store import StoreKind
 
 WHOLE = 'whole clip'
 WAYS: dict[str, dict[str, Any]] = {

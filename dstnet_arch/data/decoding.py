@@ -6,15 +6,15 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from data_prep.image_check import PNG, check_png
-from data_prep.lmdb_format import parse_raw_header
 from dstnet_arch.data.augment import Window
+from dstnet_arch.data.image_check import PNG, check_png
+from dstnet_arch.data.lmdb_format import parse_raw_header
 
 
 def decode(data: NDArray[np.uint8], window: Window | None = None) -> tuple[NDArray[np.uint8], tuple[int, int]] | None:
     """Decode a picture, or cut a window out of it.
 
-    Of a frame that is stored raw (see data_prep/lmdb_format.py), nothing outside the window is touched: with `data`
+    Of a frame that is stored raw (see dstnet_arch/data/lmdb_format.py), nothing outside the window is touched: with `data`
     mapped into memory, it is not even read from the disk. Compressed pictures are decoded as a whole. The pixels are
     the same either way.
 

@@ -18,10 +18,10 @@ import lmdb
 import numpy as np
 from numpy.typing import NDArray
 
-from data_prep.lmdb_check import check_pages
-from data_prep.lmdb_format import META_INFO, natural_key, read_meta_info
 from dstnet_arch.data.augment import Window
 from dstnet_arch.data.decoding import decode
+from dstnet_arch.data.lmdb_check import check_pages
+from dstnet_arch.data.lmdb_format import META_INFO, natural_key, read_meta_info
 from dstnet_arch.errors import DataError, OptionsError
 
 BACKENDS = ('auto', 'lmdb', 'disk')
@@ -153,7 +153,7 @@ class FolderSource(FrameSource):
 
 
 class LMDBSource(FrameSource):
-    """Frames in an LMDB folder: see data_prep/lmdb_format.py for its form.
+    """Frames in an LMDB folder: see dstnet_arch/data/lmdb_format.py for its form.
 
     The database is opened in the process that reads, when it first does, and once in a process however many sources
     read it: LMDB refuses to open one path twice.

@@ -8,8 +8,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from data_prep.lmdb_format import natural_key
 from dstnet_arch.data.frame_source import FrameSource, name_some, open_source, size_text
+from dstnet_arch.data.lmdb_format import natural_key
 from dstnet_arch.errors import DataError, OptionsError
 
 _MAX_LINES = 40

@@ -13,11 +13,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from data_prep.arguments import whole_number
-from dstnet_arch import __version__
+from dstnet_arch._version import __version__
 from dstnet_arch.archs.checkpoint import load_checkpoint
 from dstnet_arch.archs.video_net import VideoNet, stored_config
-from dstnet_arch.arguments import Size, size
+from dstnet_arch.arguments import Size, size, whole_number
 from dstnet_arch.errors import DSTNetError, OptionsError
 from dstnet_arch.export.formats import DEFAULT_OPSET, FORMATS, MIN_OPSET, Run, quiet, root_reason, write
 from dstnet_arch.export.network import MIN_DYNAMIC_SIDE, ClipNet

@@ -3,7 +3,7 @@
 What stands in the way of exporting `VideoNet.forward` as it is, and what is done about it here:
 
 - Without gradients it goes through a clip in parts, whose number depends on the size of the frames, and takes fast
-  paths made for one device. Here the same stages (`inference/stages.py`) see all frames at once, on the path of
+  paths made for one device. Here the same stages (`streaming/stages.py`) see all frames at once, on the path of
   training, see `exportable`.
 - It pads frames by code that branches on their size. Here the padding is computed, for every size alike.
 - The propagation is a loop over the frames. Exporters unroll it: the number of frames is fixed.
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from dstnet_arch.archs.video_net import VideoNet
-from dstnet_arch.inference.stages import stages_of
+from dstnet_arch.streaming.stages import stages_of
 
 MIN_DYNAMIC_SIDE = 17
 """Smallest side of frames for a graph that takes any size. From smaller ones D_p makes maps of a single pixel, and

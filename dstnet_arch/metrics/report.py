@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from data_prep.lmdb_format import natural_key
+from dstnet_arch.data.lmdb_format import natural_key
 from dstnet_arch.files import atomic_file
 from dstnet_arch.metrics.protocols import PROTOCOLS, Over, Protocol
 

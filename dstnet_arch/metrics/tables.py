@@ -150,7 +150,7 @@ def measured_row(summary: Mapping[str, Any]) -> Row:
     Its PSNR and SSIM are those scores whose type and crop are the protocol's own, whatever they are called there.
 
     Args:
-        summary: `ScoreBook.summary` with what `VideoDeblurModel` adds to it: `run`, `network`, `metrics`, `date`, …
+        summary: `ScoreBook.summary` with what `VideoRecurrentDeblurModel` adds to it: `run`, `network`, `metrics`, `date`, …
 
     Raises:
         ValueError: it lacks something; the message says what.

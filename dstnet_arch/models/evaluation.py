@@ -28,7 +28,7 @@ Score = Callable[[Tensor, Tensor], Sequence[tuple[float, ...]]]
 
 
 class ClipDataset(Protocol):
-    """What `evaluate`, and a protocol that leaves out frames, need of a data set, e.g. `VideoDeblurTestDataset`."""
+    """What `evaluate`, and a protocol that leaves out frames, need of a data set, e.g. `VideoRecurrentDeblurTestDataset`."""
 
     videos: Mapping[str, Sequence[str]]
     num_frames: int
@@ -190,7 +190,7 @@ def _load(dataset: ClipDataset, index: int, with_gt: bool, with_input: bool) -> 
     if missing := [key for key in ('lq', 'video', 'frames', 'keep') if key not in item]:
         raise DataError(
             f'{type(dataset).__name__} gives clips without {", ".join(missing)}. '
-            'To validate and test, set the type of the data set to VideoDeblurTestDataset.'
+            'To validate and test, set the type of the data set to VideoRecurrentDeblurTestDataset.'
         )
     keep = slice(*map(int, item['keep']))
     frames = list(item['frames'])[keep]

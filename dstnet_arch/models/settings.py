@@ -10,8 +10,8 @@ from basicsr.utils.registry import METRIC_REGISTRY
 from torch import nn
 
 from dstnet_arch.errors import OptionsError
-from dstnet_arch.inference.stages import stages_of
 from dstnet_arch.metrics.protocols import PROTOCOLS, Protocol
+from dstnet_arch.streaming.stages import stages_of
 
 AUTOCAST_DTYPES = {'none': None, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 """What `train.amp` and `val.amp` can be."""

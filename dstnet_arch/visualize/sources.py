@@ -11,7 +11,6 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from data_prep.lmdb_format import natural_key
 from dstnet_arch.data.frame_source import (
     IMAGE_EXTENSIONS,
     FolderSource,
@@ -20,6 +19,7 @@ from dstnet_arch.data.frame_source import (
     open_source,
     size_text,
 )
+from dstnet_arch.data.lmdb_format import natural_key
 from dstnet_arch.errors import DataError, OptionsError
 from dstnet_arch.visualize.canvas import Image
 
@@ -314,8 +314,8 @@ def options_of_test(file: str, dataset: str | None) -> tuple[dict[str, Any], Pat
     Raises:
         OptionsError: the file is wrong, or has no such data set.
     """
-    from dstnet_arch.toolbox.options import read_options  # only here: it needs what registers BasicSR's parts
-    from dstnet_arch.toolbox.options_sections import FILE_NAME
+    from dstnet_arch.plugin.options import read_options  # only here: it needs what registers BasicSR's parts
+    from dstnet_arch.plugin.options_sections import FILE_NAME
 
     opt = read_options(file, whoevers=True)
     datasets = opt.get('datasets')

@@ -26,25 +26,24 @@ import torch
 from safetensors.torch import save as save_safetensors
 from tqdm import tqdm
 
-from data_prep.errors import PrepError
-from data_prep.image_check import decode_image, read_header
-from data_prep.lmdb_format import META_INFO, raw_header, read_meta_info
 from data_prep.verify import verify_lmdb
 from dstnet_arch.archs.checkpoint import load_checkpoint
 from dstnet_arch.archs.dstnet_arch import DSTNet
 from dstnet_arch.archs.dstnet_plus_arch import DSTNetPlus
 from dstnet_arch.data.frame_source import open_source
-from dstnet_arch.errors import DSTNetError, OptionsError
-from dstnet_arch.inference.pictures import read_picture, to_frame, upright_size
-from dstnet_arch.inference.sources import open_source as open_video
-from dstnet_arch.toolbox.options import force, read_options
-from dstnet_arch.toolbox.options_schema import check_options
-from dstnet_arch.toolbox.resume import read_state
+from dstnet_arch.data.image_check import decode_image, read_header
+from dstnet_arch.data.lmdb_format import META_INFO, raw_header, read_meta_info
+from dstnet_arch.errors import DataError, DSTNetError, OptionsError
+from dstnet_arch.plugin.options import force, read_options
+from dstnet_arch.plugin.options_schema import check_options
+from dstnet_arch.plugin.resume import read_state
+from dstnet_arch.video.images import read_picture, to_frame, upright_size
+from dstnet_arch.video.sources import open_source as open_video
 from dstnet_arch.weights.convert import convert, origin
 
 tqdm.monitor_interval = 0  # no thread of its own
 ROOT = Path(__file__).resolve().parents[2]
-OWN_ERRORS = (DSTNetError, PrepError)
+OWN_ERRORS = (DSTNetError, DataError)
 
 
 @dataclass(frozen=True)
@@ -93,7 +92,7 @@ def check(target: Target, data: bytes, folder: Path) -> None:
 
 def _options_seeds() -> list[bytes]:
     names = ('train_DSTNet_sample.yml', 'test_DSTNet_GoPro.yml', 'peers/train_EDVR_GoPro.yml')
-    tags = b'model_type: VideoDeblurModel\na: &a {b: !!float 1, <<: {c: [*a, 0x1F, 2024-01-01]}}\n? 1\n: ~\n'
+    tags = b'model_type: VideoRecurrentDeblurModel\na: &a {b: !!float 1, <<: {c: [*a, 0x1F, 2024-01-01]}}\n? 1\n: ~\n'
     return [tags, *((ROOT / 'options' / name).read_bytes() for name in names)]
 
 
@@ -209,7 +208,7 @@ def _meta_seeds() -> list[bytes]:
 def _videos() -> list[bytes]:
     """Six small frames in some containers and codings; nothing where PyAV is missing."""
     with suppress(ImportError):
-        import_module('dstnet_arch.inference.video_source')
+        import_module('dstnet_arch.video.video_source')
         return [_video(*kind) for kind in (('mp4', 'mpeg4'), ('matroska', 'ffv1'), ('avi', 'mjpeg'), ('mov', 'png'))]
     return []
 

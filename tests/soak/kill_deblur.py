@@ -33,7 +33,8 @@ PLACES = (
 def kill_deblur(folder: Path, kills: int, seed: int, outcome: Outcome, say: Callable[[str], None]) -> None:
     """Restore a video again and again, each time with some kills, until there were so many, and compare."""
     from dstnet_arch.archs.dstnet_arch import DSTNet
-    from dstnet_arch.inference import deblur, restore  # noqa: F401 - once, for all that are forked
+    from dstnet_arch.deblur import command as deblur  # noqa: F401 - once, for all that are forked
+    from dstnet_arch.deblur import restore  # noqa: F401
 
     make_videos(folder / 'made', num_video=1, num_frame=40, size=(16, 24))
     (folder / 'made' / 'blurry' / 'video0').rename(folder / 'input')
@@ -59,7 +60,7 @@ def kill_deblur(folder: Path, kills: int, seed: int, outcome: Outcome, say: Call
 def _restoring(arguments: list[str]) -> Callable[[], object]:
     def work() -> None:
         from dstnet_arch.__main__ import main
-        from dstnet_arch.inference import restore
+        from dstnet_arch.deblur import restore  # noqa: F401
 
         restore._SAVE_SECONDS = 0.05  # so that there is something to go on with
         sys.exit(main(['deblur', *arguments]))

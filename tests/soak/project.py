@@ -35,13 +35,13 @@ def train_options(total_iter: int, save_freq: int, val_freq: int) -> dict[str, A
     network = {'type': 'DSTNet', 'num_feat': 8, 'num_block': 1, 'num_cwgdn': 1}
     return {
         'name': NAME,
-        'model_type': 'VideoDeblurModel',
+        'model_type': 'VideoRecurrentDeblurModel',
         'num_gpu': 0,
         'manual_seed': 0,
         'datasets': {
             'train': {
                 'name': 'train',
-                'type': 'VideoDeblurTrainDataset',
+                'type': 'VideoRecurrentDeblurDataset',
                 'dataroot_lq': 'data/train/blurry',
                 'dataroot_gt': 'data/train/sharp',
                 'num_frame': 2,
@@ -54,7 +54,7 @@ def train_options(total_iter: int, save_freq: int, val_freq: int) -> dict[str, A
             },
             'val': {
                 'name': 'val',
-                'type': 'VideoDeblurTestDataset',
+                'type': 'VideoRecurrentDeblurTestDataset',
                 'dataroot_lq': 'data/val/blurry',
                 'dataroot_gt': 'data/val/sharp',
                 'clip_length': 3,

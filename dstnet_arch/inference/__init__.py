@@ -1,1 +1,0 @@
-"""Restoring videos with a trained network."""

@@ -1,0 +1,104 @@
+"""Find and read the training state that a run goes on from."""
+
+from __future__ import annotations
+
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dstnet_arch.errors import CheckpointError
+from dstnet_arch.plugin.options import concerns_us
+
+LoadResumeState = Callable[[dict[str, Any]], Any]
+
+
+def resuming_anywhere(load: LoadResumeState) -> LoadResumeState:
+    """Wrap BasicSR's ``load_resume_state``, which works on CUDA alone and takes a damaged state for a good one.
+
+    Other people's runs on CUDA keep the original.
+    """
+
+    def load_resume_state(opt: dict[str, Any]) -> Any:
+        ours = concerns_us(opt)
+        if not ours and torch.cuda.is_available():
+            return load(opt)
+        candidates = _states(opt) if opt['auto_resume'] else _chosen(opt)
+        if not candidates:
+            return None
+        if not ours:
+            path, state = candidates[0], torch.load(candidates[0], map_location='cpu', weights_only=True)
+        elif opt['auto_resume']:
+            path, state = _first_good(candidates, opt)
+        else:
+            path, state = candidates[0], read_state(candidates[0], opt)
+
+        # As BasicSR does: the options name the state, and check_resume sets the paths of the networks beside it.
+        from basicsr.utils import check_resume
+
+        opt['path']['resume_state'] = str(path)
+        check_resume(opt, state['iter'])
+        if ours and 'train' in opt.get('datasets', {}):
+            # For the sampler, which is made before the model and knows nothing of training states.
+            opt['datasets']['train']['resume_at'] = {'epoch': state['epoch'], 'iter': state['iter']}
+        return state
+
+    return load_resume_state
+
+
+def _states(opt: dict[str, Any]) -> list[Path]:
+    """The run's training states, the newest first."""
+    files = Path(opt['path']['training_states']).glob('*.state')
+    return sorted((file for file in files if file.stem.isdigit()), key=lambda file: int(file.stem), reverse=True)
+
+
+def _chosen(opt: dict[str, Any]) -> list[Path]:
+    path = opt['path'].get('resume_state')
+    return [Path(path)] if path else []
+
+
+def _first_good(states: list[Path], opt: dict[str, Any]) -> tuple[Path, Any]:
+    for path in states:
+        try:
+            return path, read_state(path, opt)
+        except CheckpointError as error:
+            print(f'dstnet_arch: {error} Trying the one before.', file=sys.stderr, flush=True)
+    # Starting anew would move the whole run aside.
+    raise CheckpointError(
+        f'None of the {len(states)} training states in {states[0].parent} can be read. '
+        'Start without --auto_resume to begin anew; the former run is kept under another name.'
+    )
+
+
+def read_state(path: Path, opt: dict[str, Any]) -> dict[str, Any]:
+    """Read a training state on the CPU, where optimisers and random generators take theirs from; data only, no code.
+
+    Args:
+        path: the file.
+        opt: the options; they say which networks' weights belong to it, and where these are.
+
+    Raises:
+        CheckpointError: it is damaged or none, or holds objects; or weights that belong to it are not there or damaged.
+    """
+    try:
+        state = torch.load(path, map_location='cpu', weights_only=True)
+        iteration, epoch = state['iter'], state['epoch']
+        if not all(type(count) is int and count >= 0 for count in (iteration, epoch)):
+            raise ValueError('its counts are no whole numbers')
+    except Exception as error:  # what a damaged file raises depends on where the damage is
+        reason = ' '.join(str(error).split()).partition('. ')[0]
+        raise CheckpointError(
+            f'The training state {path} cannot be read ({type(error).__name__}: {reason}). Nothing in it was run.'
+        ) from None
+    kept = opt['path'].get('ignore_resume_networks') or ()
+    for network in (key for key in opt if key.startswith('network_') and key not in kept):
+        weights = Path(opt['path']['models'], f'{network.replace("network_", "net_")}_{iteration}.pth')
+        if not zipfile.is_zipfile(weights):  # which looks at the end of the file, the part that a crash cuts off
+            raise CheckpointError(
+                f'The weights {weights}, which belong to {path}, are missing or damaged. '
+                'A run goes on under the name that it has begun with.'
+            )
+    return state

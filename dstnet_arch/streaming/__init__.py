@@ -1,0 +1,1 @@
+"""Exact frame-by-frame restoration of videos of any length."""

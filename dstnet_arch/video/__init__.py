@@ -1,0 +1,1 @@
+"""Video files and image sequences: decode, encode, remux."""

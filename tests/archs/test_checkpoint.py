@@ -1,0 +1,219 @@
+"""Reading weights: released key names, every kind of file, and what is said of files that do not fit."""
+
+from __future__ import annotations
+
+import pickle
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from dstnet_arch.archs.checkpoint import load_checkpoint, load_weights, read_state_dict
+from dstnet_arch.archs.dstnet_arch import DSTNet
+from dstnet_arch.archs.dstnet_plus_arch import DSTNetPlus
+from dstnet_arch.archs.released_keys import DSTNET, from_released, to_released
+from dstnet_arch.archs.video_net import VideoNet
+from dstnet_arch.errors import CheckpointError
+
+DATA = Path(__file__).parents[1] / 'data'
+KWARGS: dict[str, Any] = {'num_feat': 4, 'num_block': 2, 'prop_feat': 6, 'num_cwgdn': 3}
+
+
+def make_net(**kwargs: Any) -> DSTNet:
+    torch.manual_seed(1)
+    return DSTNet(**{**KWARGS, **kwargs})
+
+
+def assert_same_weights(a: torch.nn.Module, b: torch.nn.Module) -> None:
+    expected = b.state_dict()
+    assert a.state_dict().keys() == expected.keys()
+    assert all(torch.equal(v, expected[k]) for k, v in a.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ('name', 'architecture', 'kwargs'),
+    [
+        ('base', DSTNet, {}),
+        ('large', DSTNet, {'prop_feat': 96, 'num_block': 30}),
+        ('plus_base', DSTNetPlus, {}),
+        ('plus_large', DSTNetPlus, {'num_feat': 96, 'num_kernel_block': 5, 'num_block': 25}),
+    ],
+)
+def test_released_keys_and_shapes_both_ways(name: str, architecture: type[VideoNet], kwargs: dict[str, Any]) -> None:
+    table = architecture.released_keys
+    listed = {}
+    for line in (DATA / f'checkpoint_keys_{name}.txt').read_text().splitlines():
+        key, shape = re.fullmatch(r'(\S+) \(([^)]*)\) float32', line).groups()  # type: ignore[union-attr]
+        listed[key] = tuple(int(n) for n in shape.split(',') if n.strip())
+    ours = {k: v for k, v in architecture(**kwargs).state_dict().items() if k != '_extra_state'}
+    released = to_released(table, ours)
+    assert {k: tuple(v.shape) for k, v in released.items()} == listed
+    back = from_released(table, released)
+    assert back.keys() == ours.keys()
+    assert all(torch.equal(back[k], ours[k]) for k in ours)
+
+
+def test_own_state_dict_needs_no_translation() -> None:
+    state_dict = make_net().state_dict()
+    assert from_released(DSTNET, state_dict) == dict(state_dict)
+
+
+@pytest.mark.parametrize('wrap', ['params', 'params_ema', 'state_dict', 'bare', 'module', 'safetensors'])
+@pytest.mark.parametrize(('released', 'boundary'), [(False, 'zeros'), (False, 'paper'), (True, 'zeros')])
+def test_every_kind_of_file(tmp_path: Path, boundary: str, wrap: str, released: bool) -> None:
+    net = make_net(boundary=boundary)
+    state_dict: dict[str, Tensor] = dict(net.state_dict())
+    if released:
+        state_dict = to_released(DSTNET, state_dict)
+    path = tmp_path / ('net.safetensors' if wrap == 'safetensors' else 'net.pth')
+    if wrap == 'safetensors':
+        save_file({k: v.contiguous() for k, v in state_dict.items()}, path)
+    elif wrap == 'bare':
+        torch.save(state_dict, path)
+    elif wrap == 'module':
+        torch.save({'params': {f'module.{k}': v for k, v in state_dict.items()}}, path)
+    else:
+        torch.save({wrap: state_dict}, path)
+    loaded = load_checkpoint(path)
+    assert loaded.config == net.config
+    assert not loaded.training
+    assert_same_weights(loaded, net)
+
+
+def test_averaged_weights_are_preferred_and_can_be_chosen(tmp_path: Path) -> None:
+    plain, averaged = make_net(), make_net()
+    averaged.extract.weight.data += 1
+    torch.save({'params': plain.state_dict(), 'params_ema': averaged.state_dict()}, tmp_path / 'net.pth')
+    assert_same_weights(load_checkpoint(tmp_path / 'net.pth'), averaged)
+    chosen = read_state_dict(tmp_path / 'net.pth', param_key='params')
+    assert torch.equal(chosen['extract.weight'], plain.extract.weight)
+    torch.save({'params': plain.state_dict()}, tmp_path / 'plain.pth')
+    fallback = read_state_dict(tmp_path / 'plain.pth', param_key='params_ema')
+    assert torch.equal(fallback['extract.weight'], plain.extract.weight)
+
+
+def test_double_precision_stays() -> None:
+    net = make_net().double()
+    net.extract.weight.data += 1e-12
+    assert_same_weights(load_checkpoint(net.state_dict()), net)
+
+
+def test_plain_load_state_dict_takes_released_names() -> None:
+    """What stock BasicSR does with `path.pretrain_network_g`."""
+    net, other = make_net(), make_net()
+    other.extract.weight.data += 1
+    other.load_state_dict(to_released(DSTNET, net.state_dict()), strict=True)
+    assert_same_weights(other, net)
+
+
+def test_nested_network_loads_released_names() -> None:
+    net, outer = make_net(), torch.nn.ModuleDict({'net': make_net()})
+    outer['net'].extract.weight.data += 1  # type: ignore[union-attr, operator]
+    outer.load_state_dict({f'net.{k}': v for k, v in to_released(DSTNET, net.state_dict()).items()})
+    assert_same_weights(outer['net'], net)
+
+
+def test_architecture_is_recognised(tmp_path: Path) -> None:
+    net = DSTNetPlus(num_feat=4, num_kernel_block=2, num_block=1)
+    torch.save({'params': net.state_dict()}, tmp_path / 'net.pth')
+    for source in (tmp_path / 'net.pth', to_released(net.released_keys, net.state_dict())):
+        loaded = load_checkpoint(source)
+        assert isinstance(loaded, DSTNetPlus)
+        assert loaded.config == net.config
+        assert_same_weights(loaded, net)
+    bare = {k: v for k, v in net.state_dict().items() if k != '_extra_state'}
+    assert isinstance(load_checkpoint(bare), DSTNetPlus)
+
+
+def test_another_boundary_is_not_loaded_silently() -> None:
+    state_dict = make_net(boundary='paper').state_dict()
+    with pytest.raises(RuntimeError, match="boundary='paper'; this one was built with boundary='zeros'"):
+        make_net().load_state_dict(state_dict)
+    with pytest.raises(CheckpointError, match="boundary='paper'; this one was built with boundary='zeros'"):
+        load_weights(make_net(), state_dict, 'net.pth')
+    assert load_checkpoint(state_dict).config['boundary'] == 'paper'
+
+
+def test_first_keys_that_do_not_fit_are_named() -> None:
+    net, state_dict = make_net(), dict(make_net(num_feat=5).state_dict())
+    del state_dict['reconstruct.bias']
+    state_dict['extra'] = torch.zeros(1)
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    with pytest.raises(CheckpointError) as caught:
+        load_weights(net, state_dict, 'net.pth')
+    message = str(caught.value)
+    assert 'net.pth does not fit DSTNet(num_feat=4' in message
+    assert 'missing: reconstruct.bias;' in message
+    assert 'unknown: extra;' in message
+    assert 'extract.weight is (5, 3, 3, 3), not (4, 3, 3, 3)' in message
+    assert 'more' in message
+    assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
+
+
+class Malicious:
+    """What a hostile file could hold: unpickling it calls a function."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path.touch, (self.path,))
+
+
+def test_nothing_in_a_file_is_executed(tmp_path: Path) -> None:
+    torch.save({'params': {'extract.weight': Malicious(tmp_path / 'executed')}}, tmp_path / 'net.pth')
+    with pytest.raises(CheckpointError, match=r'could run code from the file \(GLOBAL \w+\)') as told:
+        load_checkpoint(tmp_path / 'net.pth')
+    assert 'weights_only' not in str(told.value)  # PyTorch recommends to set it to False
+    (tmp_path / 'raw.pth').write_bytes(pickle.dumps(Malicious(tmp_path / 'executed')))
+    with pytest.raises(CheckpointError):
+        load_checkpoint(tmp_path / 'raw.pth')
+    assert not (tmp_path / 'executed').exists()
+
+
+@pytest.mark.parametrize('name', ['net.pth', 'net.safetensors'])
+@pytest.mark.parametrize('length', [0, 10, 2000])
+def test_damaged_files(tmp_path: Path, name: str, length: int) -> None:
+    path = tmp_path / name
+    if name.endswith('pth'):
+        torch.save({'params': make_net().state_dict()}, path)
+    else:
+        save_file(make_net().state_dict(), path)
+    path.write_bytes(path.read_bytes()[:length])
+    with pytest.raises(CheckpointError, match=re.escape(str(path))):
+        load_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    ('content', 'message'),
+    [
+        ({'epoch': 3, 'iter': 5}, 'holds no weights.*found keys epoch, iter'),
+        ([1, 2], 'holds no weights.*found list'),
+        ({}, 'holds no weights'),
+        (
+            {'params': {'conv.weight': torch.zeros(1)}},
+            'not a checkpoint of DSTNet or DSTNetPlus: it holds conv.weight, …, but DSTNet has a extract.weight',
+        ),
+    ],
+    ids=['training state', 'list', 'empty', 'another network'],
+)
+def test_files_of_something_else(tmp_path: Path, content: Any, message: str) -> None:
+    torch.save(content, tmp_path / 'net.pth')
+    with pytest.raises(CheckpointError, match=message):
+        load_checkpoint(tmp_path / 'net.pth')
+
+
+def test_missing_file() -> None:
+    with pytest.raises(CheckpointError, match=r'There is no checkpoint nowhere\.pth'):
+        load_checkpoint('nowhere.pth')
+
+
+def test_foreign_haar_filters_are_refused() -> None:
+    released = to_released(DSTNET, make_net().state_dict())
+    released['wave.haar_weights'] = released['wave.haar_weights'] / 2
+    with pytest.raises(CheckpointError, match='Haar filters'):
+        load_checkpoint(released)

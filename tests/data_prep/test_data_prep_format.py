@@ -1,0 +1,138 @@
+"""dstnet_arch.data.lmdb_format: keys and meta_info.txt, as stock BasicSR reads them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dstnet_arch.data.lmdb_format import (
+    MAX_KEY_BYTES,
+    MetaEntry,
+    check_key,
+    format_meta_line,
+    frame_key,
+    natural_key,
+    parse_meta_line,
+    read_meta_info,
+)
+
+NAMES = st.text('abcXYZ019_- ()+', min_size=1, max_size=20).filter(str.strip)
+SIDES = st.integers(1, 99999)
+
+
+@given(NAMES, NAMES, st.sampled_from(['.png', '.jpg', '.JPEG']), st.tuples(SIDES, SIDES, st.integers(1, 4)))
+def test_meta_line_round_trip(clip: str, frame: str, extension: str, shape: tuple[int, int, int]) -> None:
+    entry = MetaEntry(frame_key(clip, frame), extension, shape)
+    line = format_meta_line(entry)
+    assert parse_meta_line(line + '\n') == entry
+    assert (entry.clip, entry.frame) == (clip, frame)
+    assert line.split('.')[0] == entry.key, 'stock BasicSR takes the text before the first dot'
+
+
+def test_meta_line_is_the_one_that_basicsr_writes() -> None:
+    entry = MetaEntry('GOPR0372_07_00/000047', '.png', (720, 1280, 3))
+    assert format_meta_line(entry) == 'GOPR0372_07_00/000047.png (720,1280,3) 1'
+    assert parse_meta_line('baboon.png (120,125,3) 1') == MetaEntry('baboon', '.png', (120, 125, 3))
+    assert parse_meta_line('a/b/0.jpg (1,2,1)').clip == 'a/b'
+
+
+@pytest.mark.parametrize(
+    'line',
+    [
+        '',
+        'clip/000047',
+        'clip/000047.png',
+        'clip/000047.png 720,1280,3 1',
+        'clip/000047.png (720,1280) 1',
+        'clip/000047.png (0,1280,3) 1',
+        'clip/000047.png (-720,1280,3) 1',
+        'clip/000047.png (720,1280,99999999999999999999) 1',
+        'clip/000047.png (720,1280,3) 1 more',
+        'clip/../000047.png (720,1280,3) 1',
+        '../000047.png (720,1280,3) 1',
+        '/etc/000047.png (720,1280,3) 1',
+        'C:/000047.png (720,1280,3) 1',
+        'clip\\000047.png (720,1280,3) 1',
+        'clip//000047.png (720,1280,3) 1',
+        'clip/.png (720,1280,3) 1',
+        'cl\x00ip/000047.png (720,1280,3) 1',
+        'clíp/000047.png (720,1280,3) 1',
+    ],
+)
+def test_meta_line_refused(line: str) -> None:
+    with pytest.raises(ValueError):
+        parse_meta_line(line)
+
+
+@given(st.text(max_size=80))
+def test_any_text_is_parsed_or_refused(text: str) -> None:
+    try:
+        entry = parse_meta_line(text)
+    except ValueError:
+        return
+    assert '..' not in entry.key
+    assert not entry.key.startswith('/')
+
+
+def test_key_length_limit() -> None:
+    check_key('c/' + 'x' * (MAX_KEY_BYTES - 2))
+    with pytest.raises(ValueError, match='512 bytes'):
+        check_key('c/' + 'x' * (MAX_KEY_BYTES - 1))
+
+
+def test_frame_key_refuses_what_would_change_the_clip() -> None:
+    with pytest.raises(ValueError, match='slash'):
+        frame_key('clip', 'a/b')
+
+
+def test_natural_order() -> None:
+    names = ['frame10', 'frame9', 'frame009', 'b1', 'frame', '10', '9', 'a2c10', 'a2c9', '9' * 5000]
+    assert sorted(names, key=natural_key) == [
+        '9', '10', '9' * 5000, 'a2c9', 'a2c10', 'b1', 'frame', 'frame009', 'frame9', 'frame10',
+    ]  # fmt: skip
+
+
+@given(st.lists(st.text(max_size=12)), st.randoms())
+def test_natural_order_is_total(names: list[str], random) -> None:
+    shuffled = random.sample(names, len(names))
+    assert sorted(names, key=natural_key) == sorted(shuffled, key=natural_key)
+
+
+def test_read_meta_info(tmp_path) -> None:
+    (tmp_path / 'meta_info.txt').write_text('b/2.png (1,2,3) 1\r\n\na/10.jpg (4,5,3) 1')
+    assert read_meta_info(tmp_path) == [MetaEntry('b/2', '.png', (1, 2, 3)), MetaEntry('a/10', '.jpg', (4, 5, 3))]
+
+
+@pytest.mark.parametrize(
+    ('content', 'message'),
+    [
+        (b'', 'is empty'),
+        (b'a/0.png (1,1,3) 1\nnonsense\n', 'line 2'),
+        (b'a/0.png (1,1,3) 1\na/1.png (1,1,3) 1\na/0.jpg (1,1,3) 1\n', r"line 3: 'a/0' stands in line 1"),
+        ('a/é.png (1,1,3) 1'.encode(), 'not ASCII'),
+    ],
+)
+def test_read_meta_info_names_the_fault(tmp_path, content: bytes, message: str) -> None:
+    (tmp_path / 'meta_info.txt').write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        read_meta_info(tmp_path)
+
+
+def test_read_meta_info_of_nothing(tmp_path) -> None:
+    with pytest.raises(FileNotFoundError, match=r'no meta_info\.txt'):
+        read_meta_info(tmp_path)
+    with pytest.raises(FileNotFoundError, match='does not exist'):
+        read_meta_info(tmp_path / 'absent')
+
+
+def test_format_needs_the_standard_library_alone() -> None:
+    code = (
+        'import sys; before = set(sys.modules); import dstnet_arch.data.lmdb_format; print(*set(sys.modules) - before)'
+    )
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
+    loaded = {name.split('.')[0] for name in done.stdout.split()}
+    assert loaded - sys.stdlib_module_names == {'data_prep'}

@@ -1,0 +1,290 @@
+"""data_prep's blur model and sample data set."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from data_prep.__main__ import main
+from data_prep.blur_model import average_in_linear_light, blurry_and_sharp, power_law
+from data_prep.layouts import GOPRO
+from data_prep.sample import PLANS, Camera, ClipPlan, camera_path, film, make_sample
+from data_prep.verify import verify
+from dstnet_arch.data.lmdb_format import read_meta_info
+from dstnet_arch.errors import DataError
+
+pytest.importorskip('skimage')
+
+SMALL = (
+    ClipPlan('train', 'COFFEE_00', 'coffee', 47, (40, 56), 4, 5.0),
+    ClipPlan('test', 'CAMERA_00', 'camera', 7, (37, 51), 3, 5.0),
+)
+FEW = Camera(subframes=5, margin=16)
+
+
+def random_frames(count: int, dtype: type = np.uint8, size: tuple[int, ...] = (3, 4, 3)) -> list[np.ndarray]:
+    rng = np.random.default_rng(1)
+    return [rng.integers(0, np.iinfo(dtype).max, size, dtype, endpoint=True) for _ in range(count)]
+
+
+# The blur model
+
+
+@pytest.mark.parametrize('dtype', [np.uint8, np.uint16])
+@pytest.mark.parametrize('gamma', [1.0, 2.2])
+def test_average_against_a_naive_one(dtype: type, gamma: float) -> None:
+    frames = random_frames(7, dtype)
+    peak = float(np.iinfo(dtype).max)
+    result = average_in_linear_light(iter(frames), power_law(gamma))
+    assert result.dtype == dtype
+    for position in np.ndindex(frames[0].shape):
+        light = math.fsum((float(frame[position]) / peak) ** gamma for frame in frames) / len(frames)
+        assert abs(int(result[position]) - peak * light ** (1 / gamma)) <= 0.5 + 1e-6
+
+
+def test_light_adds_up_differently_from_stored_values() -> None:
+    black, white = np.zeros((2, 2, 3), np.uint8), np.full((2, 2, 3), 255, np.uint8)
+    assert average_in_linear_light([black, white], power_law(1))[0, 0, 0] == 128
+    assert average_in_linear_light([black, white], power_law(2.2))[0, 0, 0] == 186  # 255 * 0.5 ** (1 / 2.2) = 186.09
+
+
+@pytest.mark.parametrize('dtype', [np.uint8, np.uint16])
+def test_average_of_equal_frames_is_the_frame(dtype: type) -> None:
+    every_value = np.arange(np.iinfo(dtype).max + 1, dtype=dtype)
+    assert np.array_equal(average_in_linear_light([every_value] * 3), every_value)
+    assert np.array_equal(average_in_linear_light([every_value]), every_value)
+
+
+def test_average_leaves_its_input_alone() -> None:
+    frames = random_frames(3)
+    copies = [frame.copy() for frame in frames]
+    first = average_in_linear_light(frames)
+    assert np.array_equal(average_in_linear_light(frames), first)
+    assert all(map(np.array_equal, frames, copies))
+
+
+def test_average_errors() -> None:
+    frame = random_frames(1)[0]
+    with pytest.raises(ValueError, match='no frames'):
+        average_in_linear_light([])
+    with pytest.raises(ValueError, match='uint8 or uint16, not float64'):
+        average_in_linear_light([frame / 255])
+    with pytest.raises(ValueError, match='differ'):
+        average_in_linear_light([frame, frame[:1]])
+    with pytest.raises(ValueError, match='differ'):
+        average_in_linear_light([frame, frame.astype(np.uint16)])
+    with pytest.raises(ValueError, match='gamma'):
+        average_in_linear_light([frame], power_law(0))
+
+
+@pytest.mark.parametrize(
+    ('window', 'step', 'starts'), [(5, None, [0, 5]), (5, 3, [0, 3, 6]), (3, 5, [0, 5]), (1, 4, [0, 4, 8])]
+)
+def test_windows(window: int, step: int | None, starts: list[int]) -> None:
+    frames = random_frames(11)
+    pairs = list(blurry_and_sharp(frames, window, step))
+    assert len(pairs) == len(starts)
+    for (blurry, sharp), start in zip(pairs, starts, strict=True):
+        assert np.array_equal(blurry, average_in_linear_light(frames[start : start + window]))
+        assert sharp is frames[start + window // 2]
+
+
+def test_windows_take_frames_as_they_need_them() -> None:
+    taken = []
+
+    def source() -> Iterator[np.ndarray]:
+        for frame in random_frames(9):
+            taken.append(1)
+            yield frame
+
+    next(blurry_and_sharp(source(), 3))
+    assert len(taken) == 3
+
+
+@pytest.mark.parametrize(('window', 'step'), [(0, 1), (4, 1), (-1, 1), (3, 0)])
+def test_window_errors(window: int, step: int) -> None:
+    with pytest.raises(ValueError, match='must be'):
+        next(blurry_and_sharp(random_frames(5), window, step))
+
+
+# The camera
+
+
+def test_path_is_smooth_bounded_and_as_long_as_asked_for() -> None:
+    camera = Camera()
+    path = camera_path(np.random.default_rng(3), 24, 5.0, camera)
+    assert path.shape == (24 * camera.subframes, 4)
+    steps = np.diff(path[:, :2], axis=0)
+    assert np.hypot(*steps.T).sum() == pytest.approx(5.0 * 24, rel=1e-6)
+    assert np.abs(path[:, :2]).max() <= camera.margin
+    bends = np.hypot(*np.diff(steps, axis=0).T)
+    assert bends.max() < 0.25 * np.hypot(*steps.T).max(), 'no corners'
+    assert np.abs(np.degrees(path[:, 2])).max() < 6
+    assert np.abs(path[:, 3]).max() < 0.1
+
+
+def test_path_stays_within_the_margin() -> None:
+    camera = Camera(margin=8)
+    path = camera_path(np.random.default_rng(3), 24, 50.0, camera)
+    assert np.abs(path[:, :2]).max() == pytest.approx(8)
+
+
+def test_path_depends_on_the_generator_alone() -> None:
+    paths = [camera_path(np.random.default_rng(seed), 8, 5.0, Camera()) for seed in (1, 1, 2)]
+    assert np.array_equal(paths[0], paths[1])
+    assert not np.allclose(paths[0], paths[2])
+
+
+def test_film_shows_the_middle_and_follows_whole_pixels() -> None:
+    photograph = random_frames(1, size=(30, 41, 3))[0]
+    path = np.array([[0.0, 0, 0, 0], [3.0, -2, 0, 0]])
+    still, moved = film(photograph, path, (10, 21))
+    assert np.array_equal(still, photograph[10:20, 10:31])
+    assert np.array_equal(moved, photograph[8:18, 13:34])
+
+
+def test_film_turns_around_the_middle() -> None:
+    photograph = random_frames(1, size=(21, 21, 3))[0]
+    (turned,) = film(photograph, np.array([[0.0, 0, math.pi / 2, 0]]), (11, 11))
+    assert np.array_equal(turned, np.rot90(photograph[5:16, 5:16]))
+
+
+# The data set
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob('*') if path.is_file()}
+
+
+@pytest.fixture(scope='module')
+def sample(tmp_path_factory) -> Path:
+    output = tmp_path_factory.mktemp('sample') / 'out'
+    make_sample(output, seed=5, plans=SMALL, camera=FEW)
+    return output
+
+
+def test_sample_layout(sample) -> None:
+    for folder in ('blur_gamma', 'sharp'):
+        names = sorted(path.name for path in (sample / 'raw/train/COFFEE_00' / folder).iterdir())
+        assert names == [f'{number:06d}.png' for number in range(47, 51)]
+    assert cv2.imread(str(sample / 'raw/test/CAMERA_00/sharp/000007.png')).shape == (37, 51, 3)
+    entries = read_meta_info(sample / 'test_blur.lmdb')
+    assert [(entry.key, entry.shape) for entry in entries] == [
+        (f'CAMERA_00/{number:06d}', (37, 51, 3)) for number in (7, 8, 9)
+    ]
+    assert verify(sample)
+
+
+def test_sample_says_how_it_was_made(sample) -> None:
+    info = json.loads((sample / 'dataset_info.json').read_text())
+    assert info['data_set'] == 'Sample data'
+    assert info['splits']['train']['blur']['value'] == 'blur_gamma'
+    assert info['made']['seed'] == 5
+    assert info['made']['camera']['gamma'] == 2.2
+    assert [plan['photograph'] for plan in info['made']['plans']] == ['coffee', 'camera']
+    values = []
+    for path in sorted((sample / 'raw/train/COFFEE_00/blur_gamma').iterdir()):
+        sharp = cv2.imread(str(path.parents[1] / 'sharp' / path.name)).astype(float)
+        values.append(10 * math.log10(255**2 / np.mean((cv2.imread(str(path)) - sharp) ** 2)))
+    assert info['made']['psnr_of_blurry']['train/COFFEE_00'] == pytest.approx(np.mean(values), abs=2e-3)
+
+
+def test_sample_colours_are_the_photographs(sample) -> None:
+    from skimage import data
+
+    frame = cv2.cvtColor(cv2.imread(str(sample / 'raw/train/COFFEE_00/sharp/000047.png')), cv2.COLOR_BGR2RGB)
+    mean = frame.reshape(-1, 3).mean(axis=0)
+    assert np.abs(mean - data.coffee().reshape(-1, 3).mean(axis=0)).max() < 40
+    assert mean[0] > mean[1] > mean[2], 'a brown table and a red cup'
+
+
+def test_sample_is_deterministic(sample, tmp_path) -> None:
+    make_sample(tmp_path / 'again', seed=5, plans=SMALL, camera=FEW)
+    assert tree(tmp_path / 'again/raw') == tree(sample / 'raw')
+    make_sample(tmp_path / 'fewer', seed=5, plans=SMALL[:1], camera=FEW)
+    clip = 'raw/train/COFFEE_00'
+    assert tree(tmp_path / 'fewer' / clip) == tree(sample / clip), 'a clip does not depend on the others'
+    make_sample(tmp_path / 'other', seed=6, plans=SMALL, camera=FEW)
+    assert tree(tmp_path / 'other' / clip) != tree(sample / clip)
+
+
+def test_sample_twice_keeps_the_first(sample, capsys) -> None:
+    before = tree(sample)
+    make_sample(sample, seed=5, plans=SMALL, camera=FEW)
+    out = capsys.readouterr().out
+    assert 'already rendered' in out
+    assert out.count('already complete') == 4
+    assert tree(sample) == before
+
+
+@pytest.mark.parametrize('what', ['other seed', 'other camera', 'foreign'])
+def test_sample_overwrites_nothing_else(tmp_path, what: str) -> None:
+    output = tmp_path / 'out'
+    if what == 'foreign':
+        (output / 'raw').mkdir(parents=True)
+        (output / 'raw/mine.txt').write_text('x')
+    else:
+        make_sample(output, seed=5, plans=SMALL[1:], camera=FEW)
+    before = tree(output)
+    seed = 6 if what == 'other seed' else 5
+    camera = replace(FEW, subframes=7) if what == 'other camera' else FEW
+    with pytest.raises(DataError, match=r'raw exists already.*choose another folder with -o'):
+        make_sample(output, seed=seed, plans=SMALL[1:], camera=camera)
+    assert tree(output) == before
+
+
+def test_interrupted_rendering_starts_anew(sample, tmp_path) -> None:
+    left = tmp_path / 'out/raw.partial/train/OLD/sharp'
+    left.mkdir(parents=True)
+    (left / '000001.png').write_bytes(b'half')
+    make_sample(tmp_path / 'out', seed=5, plans=SMALL, camera=FEW)
+    assert tree(tmp_path / 'out/raw') == tree(sample / 'raw')
+    assert not (tmp_path / 'out/raw.partial').exists()
+
+
+def test_missing_photograph_is_one_clear_error(tmp_path, monkeypatch, capsys) -> None:
+    import skimage.data
+
+    def absent() -> None:
+        raise ModuleNotFoundError("No module named 'pooch'")
+
+    monkeypatch.setattr(skimage.data, 'astronaut', absent)
+    assert main(['sample', '-o', str(tmp_path / 'out')]) == 2
+    error = capsys.readouterr().err
+    assert "the photograph 'astronaut' of scikit-image cannot be loaded" in error
+    assert 'pip install' in error
+    assert not (tmp_path / 'out').exists()
+
+
+def test_the_plans() -> None:
+    photographs = {split: {plan.photograph for plan in PLANS if plan.split == split} for split in ('train', 'test')}
+    assert not photographs['train'] & photographs['test'], 'the test clip must be unseen'
+    assert len({(plan.split, plan.name) for plan in PLANS}) == len(PLANS)
+    for plan in PLANS:
+        assert plan.first_number > 0
+        assert plan.split in GOPRO.splits
+        if plan.split == 'train':
+            assert min(plan.size) >= 128, 'room for crops'
+        else:
+            assert plan.size[0] % 16
+            assert plan.size[1] % 16
+
+
+def test_photographs_come_with_scikit_image() -> None:
+    """No download: the files lie in the installed package."""
+    import importlib.util
+
+    import skimage.data
+
+    folder = Path(importlib.util.find_spec('skimage.data').origin).parent
+    names = {'stereo_motorcycle': 'motorcycle_left'}
+    for plan in PLANS:
+        assert list(folder.glob(f'{names.get(plan.photograph, plan.photograph)}.*'))
+        assert hasattr(skimage.data, plan.photograph)

@@ -1,0 +1,364 @@
+"""data_prep: DVD and BSD as they are distributed and re-arranged, with their traps, up to what the data sets read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from prep_parts import contents, failure, put, seed_of
+from torch.utils.data import DataLoader
+
+from data_prep.__main__ import main
+from data_prep.convert import _unlike_distributed, convert
+from data_prep.layouts import BSD, DVD, Clip, Layout
+from dstnet_arch.data.lmdb_format import read_meta_info
+from dstnet_arch.data.sampler import VideoDeblurSampler
+from dstnet_arch.data.video_recurrent_deblur_dataset import VideoRecurrentDeblurDataset, VideoRecurrentDeblurTestDataset
+
+LANDSCAPE, PORTRAIT, LARGE = (18, 32), (32, 18), (27, 48)
+
+# video: (first number, frames, size)
+DVD_TREE = {
+    'IMG_0009': (30, 5, LANDSCAPE),
+    'IMG_0051': (0, 4, PORTRAIT),
+    'C0036': (0, 4, LARGE),
+    'IMG_0030': (0, 4, LANDSCAPE),
+    '720p_240fps_2': (0, 3, PORTRAIT),
+}
+DVD_TEST = {'IMG_0030', '720p_240fps_2'}
+DISTRIBUTED = 'DeepVideoDeblurring_Dataset'
+BSD_TREE = {'train': ('003', '017', '112'), 'valid': ('021',), 'test': ('000', '156')}
+
+
+def make_dvd(
+    root: Path,
+    pattern: str = '{video}/{side}',
+    sides: tuple[str, str] = ('input', 'GT'),
+    videos: Iterable[str] = tuple(DVD_TREE),
+) -> dict[tuple[str, str], bytes]:
+    """A tree of JPEG files; their bytes by ('blur' or 'sharp', key)."""
+    files = {}
+    for video in videos:
+        first, count, size = DVD_TREE[video]
+        split = 'test' if video in DVD_TEST else 'train'
+        for side, folder in zip(('blur', 'sharp'), sides, strict=True):
+            for number in range(first, first + count):
+                path = root / pattern.format(split=split, video=video, side=folder) / f'{number:05d}.jpg'
+                files[side, f'{video}/{number:05d}'] = put(path, seed_of(f'{video}{folder}{number}'), size)
+    return files
+
+
+def make_bsd(
+    root: Path,
+    pattern: str = '{split}/{clip}/{side}/RGB',
+    sides: tuple[str, str] = ('Blur', 'Sharp'),
+    tree: Mapping[str, Iterable[str]] = BSD_TREE,
+    num_frames: int = 3,
+) -> dict[tuple[str, str], bytes]:
+    """A tree of one exposure, with RAW beside RGB; bytes of the RGB files by ('blur' or 'sharp', 'split/key')."""
+    files = {}
+    for split, clips in tree.items():
+        for clip in clips:
+            for side, name in zip(('blur', 'sharp'), sides, strict=True):
+                folder = root / pattern.format(split=split, clip=clip, side=name)
+                for number in range(num_frames):
+                    seed = seed_of(f'{root.name}{clip}{name}{number}')
+                    files[side, f'{split}/{clip}/{number:08d}'] = put(folder / f'{number:08d}.png', seed)
+                    if folder.name == 'RGB':
+                        put(folder.with_name('RAW') / f'{number:08d}.tiff', seed)
+    return files
+
+
+def stored(output: Path, split: str) -> dict[tuple[str, str], bytes]:
+    return {
+        (side, key): data
+        for side in ('blur', 'sharp')
+        for key, data in contents(output / f'{split}_{side}.lmdb').items()
+    }
+
+
+def prepare(capsys: pytest.CaptureFixture[str], *argv: object) -> str:
+    """Run a command that must succeed; what it printed."""
+    assert main([str(argument) for argument in argv]) == 0
+    return capsys.readouterr().out
+
+
+# DVD
+
+
+@pytest.mark.parametrize('source', ['.', DISTRIBUTED, f'{DISTRIBUTED}/quantitative_datasets'])
+def test_dvd_as_distributed(tmp_path, capsys, source: str) -> None:
+    distributed = tmp_path / 'src' / DISTRIBUTED
+    files = make_dvd(distributed / 'quantitative_datasets')
+    put(distributed / 'qualitative_datasets/alley/input/00000.jpg')  # without ground truth
+    output = tmp_path / 'out'
+    printed = prepare(capsys, 'dvd', tmp_path / 'src' / source, '-o', output)
+
+    assert sorted(path.name for path in output.iterdir()) == [
+        'dataset_info.json', 'test_blur.lmdb', 'test_sharp.lmdb', 'train_blur.lmdb', 'train_sharp.lmdb',
+    ]  # fmt: skip
+    test = {name: data for name, data in files.items() if name[1].split('/')[0] in DVD_TEST}
+    assert stored(output, 'test') == test
+    assert stored(output, 'train') == {name: data for name, data in files.items() if name not in test}
+    entries = read_meta_info(output / 'train_sharp.lmdb')
+    assert {entry.clip: entry.shape for entry in entries} == {
+        'C0036': (*LARGE, 3), 'IMG_0009': (*LANDSCAPE, 3), 'IMG_0051': (*PORTRAIT, 3),
+    }  # fmt: skip
+    numbers = [entry.frame for entry in entries if entry.clip == 'IMG_0009']
+    assert numbers == ['00030', '00031', '00032', '00033', '00034']
+    assert {entry.extension for entry in entries} == {'.jpg'}
+    info = json.loads((output / 'dataset_info.json').read_text())
+    assert info['data_set'].startswith('DVD')
+    assert info['splits']['test']['clips'] == {'720p_240fps_2': 3, 'IMG_0030': 4}
+
+    assert 'train has 3 clips and 13 frames, as distributed 61 and 5708.' in printed
+    assert (
+        'test has 2 clips and 7 frames, as distributed 10 and 1000; missing: IMG_0003, IMG_0021, IMG_0031 and 5 more'
+        in printed
+    )
+    assert 'numbering' not in printed
+    assert prepare(capsys, 'verify', output).count('  ok\n') == 4
+
+
+@pytest.mark.parametrize(
+    ('pattern', 'sides'),
+    [
+        ('{split}/{video}/{side}', ('input', 'GT')),
+        ('{split}/{side}/{video}', ('blur', 'gt')),
+        ('{split}/{side}/{video}', ('input', 'GT')),
+        ('{side}/{video}', ('blur', 'gt')),
+        ('{side}/{video}', ('input', 'GT')),
+    ],
+)
+def test_dvd_rearranged(tmp_path, pattern: str, sides: tuple[str, str]) -> None:
+    """With one video a split, `{clip}/input` explains as many folders of `{split}/input/{clip}`: `train` is no clip."""
+    files = make_dvd(tmp_path / 'src', pattern, sides, ('C0036', 'IMG_0030'))
+    convert(DVD, tmp_path / 'src', tmp_path / 'out')
+    for split, video in (('train', 'C0036'), ('test', 'IMG_0030')):
+        expected = {name: data for name, data in files.items() if name[1].startswith(video)}
+        assert stored(tmp_path / 'out', split) == expected
+
+
+def test_dvd_one_split_alone(tmp_path, capsys) -> None:
+    """Videos keep their split by their names where SOURCE is a split's folder itself."""
+    make_dvd(tmp_path / 'src', '{split}/{side}/{video}')
+    convert(DVD, tmp_path / 'src/test', tmp_path / 'out')
+    assert {entry.clip for entry in read_meta_info(tmp_path / 'out/test_blur.lmdb')} == DVD_TEST
+    assert "no part 'train'" in capsys.readouterr().out
+
+
+def test_dvd_videos_without_a_partner_stop_it(tmp_path, capsys) -> None:
+    make_dvd(tmp_path / 'src')
+    (tmp_path / 'src/C0036/GT/00002.jpg').unlink()
+    (tmp_path / 'src/IMG_0051/input/00000.jpg').unlink()
+    message = failure(capsys, 'dvd', tmp_path / 'src', '-o', tmp_path / 'out')
+    assert 'C0036/input/00002.jpg: no sharp frame of that name' in message
+    assert 'IMG_0051/GT/00000.jpg: no blurry frame of that name' in message
+    (tmp_path / 'src/IMG_0030/GT').rename(tmp_path / 'src/IMG_0030/GT_old')
+    message = failure(capsys, 'dvd', tmp_path / 'src', '-o', tmp_path / 'out')
+    assert 'test/IMG_0030: no folder of sharp frames' in message
+    assert not (tmp_path / 'out').exists()
+
+
+def test_dvd_a_video_of_two_sizes_stops_it(tmp_path, capsys) -> None:
+    make_dvd(tmp_path / 'src')
+    put(tmp_path / 'src/IMG_0051/GT/00003.jpg', size=LANDSCAPE)
+    message = failure(capsys, 'dvd', tmp_path / 'src', '-o', tmp_path / 'out')
+    assert 'IMG_0051/GT/00003.jpg is 32x18, others of the clip 18x32' in message
+
+
+def test_dvd_test_videos_among_those_for_training_are_mentioned(tmp_path, capsys) -> None:
+    make_dvd(tmp_path / 'src', 'train/{video}/{side}')
+    convert(DVD, tmp_path / 'src', tmp_path / 'out')
+    assert 'train/IMG_0030 belongs to test as distributed' in capsys.readouterr().out
+
+
+def clips(split: str, lengths: Mapping[str, int]) -> dict[Clip, int]:
+    return {Clip(split, name, Path(), Path()): length for name, length in lengths.items()}
+
+
+BSD_LENGTHS = {
+    'train': {f'{number:03d}': 100 for number in range(60)},
+    'test': {f'{number:03d}': 150 for number in range(20)},
+}
+
+
+@pytest.mark.parametrize(
+    ('layout', 'found', 'notes'),
+    [
+        (DVD, clips('test', DVD.clips['test']), []),
+        (
+            DVD,
+            clips('test', {name: 100 for name in DVD.clips['test'] if name != 'IMG_0049'}),
+            ['test has 9 clips and 900 frames, as distributed 10 and 1000; missing: IMG_0049'],
+        ),
+        (
+            DVD,
+            clips('test', {**DVD.clips['test'], 'IMG_0049': 99}),
+            [
+                'test has 10 clips and 999 frames, as distributed 10 and 1000',
+                'test/IMG_0049 has 99 frames, 100 as distributed',
+            ],
+        ),
+        (BSD, clips('train', BSD_LENGTHS['train']) | clips('test', BSD_LENGTHS['test']), []),
+        (
+            BSD,
+            clips('test', dict.fromkeys(BSD_LENGTHS['test'], 100)),
+            ['test has 20 clips and 2000 frames, as distributed 20 and 3000'],
+        ),
+    ],
+    ids=['DVD', 'video missing', 'frame missing', 'BSD', 'BSD_test100'],
+)
+def test_differences_from_the_published_set(layout: Layout, found: dict[Clip, int], notes: list[str]) -> None:
+    assert _unlike_distributed(layout, found) == notes
+
+
+# BSD
+
+
+@pytest.fixture
+def bsd(tmp_path) -> dict[str, dict[tuple[str, str], bytes]]:
+    """Three exposures side by side in tmp_path/src; the bytes of their files, by exposure."""
+    assert BSD.choice is not None
+    return {exposure: make_bsd(tmp_path / f'src/BSD_{exposure}') for exposure in BSD.choice.values}
+
+
+@pytest.mark.parametrize(('exposure', 'inside'), [('2ms16ms', False), ('3ms24ms', True)])
+def test_bsd_as_distributed(tmp_path, monkeypatch, capsys, bsd, exposure: str, inside: bool) -> None:
+    """SOURCE is the folder that holds BSD_<exposure>, or, where `inside`, that folder itself, given as `.`."""
+    source = tmp_path / 'src'
+    if inside:
+        monkeypatch.chdir(source / f'BSD_{exposure}')
+        source = Path()
+    output = tmp_path / 'out'
+    printed = prepare(capsys, 'bsd', source, '-o', output, '--exposure', exposure)
+    names = [f'{split}_{side}.lmdb' for split in ('test', 'train', 'valid') for side in ('blur', 'sharp')]
+    assert sorted(path.name for path in output.iterdir()) == ['dataset_info.json', *names]
+    files = bsd[exposure]
+    for split in BSD_TREE:
+        expected = {(side, key.partition('/')[2]): files[side, key] for side, key in files if key.startswith(split)}
+        assert stored(output, split) == expected
+    assert ('SOURCE holds no other' if inside else 'SOURCE also holds 1ms8ms and 3ms24ms') in printed
+    assert 'left out' not in printed
+    assert 'as distributed 60 and 6000' in printed
+    recorded = json.loads((output / 'dataset_info.json').read_text())['splits']['valid']['exposure']
+    assert recorded['value'] == exposure
+    assert recorded['meaning'].startswith(f'sharp frames exposed for {exposure[0]} ms')
+    assert recorded['stated_by'] == 'the name of the folder'
+    assert prepare(capsys, 'verify', output).count('  ok\n') == 6
+
+
+@pytest.mark.parametrize('source', ['src', 'src/BSD_2ms16ms', 'src/bsd_2MS16MS'])
+def test_bsd_never_takes_another_exposure(tmp_path, capsys, source: str) -> None:
+    make_bsd(tmp_path / (source if source != 'src' else 'src/BSD_2ms16ms'))
+    message = failure(capsys, 'bsd', tmp_path / source, '-o', tmp_path / 'out', '--exposure', '1ms8ms')
+    assert "holds no '1ms8ms' frames, only '2ms16ms'" in message
+    assert 'add --exposure 2ms16ms' in message
+    assert not (tmp_path / 'out').exists()
+    prepare(capsys, 'bsd', tmp_path / source, '-o', tmp_path / 'out', '--exposure', '2ms16ms')
+
+
+def test_bsd_exposures_do_not_mix_in_one_folder(tmp_path, capsys, bsd) -> None:
+    convert(BSD, tmp_path / 'src', tmp_path / 'out', '1ms8ms')
+    message = failure(capsys, 'bsd', tmp_path / 'src', '-o', tmp_path / 'out', '--exposure', '2ms16ms')
+    assert 'made from other files' in message
+
+
+def test_bsd_rearranged_in_a_folder_of_any_name(tmp_path, capsys) -> None:
+    files = make_bsd(tmp_path / 'mine', '{split}/{side}/{clip}', ('blur', 'GT'))
+    make_bsd(tmp_path / 'mine/BSD_2ms16ms', tree={'test': ('000',)})  # says nothing about what lies beside it
+    printed = prepare(capsys, 'bsd', tmp_path / 'mine', '-o', tmp_path / 'out', '--exposure', '3ms24ms')
+    assert stored(tmp_path / 'out', 'test')['sharp', '156/00000002'] == files['sharp', 'test/156/00000002']
+    assert 'the names of the folders do not tell, as you say' in printed
+
+
+def test_bsd_sequences_with_raw_frames_alone_stop_it(tmp_path, capsys, bsd) -> None:
+    clip = tmp_path / 'src/BSD_1ms8ms/train/017'
+    for frame in (clip / 'Sharp/RGB').iterdir():
+        frame.unlink()
+    (clip / 'Sharp/RGB').rmdir()
+    message = failure(capsys, 'bsd', tmp_path / 'src', '-o', tmp_path / 'out', '--exposure', '1ms8ms')
+    assert 'train/017: no folder of sharp frames' in message
+
+
+def test_bsd_older_and_shorter_test_sequences_are_mentioned(tmp_path, capsys) -> None:
+    make_bsd(tmp_path / 'BSD_test100', tree={'test': ('000', '007')}, num_frames=10)
+    convert(BSD, tmp_path / 'BSD_test100', tmp_path / 'out', '1ms8ms')
+    assert 'test has 2 clips and 20 frames, as distributed 20 and 3000' in capsys.readouterr().out
+
+
+# What training and testing read
+
+
+def decoded(data: bytes) -> np.ndarray:
+    return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
+
+
+def options(output: Path, split: str, **opt: object) -> dict[str, object]:
+    roots = {'dataroot_lq': str(output / f'{split}_blur.lmdb'), 'dataroot_gt': str(output / f'{split}_sharp.lmdb')}
+    return {'name': 'Tiny', **roots, **opt}
+
+
+def test_training_crops_of_portrait_and_landscape_videos(tmp_path) -> None:
+    """The crop is as large as the smallest side of all, and each is one piece of the frames of both sides."""
+    files = make_dvd(tmp_path / 'src')
+    convert(DVD, tmp_path / 'src', tmp_path / 'out')
+    side = min(PORTRAIT)
+    opt = options(tmp_path / 'out', 'train', num_frame=2, gt_size=side, use_hflip=False, use_rot=False)
+    dataset = VideoRecurrentDeblurDataset(opt)
+    assert len(dataset) == 4 + 3 + 3
+    places = set()
+    for draw in range(40):
+        item = dataset[draw % len(dataset), draw]
+        clip, _, first = item['key'].partition('/')
+        for name, tensor in (('blur', item['lq']), ('sharp', item['gt'])):
+            pixels = tensor.mul(255).round().byte().permute(0, 2, 3, 1).numpy()
+            assert pixels.shape == (2, side, side, 3)
+            frames = [decoded(files[name, f'{clip}/{int(first) + step:05d}']) for step in (0, 1)]
+            windows = np.lib.stride_tricks.sliding_window_view(frames[0], (side, side), axis=(0, 1)).transpose(
+                0, 1, 3, 4, 2
+            )
+            tops, lefts = np.nonzero((windows == pixels[0]).all(axis=(2, 3, 4)))
+            assert len(tops) == 1
+            places.add((draw, clip, int(tops[0]), int(lefts[0])))
+            np.testing.assert_array_equal(pixels[1], frames[1][tops[0] :, lefts[0] :][:side, :side])
+    assert len(places) == 40, 'blurry and sharp frames of a draw are cut at the same place'
+    assert len({place[1:] for place in places if place[1] == 'IMG_0051'}) > 3
+    assert len({place[1:] for place in places if place[1] == 'IMG_0009'}) > 3
+
+
+def test_batches_of_portrait_and_landscape_videos(tmp_path) -> None:
+    make_dvd(tmp_path / 'src')
+    convert(DVD, tmp_path / 'src', tmp_path / 'out')
+    dataset = VideoRecurrentDeblurDataset(options(tmp_path / 'out', 'train', num_frame=3, gt_size=16))
+    batches = list(DataLoader(dataset, batch_size=6, sampler=VideoDeblurSampler(dataset, 1, 0)))
+    assert [tuple(batch['lq'].shape) for batch in batches] == [(6, 3, 3, 16, 16), (1, 3, 3, 16, 16)]
+    assert {key.split('/')[0] for key in batches[0]['key']} == {'IMG_0009', 'IMG_0051', 'C0036'}
+
+
+def test_testing_reads_whole_videos_of_each_size(tmp_path, bsd) -> None:
+    files = make_dvd(tmp_path / 'dvd')
+    convert(DVD, tmp_path / 'dvd', tmp_path / 'out')
+    dataset = VideoRecurrentDeblurTestDataset(options(tmp_path / 'out', 'test', clip_length=3))
+    assert dataset.videos == {
+        '720p_240fps_2': ['00000', '00001', '00002'],
+        'IMG_0030': ['00000', '00001', '00002', '00003'],
+    }
+    assert [
+        (tuple(item['lq'].shape), item['frames'][0], item['keep']) for item in map(dataset.__getitem__, range(3))
+    ] == [
+        ((3, 3, *PORTRAIT), '00000', (0, 3)),
+        ((3, 3, *LANDSCAPE), '00000', (0, 3)),
+        ((3, 3, *LANDSCAPE), '00001', (2, 3)),
+    ]
+    frame = dataset[2]['gt'][2].mul(255).round().byte().permute(1, 2, 0).numpy()
+    np.testing.assert_array_equal(frame, decoded(files['sharp', 'IMG_0030/00003']))
+
+    convert(BSD, tmp_path / 'src', tmp_path / 'bsd', '2ms16ms')
+    for split, names in BSD_TREE.items():
+        videos = VideoRecurrentDeblurTestDataset(options(tmp_path / 'bsd', split)).videos
+        assert videos == {name: ['00000000', '00000001', '00000002'] for name in names}

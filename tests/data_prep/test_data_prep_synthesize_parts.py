@@ -1,0 +1,446 @@
+"""The parts of blur synthesis, each against a computation of its own: light, shutter, flow, noise, cuts."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from data_prep.blur_model import (
+    LINEAR,
+    RESPONSES,
+    SRGB,
+    average_in_linear_light,
+    exposure_weights,
+    mean_light,
+    power_law,
+    response_from_values,
+)
+from data_prep.synthesize_analysis import Analysis, analyse, find_cuts, find_repeats, repeated_share
+from data_prep.synthesize_camera import Noise, h264_round_trip, jpeg_round_trip
+from data_prep.synthesize_command import read_response
+from data_prep.synthesize_flow import Moment, both_flows, light_between
+from data_prep.synthesize_footage import FrameFolder, Geometry, clip_name, open_footage
+from data_prep.synthesize_plan import Settings, Shutter, plan_clips
+from data_prep.synthesize_survey import assign_splits
+from dstnet_arch.errors import DataError
+
+
+def texture(height: int, width: int, seed: int = 0, sigma: float = 2.5) -> np.ndarray:
+    """Smooth random colours that use most of the range; `sigma` is the size of the spots, pixels."""
+    noise = np.random.default_rng(seed).standard_normal((height, width, 3))
+    smooth = cv2.GaussianBlur(noise, (0, 0), sigma)
+    return np.clip(128 + 60 * smooth / smooth.std(), 0, 255).astype(np.uint8)
+
+
+# Response curves
+
+
+def naive_srgb(value: int) -> float:
+    stored = value / 255
+    return stored / 12.92 if stored <= 0.04045 else ((stored + 0.055) / 1.055) ** 2.4
+
+
+def test_srgb_against_its_definition() -> None:
+    values = np.arange(256, dtype=np.uint8)
+    assert SRGB.light(values) == pytest.approx([naive_srgb(value) for value in range(256)], abs=1e-12)
+    assert SRGB.light(values)[188] == pytest.approx(0.5029, abs=1e-4)  # the well-known middle
+
+
+@pytest.mark.parametrize('name', sorted(RESPONSES))
+def test_curves_go_there_and_back(name: str) -> None:
+    response = RESPONSES[name]
+    for dtype in (np.uint8, np.uint16):
+        values = np.arange(np.iinfo(dtype).max + 1, dtype=dtype)
+        assert np.array_equal(response.picture(response.light(values), dtype), values)
+    assert response.light(values).min() == 0
+    assert response.light(values).max() == pytest.approx(1)
+    assert response.picture(np.array([-0.5, 2.0])).tolist() == [0, 255], 'clipped'
+
+
+def test_measured_curve() -> None:
+    """One that is a power law must act as the power law does, whatever its unit and its black level."""
+    values = [7 + 300 * (value / 255) ** 1.8 for value in range(256)]
+    frames = [texture(9, 8, seed) for seed in range(5)]
+    measured = average_in_linear_light(frames, response_from_values('mine', values))
+    assert np.abs(measured.astype(int) - average_in_linear_light(frames, power_law(1.8))).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ('values', 'message'),
+    [
+        (range(255), '255 numbers; a response curve has 256'),
+        ([*range(255), math.inf], 'finite'),
+        ([*range(255), 254], r'number 256 \(254\) is not above the one before'),
+    ],
+)
+def test_measured_curves_that_are_refused(values, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        response_from_values('mine', list(values))
+
+
+def test_measured_curves_are_for_8_bits() -> None:
+    with pytest.raises(ValueError, match='known for uint8 alone'):
+        response_from_values('mine', range(256)).light(np.zeros(3, np.uint16))
+
+
+def test_response_from_the_command_line(tmp_path) -> None:
+    assert read_response('srgb') is SRGB
+    curve = tmp_path / 'curve.txt'
+    curve.write_text(', '.join(str(value**2) for value in range(100)) + '\n' + ' '.join(map(str, range(9802, 9958))))
+    assert read_response(str(curve)).values[99] == pytest.approx(99**2 / 9957)
+    with pytest.raises(DataError, match=r'no such curve and no such file.*srgb, gamma2.2, linear'):
+        read_response('rec709')
+    curve.write_text('1 2 three')
+    with pytest.raises(DataError, match='three'):
+        read_response(str(curve))
+    curve.write_bytes(b'\xff\xfe\x00')
+    with pytest.raises(DataError, match=r'curve\.txt'):
+        read_response(str(curve))
+
+
+# Exposure
+
+
+def test_exposure_weights() -> None:
+    assert exposure_weights(5).tolist() == [1] * 5
+    assert exposure_weights(4).tolist() == [0.5, 1, 1, 1, 0.5]
+    assert exposure_weights(1).tolist() == [1]
+    assert exposure_weights(0.3).tolist() == [0.3]
+    assert exposure_weights(2.5) == pytest.approx([0.75, 1, 0.75])
+    with pytest.raises(ValueError, match='more than 0'):
+        exposure_weights(0)
+
+
+@pytest.mark.parametrize('length', [0.2, 1, 1.5, 2, 3, 6.4, 7, 9.99, 12])
+def test_exposure_weights_are_overlaps(length: float) -> None:
+    """Each is the time that [-length/2, length/2] shares with [i - 1/2, i + 1/2]."""
+    weights = exposure_weights(length)
+    half = len(weights) // 2
+    for offset, weight in zip(range(-half, half + 1), weights, strict=True):
+        overlap = min(length / 2, offset + 0.5) - max(-length / 2, offset - 0.5)
+        assert weight == pytest.approx(overlap)
+        assert weight > 0
+    assert weights.sum() == pytest.approx(length)
+
+
+def test_mean_light_leaves_its_input_alone_and_weighs() -> None:
+    lights = [np.full((2, 2), value, np.float32) for value in (0.0, 0.5, 1.0)]
+    assert mean_light(lights, [1, 2, 5])[0, 0] == pytest.approx(0.75)
+    assert mean_light(lights)[0, 0] == pytest.approx(0.5)
+    assert [light[0, 0] for light in lights] == [0, 0.5, 1]
+    with pytest.raises(ValueError):
+        mean_light(lights, [1, 2])
+    with pytest.raises(ValueError, match='differ'):
+        mean_light([lights[0], lights[0][:1]])
+
+
+@pytest.mark.parametrize(('interpolate', 'exposure'), [(1, 7), (1, 4.0), (4, 1), (5, 3), (16, 1.6), (2, 0.5)])
+def test_samples_of_the_shutter(interpolate: int, exposure: float) -> None:
+    shutter = Shutter(exposure, 8, interpolate)
+    times = [frame + time for frame, time in shutter.samples]
+    assert len(times) == len(shutter.weights)
+    assert times == pytest.approx([-time for time in reversed(times)]), 'as long before the middle as after it'
+    assert np.diff(times) == pytest.approx(1 / interpolate)
+    assert shutter.weights.sum() / interpolate == pytest.approx(exposure)
+    needed = [frame + (1 if time else 0) for frame, time in shutter.samples] + [frame for frame, _ in shutter.samples]
+    assert shutter.reach == max(map(abs, needed))
+
+
+def test_settings_that_follow_from_others() -> None:
+    assert Settings(window=(11, 11)).shutter('a') == Shutter(11, 11)
+    assert Settings(window=(5, 5), duty_cycle=0.25).shutter('a') == Shutter(5, 20)
+    assert Settings(stride=8, duty_cycle=0.5).shutter('a') == Shutter(4.0, 8)
+    assert Settings(window=(5, 5), stride=2).shutter('a') == Shutter(5, 2)
+    with pytest.raises(DataError, match='leave one of them out'):
+        Settings(window=(5, 5), stride=5, duty_cycle=1)
+    with pytest.raises(DataError, match='odd'):
+        Settings(window=(6, 6))
+    with pytest.raises(DataError, match='--scale and --max-size'):
+        Settings(geometry=Geometry(scale=0.5, max_size=5))
+
+
+def test_windows_are_chosen_by_seed_and_name() -> None:
+    names = [f'clip{number}' for number in range(60)]
+    chosen = [Settings(seed=3).shutter(name).exposure for name in names]
+    assert set(chosen) == {7, 9, 11, 13}
+    assert chosen == [Settings(seed=3).shutter(name).exposure for name in names]
+    assert chosen != [Settings(seed=4).shutter(name).exposure for name in names]
+
+
+# Interpolation
+
+
+@pytest.mark.parametrize('step', [(6, 0), (-3, 5)])
+@pytest.mark.parametrize('time', [1 / 3, 0.5, 0.8])
+def test_interpolation_of_a_translation(step: tuple[int, int], time: float) -> None:
+    """What is in between is the same texture, moved by a part of the step; also near the borders, within two pixels."""
+    big = cv2.GaussianBlur(texture(200, 260), (0, 0), 1.5)
+    x, y = step
+    first, second = big[40:140, 40:190], big[40 - y : 140 - y, 40 - x : 190 - x]
+    between = light_between(
+        LINEAR.light(first, np.float32), LINEAR.light(second, np.float32), *both_flows(first, second), time
+    )
+    shift = np.array([[1, 0, time * x], [0, 1, time * y]])
+    truth = cv2.warpAffine(big.astype(np.float32) / 255, shift, (260, 200), flags=cv2.INTER_CUBIC)[40:140, 40:190]
+    error = np.abs(between - truth)
+    assert error[10:-10, 10:-10].max() < 0.02
+    assert error[2:-2, 2:-2].mean() < 0.01
+    ghost = (1 - time) * LINEAR.light(first) + time * LINEAR.light(second)
+    assert np.abs(ghost - truth)[10:-10, 10:-10].max() > 0.1, 'so the texture would show it'
+
+
+def test_interpolation_is_in_linear_light() -> None:
+    """A picture that brightens without motion: the light half-way is the mean of the light."""
+    first, second = np.full((40, 48, 3), 60, np.uint8), np.full((40, 48, 3), 200, np.uint8)
+    moment = Moment(first, SRGB)
+    moment.next = Moment(second, SRGB)
+    assert moment.light(0.25) == pytest.approx(0.75 * naive_srgb(60) + 0.25 * naive_srgb(200), abs=1e-5)
+    assert moment.light() == pytest.approx(naive_srgb(60))
+    with pytest.raises(ValueError, match='no next'):
+        moment.next.light(0.5)
+
+
+def test_what_comes_into_the_picture_is_taken_from_the_frame_that_shows_it() -> None:
+    flow = np.zeros((40, 40, 2), np.float32)
+    flow[..., 0] = 10  # to the right: the leftmost columns are new in the second frame
+    first, second = np.full((40, 40, 3), 0.25, np.float32), np.full((40, 40, 3), 0.75, np.float32)
+    between = light_between(first, second, flow, -flow, 0.5)
+    assert between[:, 5:35] == pytest.approx(0.5)
+    assert between[:, :4] == pytest.approx(0.75, abs=1e-4), 'the first frame has not seen it'
+    assert between[:, 36:] == pytest.approx(0.25, abs=1e-4), 'the second one does not see it any more'
+
+
+# Noise and compression
+
+
+@pytest.mark.parametrize(('read', 'shot'), [(0.02, 0.0), (0.0, 0.01), (0.015, 0.002)])
+def test_noise_has_the_model_s_mean_and_variance(read: float, shot: float) -> None:
+    rng = np.random.default_rng(1)
+    count = 200_000
+    for level in (0.0, 0.1, 0.8):
+        noisy = Noise(read, shot).add(np.full(count, level), rng)
+        variance = shot * level + read**2
+        assert abs(noisy.mean() - level) <= 5 * math.sqrt(variance / count)
+        assert noisy.var() == pytest.approx(variance, rel=0.03, abs=1e-12)
+
+
+def test_shot_noise_counts_photons() -> None:
+    noisy = Noise(0, 0.25).add(np.full(5000, 0.5), np.random.default_rng(1))
+    assert set(np.round(noisy / 0.25, 9)) <= set(range(20))
+    assert np.mean(noisy == 0) == pytest.approx(math.exp(-2), abs=0.02), 'P(0) of two photons on average'
+    with pytest.raises(DataError, match='too small'):
+        Noise(0, 1e-12)
+
+
+def test_jpeg() -> None:
+    picture = texture(31, 45)
+    good, bad = (jpeg_round_trip(picture, quality).astype(int) for quality in (95, 10))
+    assert good.shape == picture.shape
+    assert 0 < np.abs(good - picture).mean() < np.abs(bad - picture).mean() < 30
+
+
+@pytest.mark.parametrize('size', [(32, 48), (31, 45)])
+def test_h264(size: tuple[int, int]) -> None:
+    pytest.importorskip('av')
+    pictures = [texture(80, 80, sigma=6)[shift : shift + size[0], : size[1]] for shift in range(5)]
+    good, bad = (list(h264_round_trip(iter(pictures), crf)) for crf in (10, 40))
+    again = list(h264_round_trip(pictures, 40))
+    assert [picture.shape for picture in good] == [(*size, 3)] * 5
+    assert all(map(np.array_equal, bad, again))
+    errors = [[np.abs(a.astype(int) - b).mean() for a, b in zip(pictures, coded, strict=True)] for coded in (good, bad)]
+    for position in range(5):
+        assert 0 < errors[0][position] < errors[1][position], 'in order, and worse at lower quality'
+    assert np.mean(errors[0]) < 3
+    bias = np.mean([coded.astype(int) - picture for coded, picture in zip(good, pictures, strict=True)], axis=(0, 1, 2))
+    assert np.abs(bias).max() < 1, 'colours stay what they are'
+    assert list(h264_round_trip([], 20)) == []
+
+
+# Geometry
+
+
+def test_scaling_down_averages_light() -> None:
+    frame = texture(12, 20)
+    small = Geometry(scale=0.5).apply(frame, SRGB)
+    assert small.shape == (6, 10, 3)
+    for y, x, channel in ((0, 0, 0), (3, 7, 2), (5, 9, 1)):
+        block = frame[2 * y : 2 * y + 2, 2 * x : 2 * x + 2, channel].ravel()
+        light = math.fsum(naive_srgb(int(value)) for value in block) / 4
+        stored = 12.92 * light if light <= 0.0031308 else 1.055 * light ** (1 / 2.4) - 0.055
+        assert abs(small[y, x, channel] - 255 * stored) <= 0.51
+
+
+def test_crop() -> None:
+    frame = texture(12, 20)
+    assert np.array_equal(Geometry(crop=(6, 4, None, None)).apply(frame, SRGB), frame[4:8, 7:13])
+    assert np.array_equal(Geometry(crop=(6, 4, 14, 8)).apply(frame, SRGB), frame[8:12, 14:20])
+    for crop in ((6, 4, 15, 8), (21, 4, None, None), (6, 4, 14, 9)):
+        with pytest.raises(DataError, match=r'does not lie within frames of 20x12'):
+            Geometry(crop=crop).apply(frame, SRGB)
+
+
+def test_sizes() -> None:
+    assert Geometry().size((12, 20)) == (12, 20)
+    assert Geometry(max_size=10).size((12, 20)) == (6, 10)
+    assert Geometry(max_size=100).size((12, 20)) == (12, 20), 'never up'
+    assert Geometry(crop=(10, 12, None, None), max_size=6).size((12, 20)) == (6, 5), 'the crop comes first'
+    assert Geometry(scale=0.01).size((12, 20)) == (1, 1)
+
+
+# Cuts, repeated frames, speed
+
+
+def write_frames(folder: Path, frames) -> FrameFolder:
+    folder.mkdir()
+    for number, frame in enumerate(frames, start=1):
+        cv2.imwrite(str(folder / f'{number}.png'), frame)
+    return FrameFolder(folder)
+
+
+def pan(count: int, step: float, seed: int = 0, size: tuple[int, int] = (72, 128)) -> list[np.ndarray]:
+    """A view that moves to the right by `step` pixels a frame."""
+    big = texture(size[0], size[1] + int(step * count) + 1, seed, sigma=12)
+    return [big[:, (start := round(step * t)) : start + size[1]] for t in range(count)]
+
+
+def test_cuts_between_moving_shots(tmp_path) -> None:
+    shots = [pan(12, 2, seed=1), pan(9, 5, seed=2), pan(15, 0, seed=3)]
+    analysis = analyse(write_frames(tmp_path / 'f', [frame for shot in shots for frame in shot]))
+    assert analysis.num_frames == 36
+    assert analysis.size == (72, 128)
+    assert find_cuts(analysis.differences) == [12, 21]
+    assert find_cuts(analysis.differences, 255) == []
+
+
+def test_speed_is_no_cut() -> None:
+    """Differences as large as at a cut, but in frame after frame: a whip pan, which begins and ends suddenly."""
+    assert find_cuts([1, 1, 1, 1, 1, 20, 22, 25, 21, 20, 1, 1, 1]) == []
+    assert find_cuts([1, 1, 1, 1, 1, 20, 1, 1, 1]) == [6]
+    assert find_cuts([5, 6, 5, 40, 6, 5, 6]) == [4]
+    assert find_cuts([0, 0, 30, 0, 0]) == [3], 'between still pictures'
+    assert find_cuts([1, 30, 1, 30, 1, 1]) == [2, 4], 'a shot of two frames'
+    assert find_cuts([30]) == [1], 'two frames that have nothing in common'
+    assert find_cuts([]) == []
+
+
+def test_repeated_frames_hide_no_cut_and_make_none() -> None:
+    for times in (2, 4):
+        moving = [value for _ in range(8) for value in (*[0.0] * (times - 1), 14.0)]
+        assert find_cuts(moving) == []
+        assert repeated_share(moving) == pytest.approx(1 - 1 / times, abs=0.05)
+        with_cut = [*moving, 60.0, *moving]
+        assert find_cuts(with_cut) == [len(moving) + 1]
+
+
+def test_repeats(tmp_path) -> None:
+    frames = pan(20, 3)
+    for times, expected in ((1, 0.0), (2, 0.5), (5, 0.8)):
+        repeated = [frame for frame in frames for _ in range(times)]
+        analysis = analyse(write_frames(tmp_path / f'f{times}', repeated))
+        assert repeated_share(analysis.differences) == pytest.approx(expected, abs=0.06)
+    assert find_repeats([]) == []
+    assert find_repeats([0.0]) == [False]
+    assert repeated_share([0.0] * 50) == 0, 'nothing moves, so nothing can be said'
+    assert repeated_share([0.2, 0.01] * 50) == 0
+
+
+def test_speed(tmp_path) -> None:
+    analysis = analyse(write_frames(tmp_path / 'f', pan(10, 6, size=(96, 160))))
+    assert analysis.step == pytest.approx(6, abs=0.6)
+
+
+def test_analysis_survives_json(tmp_path) -> None:
+    import json
+
+    analysis = analyse(write_frames(tmp_path / 'f', pan(4, 2)))
+    data = json.loads(json.dumps(analysis.as_json()))
+    assert Analysis.from_json(data) == analysis
+    assert Analysis.from_json({**data, 'version': 0}) is None
+    assert Analysis.from_json({**data, 'size': 'x'}) is None
+    assert Analysis.from_json([]) is None
+
+
+def test_frames_of_other_sizes_are_refused(tmp_path) -> None:
+    frames = [*pan(3, 1), np.zeros((30, 40, 3), np.uint8)]
+    with pytest.raises(DataError, match=r'frame 3 is 40x30, those before 128x72'):
+        analyse(write_frames(tmp_path / 'f', frames))
+
+
+def test_shots_and_windows(tmp_path) -> None:
+    folder = write_frames(tmp_path / 'f', [np.zeros((8, 8, 3), np.uint8)])
+    differences = [1.0] * 9 + [50.0] + [1.0] * 4 + [50.0] + [1.0] * 2  # shots of 10, 5 and 3 frames
+    analysis = Analysis(18, (8, 8), tuple(differences), ())
+    plans, too_short = plan_clips(folder, 'train', Settings(window=(5, 5)), analysis)
+    assert [(plan.name, plan.first, plan.last, list(plan.centres)) for plan in plans] == [
+        ('f_00', 0, 9, [2, 7]),
+        ('f_01', 10, 14, [12]),
+    ]
+    assert too_short == 1
+    plans, too_short = plan_clips(folder, 'train', Settings(window=(3, 3), stride=1, min_pairs=3), analysis)
+    assert [(plan.name, list(plan.centres)) for plan in plans] == [
+        ('f_00', [1, 2, 3, 4, 5, 6, 7, 8]),
+        ('f_01', [11, 12, 13]),
+    ]
+    with pytest.raises(
+        DataError, match=r'18 frames in 3 shots, the longest of 10, but one pair takes 11.*smaller --win'
+    ):
+        plan_clips(folder, 'train', Settings(window=(11, 11)), analysis)
+    with pytest.raises(DataError, match=r'which gives 2 of the 3 pairs that --min-pairs asks for'):
+        plan_clips(folder, 'train', Settings(window=(5, 5), min_pairs=3), analysis)
+    with pytest.raises(DataError, match='too small for --interpolate'):
+        plan_clips(folder, 'train', Settings(window=(5, 5), interpolate=2), analysis)
+
+
+# Names and splits
+
+
+def test_clip_names(tmp_path) -> None:
+    (tmp_path / 'shot.one').mkdir()
+    assert clip_name(Path('a/GX01 0042.MP4')) == 'GX01_0042'
+    assert clip_name(Path('Füße am Strand.v2.mov')) == 'Fue_am_Strand_v2'
+    assert clip_name(tmp_path / 'shot.one') == 'shot_one', 'a folder has no extension'
+    with pytest.raises(DataError, match='rename it'):
+        clip_name(Path('видео.mp4'))
+
+
+def test_splits() -> None:
+    names = [f'v{number}' for number in range(10)]
+    assert assign_splits(names, ['v3', 'v7.mp4'], None, 0) == {
+        name: 'test' if name in ('v3', 'v7') else 'train' for name in names
+    }
+    assert set(assign_splits(names, [], None, 0).values()) == {'train'}
+    shared = assign_splits(names, [], 0.8, 0)
+    assert list(shared.values()).count('train') == 8
+    assert shared == assign_splits(names[::-1], [], 0.8, 0)
+    assert shared != assign_splits(names, [], 0.8, 1)
+    assert list(assign_splits(names[:2], [], 0.9, 0).values()).count('test') == 1, 'both parts get one'
+    assert set(assign_splits(names, [], 1, 0).values()) == {'train'}
+    assert set(assign_splits(names, [], 0, 0).values()) == {'test'}
+    with pytest.raises(DataError, match=r'--test w: there is no such video; there are v0, v1'):
+        assign_splits(names, ['w'], None, 0)
+
+
+def test_footage_that_is_none(tmp_path) -> None:
+    with pytest.raises(DataError, match='does not exist'):
+        open_footage(tmp_path / 'none.mp4')
+    (tmp_path / 'empty.mp4').touch()
+    with pytest.raises(DataError, match='is empty'):
+        open_footage(tmp_path / 'empty.mp4')
+    (tmp_path / 'folders/a').mkdir(parents=True)
+    with pytest.raises(DataError, match=r'holds no frames.*It holds folders \(a\): give each one'):
+        open_footage(tmp_path / 'folders')
+
+
+def test_frames_come_in_natural_order(tmp_path) -> None:
+    frames = [np.full((4, 4, 3), 10 * number, np.uint8) for number in range(12)]
+    folder = write_frames(tmp_path / 'f', frames)
+    (tmp_path / 'f/notes.txt').write_text('x')
+    (tmp_path / 'f/.hidden.png').write_bytes(b'x')
+    assert [int(frame[0, 0, 0]) for frame in folder.frames()] == [10 * number for number in range(12)]
+    (tmp_path / 'f/5.png').write_bytes(b'no image')
+    with pytest.raises(DataError, match=r'5\.png is no readable image'):
+        list(folder.frames())

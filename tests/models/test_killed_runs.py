@@ -1,0 +1,147 @@
+"""What a SIGKILL at the worst moment leaves, step by step; tests/soak kills real processes at many more."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from basicsr.data import build_dataset
+from model_parts import assert_equal, loader, make_model, train, train_options, weights
+from soak.project import make_videos
+
+from dstnet_arch.archs.dstnet_arch import DSTNet
+from dstnet_arch.deblur.command import command
+from dstnet_arch.models.video_recurrent_deblur_model import VideoRecurrentDeblurModel
+
+# training
+
+
+def _options(root: Path, resume_from: int | None = None) -> dict[str, Any]:
+    opt = train_options(root)
+    opt['network_g']['dropout'] = 0.3
+    opt['val']['val_freq'] = 2
+    data = {'dataroot_lq': str(root / 'data/blurry'), 'dataroot_gt': str(root / 'data/sharp')}
+    opt['datasets'] = {'val': {'name': 'set', 'type': 'VideoRecurrentDeblurTestDataset', 'phase': 'val', **data}}
+    if resume_from is not None:
+        opt['path']['pretrain_network_g'] = str(Path(opt['path']['models'], f'net_g_{resume_from}.pth'))
+    return opt
+
+
+def _resume(root: Path, iteration: int) -> VideoRecurrentDeblurModel:
+    opt = _options(root, iteration)
+    state = torch.load(Path(opt['path']['training_states'], f'{iteration}.state'), weights_only=True)
+    model = make_model(opt, seed=1)
+    model.resume_training(state)
+    return model
+
+
+def test_a_checkpoint_at_the_end_of_an_epoch(tmp_path: Path) -> None:
+    whole = make_model(_options(tmp_path))
+    train(whole, range(1, 4))
+    whole.save(0, 3)
+    torch.rand(1)  # the loader draws a seed for the next epoch
+    train(whole, range(4, 7))
+    whole.save(1, 6)
+    resumed = _resume(tmp_path, 3)
+    torch.rand(2)  # one for the epoch that has nothing left, too
+    train(resumed, range(4, 7))
+    assert_equal(weights(resumed.net_g), weights(whole.net_g))
+    assert torch.equal(
+        torch.load(tmp_path / 'experiments/tiny/training_states/6.state')['rng'][0]['torch'], torch.get_rng_state()
+    )
+
+
+def test_numbers_of_the_data_are_not_drawn_twice(tmp_path: Path) -> None:
+    model = make_model(_options(tmp_path))
+    train(model, range(1, 2))
+    model.save(0, 1)
+    drawn = random.random(), np.random.random()  # noqa: NPY002 - by a data set without processes of its own
+    train(model, range(2, 3))
+    assert drawn != (random.random(), np.random.random())  # noqa: NPY002
+
+
+def test_a_validation_that_was_cut_off_is_made_up_for(tmp_path: Path) -> None:
+    make_videos(tmp_path / 'data', num_video=1, num_frame=3, size=(16, 16))
+    opt = _options(tmp_path)
+    model = make_model(opt)
+    train(model, range(1, 3))
+    model.save(0, 2)
+    resumed = _resume(tmp_path, 2)
+    summary = tmp_path / 'experiments/tiny/scores/set_2_summary.json'
+    made_up = summary.read_bytes()
+
+    model.validation(loader(build_dataset(opt['datasets']['val'])), 2, None)
+    assert summary.read_bytes() == made_up
+    assert resumed.best_metric_results == model.best_metric_results
+    assert set(model.best_metric_results) == {'set'}
+
+    time = summary.stat().st_mtime_ns
+    assert _resume(tmp_path, 2).best_metric_results == model.best_metric_results
+    assert summary.stat().st_mtime_ns == time  # what is there is not made again
+
+    train(model, range(3, 4))
+    model.save(0, 3)
+    _resume(tmp_path, 3)
+    assert not summary.with_name('set_3_summary.json').exists()  # none was due
+
+
+# deblur
+
+
+@pytest.fixture
+def video(tmp_path: Path) -> Path:
+    """A folder with the frames of a video, and weights beside it."""
+    (tmp_path / 'blurry').mkdir()
+    for t in range(2):
+        image = np.random.default_rng(t).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+        cv2.imwrite(str(tmp_path / 'blurry' / f'{t}.png'), image)
+    torch.manual_seed(0)
+    torch.save({'params': DSTNet(num_feat=2, num_block=1, num_cwgdn=1).state_dict()}, tmp_path / 'net.pth')
+    return tmp_path
+
+
+def _deblur(folder: Path, *flags: str) -> None:
+    weights = ('--weights', str(folder / 'net.pth'), '--device', 'cpu')
+    command([str(folder / 'blurry'), '-o', str(folder / 'sharp'), *weights, *flags])
+
+
+@pytest.mark.parametrize('flag', ['--resume', '--overwrite'])
+@pytest.mark.parametrize('names', [['lock'], ['lock', '.job.json.incomplete']])
+def test_deblur_killed_before_its_job_was_noted(video: Path, flag: str, names: list[str]) -> None:
+    (video / 'sharp.partial').mkdir()
+    for name in names:
+        (video / 'sharp.partial' / name).touch()
+    _deblur(video, flag)
+    assert sorted(path.name for path in (video / 'sharp').iterdir()) == ['0.png', '1.png']
+    assert not (video / 'sharp.partial').exists()
+
+
+@pytest.mark.parametrize('names', [['job.json', 'lock', 'state.pt'], ['job.json'], ['lock'], []])
+def test_deblur_killed_while_it_tidied_up(video: Path, names: list[str]) -> None:
+    _deblur(video)
+    (video / 'sharp.partial').mkdir()
+    for name in names:
+        (video / 'sharp.partial' / name).touch()
+    _deblur(video, '--resume')
+    assert not (video / 'sharp.partial').exists()
+
+
+def test_the_job_is_the_last_to_be_removed(video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    removed: list[str] = []
+    unlink = Path.unlink
+
+    def note(self: Path, missing_ok: bool = False) -> None:
+        if self.parent.name == 'sharp.partial' and self.exists():
+            assert (self.parent / 'job.json').exists()
+            removed.append(self.name)
+        unlink(self, missing_ok)
+
+    monkeypatch.setattr(Path, 'unlink', note)
+    _deblur(video)
+    assert 'lock' in removed
+    assert not (video / 'sharp.partial').exists()

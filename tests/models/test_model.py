@@ -1,0 +1,394 @@
+"""VideoRecurrentDeblurModel: building, training steps and restoring."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from basicsr.utils.registry import LOSS_REGISTRY
+from model_parts import (
+    TinyVideoNet,
+    assert_equal,
+    batch,
+    logged,
+    make_model,
+    test_options,
+    train,
+    train_options,
+    weights,
+)
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from dstnet_arch.errors import CheckpointError, DataError, OptionsError, TrainingError
+
+CHARBONNIER = {'type': 'CharbonnierLoss', 'eps': 1e-12}
+
+
+def gradients(opt: dict[str, Any], data: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Gradients that one iteration leaves behind."""
+    model = make_model(opt)
+    model.feed_data(data)
+    model.optimize_parameters(1)
+    return {name: p.grad for name, p in model.net_g.named_parameters()}
+
+
+def test_steps_equal_plain_pytorch(tmp_path: Path) -> None:
+    model = make_model(train_options(tmp_path, frequency_opt=None))
+    torch.manual_seed(0)
+    net = TinyVideoNet()
+    optimizer = torch.optim.AdamW(net.parameters(), lr=1e-2, weight_decay=1e-4, betas=(0.9, 0.99))
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=10, eta_min=1e-7)
+    for i in range(1, 5):
+        train(model, range(i, i + 1))
+        data = batch(i)
+        optimizer.zero_grad()
+        loss = ((net(data['lq']) - data['gt']) ** 2 + 1e-12).sqrt().mean()
+        loss.backward()
+        optimizer.step()
+        assert model.get_current_log() == pytest.approx({'l_pix': loss.item()}, rel=1e-5)
+        assert model.get_current_learning_rate() == pytest.approx([optimizer.param_groups[0]['lr']])
+        schedule.step()
+    for a, b in zip(model.net_g.parameters(), net.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize('parts', [2, 4])
+def test_accumulated_gradients_equal_those_of_the_whole_batch(tmp_path: Path, parts: int) -> None:
+    whole = gradients(train_options(tmp_path), batch(1))
+    cut = gradients(train_options(tmp_path, accum_iter=parts), batch(1))
+    for name in whole:
+        torch.testing.assert_close(cut[name], whole[name], rtol=0, atol=1e-6)
+        assert whole[name].abs().max() > 1e-4
+
+
+def test_losses_are_logged_as_means_over_the_whole_batch(tmp_path: Path) -> None:
+    logs = []
+    for parts in (1, 4):
+        model = make_model(train_options(tmp_path, accum_iter=parts))
+        assert model.get_current_log() == {}
+        train(model, range(1, 2))
+        logs.append(model.get_current_log())
+    assert logs[1] == pytest.approx(logs[0], rel=1e-5)
+    assert list(logs[0]) == ['l_pix', 'l_freq']
+
+
+def test_a_batch_that_cannot_be_cut_is_an_error(tmp_path: Path) -> None:
+    model = make_model(train_options(tmp_path, accum_iter=3))
+    model.feed_data(batch(1))
+    with pytest.raises(OptionsError, match=r'4 clips .*accum_iter=3 equal .*batch_size_per_gpu'):
+        model.optimize_parameters(1)
+
+
+def test_averaged_weights_follow_the_network_and_restore(tmp_path: Path) -> None:
+    opt = train_options(tmp_path, ema_decay=0.9)
+    opt['network_g']['norm'] = True
+    model = make_model(opt)
+    average = weights(model.net_g)
+    for i in (1, 2, 3):
+        train(model, range(i, i + 1))
+        for name, value in weights(model.net_g).items():
+            is_parameter = name in dict(model.net_g.named_parameters())
+            average[name] = 0.9 * average[name] + 0.1 * value if is_parameter else value
+    for name, value in model.net_g_ema.state_dict().items():
+        torch.testing.assert_close(value, average[name])
+
+    model.feed_data(batch(9))
+    model.test()
+    net = TinyVideoNet(norm=True).eval()
+    net.load_state_dict(model.net_g_ema.state_dict())
+    with torch.no_grad():
+        torch.testing.assert_close(model.output, net(batch(9)['lq']))
+    assert set(model.get_current_visuals()) == {'lq', 'gt', 'result'}
+    assert model.net_g.training
+    assert not model.net_g_ema.training
+
+
+def test_gradients_are_clipped_to_a_norm(tmp_path: Path) -> None:
+    opt = train_options(tmp_path, grad_clip=0.01, optim_g={'type': 'SGD', 'lr': 1.0})
+    model = make_model(opt)
+    before = weights(model.net_g)
+    train(model, range(1, 2))
+    after = weights(model.net_g)
+    norm = torch.stack([(after[name] - before[name]).norm() for name in before]).norm()
+    assert norm.item() == pytest.approx(0.01, rel=1e-4)
+
+
+class SpyLoss(nn.Module):
+    """Notes what losses are given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[torch.dtype | bool] = []
+
+    def forward(self, pred: Tensor, target: Tensor) -> Tensor:
+        self.seen += [pred.dtype, target.dtype, torch.is_autocast_enabled('cpu')]
+        return (pred - target).abs().mean()
+
+
+@pytest.mark.parametrize('amp', ['bf16', 'fp16'])
+def test_autocast_is_for_the_network_alone(tmp_path: Path, amp: str) -> None:
+    model = make_model(train_options(tmp_path, amp=amp))
+    model.criteria = {'l_pix': SpyLoss()}
+    dtypes: list[torch.dtype] = []
+    model.net_g.second.register_forward_hook(lambda *args: dtypes.append(args[2].dtype))
+    before = weights(model.net_g)
+    train(model, range(1, 3))
+    assert set(dtypes) == {torch.bfloat16 if amp == 'bf16' else torch.float16}
+    assert model.criteria['l_pix'].seen == [torch.float32, torch.float32, False] * 2
+    assert all(p.dtype == torch.float32 for p in model.net_g.parameters())
+    assert not torch.equal(model.net_g.first.weight, before['first.weight'])
+
+
+def test_validation_has_an_autocast_of_its_own(tmp_path: Path) -> None:
+    opt = test_options(tmp_path, amp='bf16')
+    reduced = make_model(opt).restore(batch(1)['lq'])
+    opt['val']['amp'] = None  # --force_yml makes this of `none`
+    exact = make_model(opt).restore(batch(1)['lq'])
+    assert reduced.dtype == torch.float32
+    assert 0 < (reduced - exact).abs().max() < 0.05
+    opt['val']['amp'] = 'half'
+    with pytest.raises(OptionsError, match='val:amp is half; it can be none, bf16, fp16'):
+        make_model(opt)
+
+
+def test_fp16_skips_a_step_that_overflows_and_stops_if_all_do(tmp_path: Path) -> None:
+    model = make_model(train_options(tmp_path, amp='fp16', grad_clip=1.0))
+    before = weights(model.net_g)
+    handle = model.net_g.second.bias.register_hook(lambda grad: grad * float('inf'))
+    train(model, range(1, 3))
+    assert_equal(weights(model.net_g), before)
+    assert model.scaler.get_scale() == 2.0**14
+    model.get_current_log()
+    handle.remove()
+    train(model, range(3, 4))
+    assert not torch.equal(model.net_g.first.weight, before['first.weight'])
+    model.scaler.update(1e-9)
+    with pytest.raises(TrainingError, match='train:amp=bf16'):
+        model.get_current_log()
+
+
+def test_a_loss_that_is_not_finite_stops_before_it_does_harm(tmp_path: Path) -> None:
+    model = make_model(train_options(tmp_path, ema_decay=0.5))
+    train(model, range(1, 3))
+    before, average = weights(model.net_g), weights(model.net_g_ema)
+    data = batch(3)
+    data['gt'][0, 0, 0, 0, 0] = float('nan')
+    model.feed_data(data)
+    with pytest.raises(TrainingError, match=r'iteration 3: l_pix is nan, l_freq is nan.*grad_clip'):
+        model.optimize_parameters(3)
+    assert_equal(weights(model.net_g), before)
+    assert_equal(weights(model.net_g_ema), average)
+    for late in (model.get_current_log, lambda: model.save(0, 3)):
+        with pytest.raises(TrainingError, match='iteration 3'):
+            late()
+    assert not list(tmp_path.rglob('*.pth'))
+
+
+def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
+    model = make_model(train_options(tmp_path))
+    with torch.no_grad():
+        model.net_g.second.weight[0, 0] = float('inf')
+    with pytest.raises(TrainingError, match=r'second\.weight'):
+        model.save(0, 1)
+    assert not list(tmp_path.rglob('*.pth'))
+
+
+def test_gradient_checkpointing_needs_a_network_that_can(tmp_path: Path) -> None:
+    with pytest.raises(OptionsError, match='TinyVideoNet cannot'):
+        make_model(train_options(tmp_path, gradient_checkpointing=True))
+
+    opt = train_options(tmp_path)
+    opt['network_g'] = {'type': 'DSTNet', 'num_feat': 4, 'num_block': 1}
+    plain = gradients(opt, batch(1, size=2))
+    opt = train_options(tmp_path, gradient_checkpointing=True)
+    opt['network_g'] = {'type': 'DSTNet', 'num_feat': 4, 'num_block': 1}
+    model = make_model(opt)
+    assert model.net_g.gradient_checkpointing
+    model.feed_data(batch(1, size=2))
+    model.optimize_parameters(1)
+    for name, parameter in model.net_g.named_parameters():
+        torch.testing.assert_close(parameter.grad, plain[name], rtol=1e-4, atol=1e-7)
+
+
+def test_a_network_trains_on_after_it_has_restored(tmp_path: Path) -> None:
+    """Whatever a network keeps from inference mode must not get into training."""
+    opt = train_options(tmp_path)
+    opt['network_g'] = {'type': 'DSTNet', 'num_feat': 4, 'num_block': 1}
+    model = make_model(opt)
+    model.restore(batch(1, size=1)['lq'])
+    before = weights(model.net_g)
+    train(model, range(1, 2), size=1)
+    assert not torch.equal(weights(model.net_g)['extract.weight'], before['extract.weight'])
+
+
+def test_optimizers_of_pytorch_by_name(tmp_path: Path) -> None:
+    for name, settings in {'SGD': {'momentum': 0.9}, 'Adam': {}, 'RMSprop': {}, 'NAdam': {'foreach': False}}.items():
+        model = make_model(train_options(tmp_path, optim_g={'type': name, 'lr': 1e-3, **settings}))
+        train(model, range(1, 2))
+        assert type(model.optimizer_g) is getattr(torch.optim, name)
+        assert model.optimizer_g.defaults.get('momentum', 0) == settings.get('momentum', 0)
+    for optim_g, message in [
+        ({'type': 'AdamV', 'lr': 1e-3}, r'type is AdamV; it can be .*AdamW'),
+        ({'type': 'LBFGS', 'lr': 1e-3}, 'type is LBFGS; it can be'),
+        ({'type': 'lr_scheduler', 'lr': 1e-3}, 'type is lr_scheduler; it can be'),
+        ({'type': 'AdamW', 'lr': 1e-3, 'momentum': 0.9}, r'AdamW: .*momentum.* arguments are lr, betas'),
+        ({'type': 'AdamW', 'lr': 1e-3, 'betas': [0.9, 2.0]}, r'AdamW: Invalid beta'),
+    ]:
+        with pytest.raises(OptionsError, match=message):
+            make_model(train_options(tmp_path, optim_g=optim_g))
+
+
+class ToyPerceptualLoss(nn.Module):
+    """Has the interface of stock PerceptualLoss: pictures in, two losses out."""
+
+    def forward(self, x: Tensor, gt: Tensor) -> tuple[Tensor, None]:
+        assert x.dim() == gt.dim() == 4
+        return (x - gt).square().mean(), None
+
+
+def test_losses_are_chosen_by_the_options(tmp_path: Path) -> None:
+    if 'ToyPerceptualLoss' not in LOSS_REGISTRY:
+        LOSS_REGISTRY.register(ToyPerceptualLoss)
+    losses: dict[str, Any] = {'pixel_opt': None, 'frequency_opt': None}
+    with pytest.raises(OptionsError, match='no loss'):
+        make_model(train_options(tmp_path, **losses))
+    losses['frequency_opt'] = {'type': 'FrequencyLoss'}
+    losses['perceptual_opt'] = {'type': 'ToyPerceptualLoss'}
+    model = make_model(train_options(tmp_path, **losses))
+    train(model, range(1, 2))
+    assert list(model.get_current_log()) == ['l_freq', 'l_percep']
+
+
+def test_a_network_that_changes_the_shape_is_refused(tmp_path: Path) -> None:
+    opt = train_options(tmp_path)
+    opt['network_g'] = {'type': 'TwiceAsLarge'}
+    model = make_model(opt)
+    model.feed_data(batch(1))
+    with pytest.raises(OptionsError, match=r'TwiceAsLarge makes .*32\) of .*keeps the shape'):
+        model.optimize_parameters(1)
+
+
+def test_feed_data_keeps_its_own_shape(tmp_path: Path) -> None:
+    model = make_model(train_options(tmp_path))
+    data = batch(1, size=1)
+    model.feed_data(data)
+    data['lq'].squeeze_(0)
+    data['gt'].squeeze_(0)
+    assert model.lq.shape == model.gt.shape == (1, 3, 3, 16, 16)
+    model.feed_data({'lq': batch(2)['lq']})
+    assert not hasattr(model, 'gt')
+    with pytest.raises(DataError, match='dataroot_gt'):
+        model.optimize_parameters(1)
+    with pytest.raises(DataError, match=r'gives gt; .* needs "lq"'):
+        model.feed_data({'gt': data['gt']})
+
+
+def test_the_network_is_logged_in_one_line(tmp_path: Path) -> None:
+    with logged() as lines:
+        model = make_model(test_options(tmp_path))
+    count = sum(p.numel() for p in model.net_g.parameters())
+    assert [line for line in lines if 'parameters' in line] == [f'Network TinyVideoNet: {count} parameters']
+    assert not any('\n' in line for line in lines)
+
+
+def test_weights_come_from_any_kind_of_file(tmp_path: Path) -> None:
+    net, average = TinyVideoNet(), TinyVideoNet()
+    path = tmp_path / 'net.pth'
+    torch.save({'params': net.state_dict(), 'params_ema': average.state_dict()}, path)
+    opt = test_options(tmp_path)
+    opt['path'].update(pretrain_network_g=str(path))
+    assert_equal(weights(make_model(opt).net_g), net.state_dict())
+    opt['path'].update(param_key_g='params_ema')
+    assert_equal(weights(make_model(opt).net_g), average.state_dict())
+    save_file(net.state_dict(), tmp_path / 'net.safetensors')
+    opt['path'].update(pretrain_network_g=str(tmp_path / 'net.safetensors'))
+    assert_equal(weights(make_model(opt).net_g), net.state_dict())
+
+    opt = train_options(tmp_path, ema_decay=0.9)
+    opt['path'].update(pretrain_network_g=str(path))
+    model = make_model(opt)
+    assert_equal(weights(model.net_g), net.state_dict())
+    assert_equal(weights(model.net_g_ema), average.state_dict())
+
+
+def test_weights_that_do_not_fit_are_named(tmp_path: Path) -> None:
+    state = TinyVideoNet().state_dict()
+    del state['first.bias']
+    state.update({f'extra.{i}': torch.zeros(1) for i in range(9)}, **{'second.bias': torch.zeros(7)})
+    path = tmp_path / 'net.pth'
+    torch.save({'params': state}, path)
+    opt = test_options(tmp_path)
+    opt['path'].update(pretrain_network_g=str(path))
+    with pytest.raises(CheckpointError) as caught:
+        make_model(opt)
+    for part in ('first.bias', 'extra.0', 'and 4 more', 'size mismatch for second.bias', 'strict_load_g=false'):
+        assert part in str(caught.value)
+    assert 'extra.8' not in str(caught.value)
+
+    opt['path'].update(strict_load_g=False)
+    with logged() as lines:
+        model = make_model(opt)
+    assert torch.equal(model.net_g.first.weight, state['first.weight'])
+    assert any('first.bias' in line for line in lines)
+
+
+def test_the_mode_of_the_network_survives_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make_model(train_options(tmp_path))
+
+    def fail(x: Tensor) -> Tensor:
+        assert not model.net_g.training
+        raise torch.cuda.OutOfMemoryError('CUDA out of memory. Tried to allocate 3 GiB\nPages\nof advice')
+
+    monkeypatch.setattr(model.net_g, 'forward', fail)
+    with pytest.raises(TrainingError, match=r'clip_length.*\[CUDA out of memory. Tried to allocate 3 GiB\]$'):
+        model.restore(batch(1)['lq'])
+    assert model.net_g.training
+    monkeypatch.setattr(model.net_g, 'forward', lambda x: torch.empty(2**50))
+    with pytest.raises(TrainingError, match=r'accum_iter.*DefaultCPUAllocator'):
+        train(model, range(1, 2))
+    monkeypatch.setattr(model.net_g, 'forward', lambda x: x @ torch.ones(3, 3))
+    with pytest.raises(RuntimeError, match='shapes'):
+        model.restore(batch(1)['lq'])
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='there is a GPU')
+def test_a_gpu_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(OptionsError, match=r'num_gpu is 1, .* Set num_gpu to 0'):
+        make_model({**train_options(tmp_path), 'num_gpu': 1})
+
+
+def test_nothing_in_a_step_draws_random_numbers(tmp_path: Path) -> None:
+    model = make_model(train_options(tmp_path, ema_decay=0.9, grad_clip=1.0))
+    state = torch.get_rng_state()
+    train(model, range(1, 3))
+    model.restore(batch(1)['lq'])
+    model.save(0, 2)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='there is no GPU')
+def test_training_on_a_gpu(tmp_path: Path) -> None:
+    """What differs there: losses are checked one iteration late, optimisers are fused, states come back on the GPU."""
+    opt = {**train_options(tmp_path, amp='fp16', ema_decay=0.9, accum_iter=2), 'num_gpu': 1}
+    model = make_model(opt)
+    train(model, range(1, 4))
+    assert all(0 < value < 1 for value in model.get_current_log().values())
+    assert model.restore(batch(1)['lq']).is_cuda
+    model.save(0, 3)
+    path = tmp_path / 'experiments/tiny/training_states/3.state'
+    model.resume_training(torch.load(path, map_location='cuda', weights_only=True))
+    train(model, range(4, 5))
+
+    data = batch(5)
+    data['gt'][0] = float('nan')
+    model.feed_data(data)
+    model.optimize_parameters(5)
+    model.feed_data(batch(6))
+    with pytest.raises(TrainingError, match='iteration 5'):
+        model.optimize_parameters(6)
+    with pytest.raises(TrainingError):
+        model.save(0, 6)

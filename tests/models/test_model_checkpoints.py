@@ -1,0 +1,306 @@
+"""VideoRecurrentDeblurModel: what it saves, and how it goes on from that."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import random
+import resource
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from basicsr.utils import scandir
+from model_parts import Clips, assert_equal, loader, logged, make_model, train, train_options, weights
+
+from dstnet_arch.errors import CheckpointError
+from dstnet_arch.files import atomic_file
+from dstnet_arch.models.checkpoint_io import plain, save_checkpoint
+from dstnet_arch.models.training_state import rng_states, set_rng_states
+
+if os.name != 'posix':
+    pytest.skip('limits the size of files by a POSIX call', allow_module_level=True)
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.rglob('*') if path.is_file())
+
+
+def resume_options(root: Path, iteration: int, **changes: Any) -> dict[str, Any]:
+    """Options as BasicSR's check_resume leaves them: its own checkpoint, key 'params'."""
+    opt = train_options(root, **changes)
+    opt['path']['pretrain_network_g'] = str(Path(opt['path']['models'], f'net_g_{iteration}.pth'))
+    return opt
+
+
+def read_state(root: Path, iteration: int) -> dict[str, Any]:
+    path = train_options(root)['path']['training_states']
+    return torch.load(Path(path, f'{iteration}.state'), map_location='cpu', weights_only=True)
+
+
+@pytest.mark.parametrize(
+    'settings',
+    [
+        {'ema_decay': 0.9},
+        {'amp': 'fp16', 'accum_iter': 2, 'grad_clip': 0.1},
+        {'optim_g': {'type': 'SGD', 'lr': 0.1, 'momentum': 0.9}},
+        {
+            'scheduler': {'type': 'MultiStepLR', 'milestones': [2, 5], 'gamma': 0.5},
+            'optim_g': {'type': 'AdamW', 'lr': 1e-2, 'foreach': True, 'amsgrad': True},
+        },
+    ],
+    ids=['ema', 'fp16', 'sgd', 'multistep'],
+)
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, settings: dict[str, Any]) -> None:
+    def options(root: Path, iteration: int | None) -> dict[str, Any]:
+        own = copy.deepcopy(settings)
+        opt = train_options(root, **own) if iteration is None else resume_options(root, iteration, **own)
+        opt['network_g'].update(dropout=0.3, norm=True)
+        return opt
+
+    whole = make_model(options(tmp_path / 'whole', None))
+    train(whole, range(1, 7))
+
+    first = make_model(options(tmp_path / 'cut', None))
+    train(first, range(1, 4))
+    first.save(0, 3)
+    second = make_model(options(tmp_path / 'cut', 3), seed=1)
+    second.resume_training(read_state(tmp_path / 'cut', 3))
+    torch.rand(7)  # BasicSR makes the data loader here, which draws a seed
+    train(second, range(4, 7))
+
+    assert_equal(weights(second.net_g), weights(whole.net_g))
+    assert second.get_current_learning_rate() == whole.get_current_learning_rate()
+    assert second.scaler.state_dict() == whole.scaler.state_dict()
+    if settings.get('ema_decay'):
+        assert_equal(weights(second.net_g_ema), weights(whole.net_g_ema))
+        assert not torch.equal(second.net_g_ema.first.weight, second.net_g.first.weight)
+
+
+def test_files_are_what_stock_basicsr_expects(tmp_path: Path) -> None:
+    model = make_model(train_options(tmp_path, ema_decay=0.9))
+    train(model, range(1, 3))
+    model.save(4, 2)
+    model.save(-1, -1)
+    assert files(tmp_path) == ['2.state', 'net_g_2.pth', 'net_g_latest.pth']
+    saved = torch.load(tmp_path / 'experiments/tiny/models/net_g_2.pth', weights_only=True)
+    assert list(saved) == ['params', 'params_ema']
+    assert_equal(saved['params'], weights(model.net_g))
+    assert_equal(saved['params_ema'], weights(model.net_g_ema))
+    state = read_state(tmp_path, 2)
+    assert (state['epoch'], state['iter']) == (4, 2)
+    assert len(state['optimizers']) == len(state['schedulers']) == len(state['rng']) == 1
+
+
+def test_a_crash_in_writing_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / 'net_g_5.pth'
+    save_checkpoint({'params': {'a': torch.ones(3)}}, path)
+
+    def die(content: Any, file: Any) -> None:
+        file.write(b'half of it')
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, 'save', die)
+        with pytest.raises(KeyboardInterrupt):
+            save_checkpoint({'params': {}}, path)
+    assert files(tmp_path) == ['net_g_5.pth']
+    assert torch.load(path, weights_only=True)['params']['a'].tolist() == [1, 1, 1]
+
+
+def test_what_a_kill_leaves_behind_is_invisible_and_removed(tmp_path: Path) -> None:
+    with atomic_file(tmp_path / '7.state') as file:
+        half_written = Path(file.name)
+        assert files(tmp_path) == [half_written.name]
+    (tmp_path / '7.state').rename(half_written)  # a kill -9 gives no time to tidy up
+    assert list(scandir(str(tmp_path), suffix='state')) == []
+    save_checkpoint({'iter': 8}, tmp_path / '8.state')
+    assert files(tmp_path) == ['8.state']
+
+
+def test_a_full_disk_is_a_clear_error(tmp_path: Path) -> None:
+    model = make_model(train_options(tmp_path))
+    train(model, range(1, 2))
+    model.save(0, 1)
+    before = {path: path.read_bytes() for path in tmp_path.rglob('*') if path.is_file()}
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for limit in (10, 2000, 4000):  # in different stages of writing
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+        try:
+            with pytest.raises(CheckpointError, match=r'net_g_1\.pth cannot be written: .*untouched.* Free some space'):
+                model.save(0, 1)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert {path: path.read_bytes() for path in tmp_path.rglob('*') if path.is_file()} == before
+
+
+def test_weights_are_written_before_the_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[str] = []
+    replace = os.replace
+
+    def note(source: str, target: Path) -> None:
+        written.append(Path(target).name)
+        replace(source, target)
+
+    monkeypatch.setattr(os, 'replace', note)
+    make_model(train_options(tmp_path)).save(0, 3)
+    assert written == ['net_g_3.pth', '3.state']
+
+
+def test_states_hold_plain_values_only(tmp_path: Path) -> None:
+    model = make_model(train_options(tmp_path))
+    model.best_metric_results = {'a': {'psnr': {'better': 'higher', 'val': np.float64(30.5), 'iter': np.int64(7)}}}
+    model.save(0, 7)
+    best = read_state(tmp_path, 7)['best_metric_results']['a']['psnr']
+    assert (type(best['val']), type(best['iter'])) == (float, int)
+    with pytest.raises(TypeError, match=r'checkpoint\.a\[1\] is of PosixPath'):
+        plain({'a': [1, Path()]})
+
+
+def test_random_generators_come_back(tmp_path: Path) -> None:
+    def draw() -> list[float]:
+        gauss = np.random.normal()  # noqa: NPY002
+        return [random.random(), random.gauss(0, 1), gauss, np.random.random(), torch.rand(()).item()]  # noqa: NPY002
+
+    draw()  # leaves half a pair of Gaussian numbers in the generators
+    save_checkpoint(rng_states(), tmp_path / 'rng')
+    expected = draw()
+    assert draw() != expected
+    set_rng_states(torch.load(tmp_path / 'rng', weights_only=True))
+    assert draw() == expected
+
+
+def test_settings_come_from_the_options_and_changes_are_logged(tmp_path: Path) -> None:
+    model = make_model(train_options(tmp_path))
+    train(model, range(1, 4))
+    model.save(0, 3)
+    opt = resume_options(tmp_path, 3)
+    opt['train']['optim_g']['weight_decay'] = 0.5
+    opt['train']['scheduler']['periods'] = [1000]
+    resumed = make_model(opt)
+    with logged() as lines:
+        resumed.resume_training(read_state(tmp_path, 3))
+    assert lines == [
+        'train:optim_g:weight_decay was 0.0001; the resumed run has 0.5.',
+        'train:scheduler:cumulative_period was [10]; the resumed run has [1000].',
+        'train:scheduler:periods was [10]; the resumed run has [1000].',
+    ]
+    assert resumed.get_current_learning_rate() == model.get_current_learning_rate()
+    train(resumed, range(4, 5))
+    assert resumed.optimizer_g.param_groups[0]['weight_decay'] == 0.5
+    assert resumed.get_current_learning_rate()[0] == pytest.approx(1e-2, rel=1e-3)  # early in the longer schedule
+
+
+@pytest.mark.parametrize(
+    ('changes', 'network', 'message'),
+    [
+        ({'optim_g': {'type': 'SGD', 'lr': 0.1}}, {}, 'made with AdamW, Cosine.*, they say SGD, Cosine'),
+        ({'scheduler': {'type': 'MultiStepLR', 'milestones': [2]}}, {}, 'AnnealingRestartLR, they say .*MultiStep'),
+        ({}, {'norm': True}, "doesn't match the size"),
+    ],
+    ids=['optimizer', 'scheduler', 'network'],
+)
+def test_a_state_of_another_run_is_refused(
+    tmp_path: Path, changes: dict[str, Any], network: dict[str, Any], message: str
+) -> None:
+    model = make_model(train_options(tmp_path))
+    train(model, range(1, 2))
+    model.save(0, 1)
+    opt = train_options(tmp_path, **changes)
+    opt['network_g'].update(network)
+    with pytest.raises(CheckpointError, match=message):
+        make_model(opt).resume_training(read_state(tmp_path, 1))
+
+
+MISSHAPEN = {
+    'no optimisers': lambda state: state.update(optimizers=None),
+    'another kind of optimisers': lambda state: state.update(optimizers=[[1]]),
+    'no moments': lambda state: state['optimizers'][0]['state'][0].pop('exp_avg'),
+    # Of these, PyTorch's kernel would read beyond the end.
+    'short moments': lambda state: state['optimizers'][0]['state'][0].update(exp_avg=torch.zeros(2)),
+    'flat moments': lambda state: state['optimizers'][0]['state'][0].update(exp_avg_sq=torch.zeros(())),
+    'long step': lambda state: state['optimizers'][0]['state'][0].update(step=torch.zeros(2)),
+    'a word for moments': lambda state: state['optimizers'][0]['state'][0].update(exp_avg='x'),
+    'no learning rate': lambda state: state['optimizers'][0]['param_groups'][0].update(lr=None),
+    'no position': lambda state: state['schedulers'][0].update(last_epoch='x'),
+    'a position ahead of it all': lambda state: state['schedulers'][0].update(last_epoch=10**30),
+    'no classes': lambda state: state.update(classes=5),
+    'no random numbers': lambda state: state.update(rng=[{'python': 1}]),
+    'no scores': lambda state: state.update(best_metric_results=[1]),
+    'a word for a score': lambda state: state.update(
+        best_metric_results={'val': {name: {'val': 'x', 'iter': 1, 'better': 'higher'} for name in ('psnr', 'ssim')}}
+    ),
+}
+
+
+@pytest.mark.parametrize('change', MISSHAPEN.values(), ids=MISSHAPEN)
+def test_a_state_of_another_form_is_refused(tmp_path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    model = make_model(train_options(tmp_path))
+    train(model, range(1, 2))
+    model.save(0, 1)
+    state = read_state(tmp_path, 1)
+    make_model(train_options(tmp_path)).resume_training(state)
+    change(state)
+    with pytest.raises(CheckpointError, match='The training state does not fit the options: '):
+        make_model(train_options(tmp_path)).resume_training(state)
+
+
+@pytest.mark.parametrize('summary', ['[]', '[' * 100_000, '{"mean_over_frames": {"restored": "x"}}', 'null'])
+def test_a_damaged_summary_costs_no_run(tmp_path: Path, summary: str) -> None:
+    model = make_model(train_options(tmp_path))
+    train(model, range(1, 2))
+    model.save(0, 1)
+    folder = tmp_path / 'experiments/tiny/scores'
+    folder.mkdir()
+    (folder / 'val_1_summary.json').write_text(summary)
+    make_model(resume_options(tmp_path, 1)).resume_training(read_state(tmp_path, 1))
+
+
+def test_states_of_stock_basicsr_can_be_resumed(tmp_path: Path) -> None:
+    model = make_model(train_options(tmp_path))
+    train(model, range(1, 4))
+    state = {
+        'epoch': 0,
+        'iter': 3,
+        'optimizers': [model.optimizer_g.state_dict()],
+        'schedulers': [model.schedulers[0].state_dict()],
+    }
+    resumed = make_model(train_options(tmp_path))
+    with logged() as lines:
+        resumed.resume_training(state)
+    assert any('random generators of 0 processes' in line for line in lines)
+    assert resumed.get_current_learning_rate() == model.get_current_learning_rate()
+
+
+def test_averaging_can_begin_with_a_resumed_run(tmp_path: Path) -> None:
+    model = make_model(train_options(tmp_path))
+    train(model, range(1, 3))
+    model.save(0, 2)
+    resumed = make_model(resume_options(tmp_path, 2, ema_decay=0.9))
+    resumed.resume_training(read_state(tmp_path, 2))
+    assert_equal(weights(resumed.net_g_ema), weights(model.net_g))
+
+
+def test_best_scores_survive_also_those_after_the_last_save(tmp_path: Path) -> None:
+    model = make_model(train_options(tmp_path))
+    clips = Clips('val', {'a': 3})
+    for i in (1, 2):
+        train(model, range(i, i + 1))
+        model.save(0, i)  # BasicSR saves an iteration first, and validates it then
+        model.validation(loader(clips), i, None)
+    summary = tmp_path / 'experiments/tiny/scores/val_2_summary.json'
+    assert json.loads(summary.read_text())['iteration'] == 2
+    resumed = make_model(resume_options(tmp_path, 2))
+    resumed.resume_training(read_state(tmp_path, 2))
+    assert resumed.best_metric_results == model.best_metric_results
+    assert {record['iter'] for record in resumed.best_metric_results['val'].values()} <= {1, 2}
+
+    opt = resume_options(tmp_path, 2)
+    del opt['val']['metrics']['ssim']
+    resumed = make_model(opt)
+    resumed.resume_training(read_state(tmp_path, 2))
+    assert resumed.best_metric_results == {}

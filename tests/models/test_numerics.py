@@ -1,0 +1,254 @@
+"""Numbers that are not finite are found where they begin; extremes stay finite."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from model_parts import Clips, batch, loader, make_model, test_options, train_options
+from torch import Tensor, nn
+
+from dstnet_arch.__main__ import main
+from dstnet_arch.archs.dstnet_arch import DSTNet
+from dstnet_arch.archs.dstnet_plus_arch import DSTNetPlus
+from dstnet_arch.errors import DataError, TrainingError
+from dstnet_arch.losses.frequency_loss import FrequencyLoss
+from dstnet_arch.nonfinite import NonFiniteWatch, first_nonfinite
+from dstnet_arch.streaming.streamer import Streamer
+
+NETWORKS = {
+    'DSTNet': lambda: DSTNet(num_feat=8, num_block=1, num_cwgdn=1),
+    'DSTNetPlus': lambda: DSTNetPlus(num_feat=8, num_kernel_block=1, num_block=1),
+}
+
+
+@pytest.fixture(params=NETWORKS)
+def net(request: pytest.FixtureRequest) -> nn.Module:
+    torch.manual_seed(0)
+    return NETWORKS[request.param]()
+
+
+def break_layer(module: nn.Module, value: float = float('nan')) -> None:
+    """Have a layer make one number that is not finite, whatever it is given."""
+
+    def hook(module: nn.Module, given: Any, made: Tensor) -> Tensor:
+        made = made.clone(memory_format=torch.contiguous_format)
+        made.view(-1)[3] = value
+        return made
+
+    module.register_forward_hook(hook)
+
+
+# Where it begins
+
+
+@pytest.mark.parametrize('value', [float('nan'), float('inf'), -float('inf')])
+def test_every_layer_is_named(net: nn.Module, value: float) -> None:
+    clip = torch.rand(1, 2, 3, 16, 16)
+    called: list[str] = []
+    probe = copy.deepcopy(net)
+    for name, module in probe.named_modules():
+        if not list(module.children()):
+            module.register_forward_hook(lambda *_, name=name: called.append(name))
+    probe(clip)
+    for name in sorted(set(called))[::5]:
+        broken = copy.deepcopy(net)
+        break_layer(broken.get_submodule(name), value)
+        kind = type(broken.get_submodule(name)).__name__
+        found = first_nonfinite(broken, lambda broken=broken: broken(clip))
+        assert found is not None
+        assert found.startswith(f'the output of {name} ({kind}), 1 of ')
+        assert found.endswith(' in float32')
+
+
+def test_frames_weights_and_work_between_layers_are_named(net: nn.Module) -> None:
+    clip = torch.rand(1, 2, 3, 16, 16)
+    assert first_nonfinite(net, lambda: net(clip)) is None
+    damaged = clip.clone()
+    damaged[0, 1, 2, 3, 4] = float('inf')
+    assert first_nonfinite(net, lambda: net(damaged)) == 'the frames, 1 of 1536 values in float32'
+
+    class Between(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(2, 2), nn.Linear(2, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.second(self.first(x) / 0)
+
+    between = Between()
+    found = first_nonfinite(between, lambda: between(torch.ones(1, 2)))
+    assert found == 'what reaches second (Linear), 2 of 2 values in float32'
+
+    name, parameter = list(net.named_parameters())[5]
+    parameter.data.view(-1)[0] = float('nan')
+    found = first_nonfinite(net, lambda: net(clip))
+    assert found == f'the weights {name}, 1 of {parameter.numel()} values in float32'
+
+
+def test_nothing_is_left_on_the_network(net: nn.Module) -> None:
+    clip = torch.rand(1, 1, 3, 16, 16)
+    with torch.no_grad():
+        before = net(clip)
+        with NonFiniteWatch(net):
+            watched = net(clip)
+    assert torch.equal(watched, before), 'looking changes nothing'
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in net.modules())
+
+
+def test_overflow_of_half_precision_is_named(net: nn.Module) -> None:
+    net = net.half()
+    with torch.no_grad():
+        net.reconstruct.weight.fill_(6e4)
+        clip = torch.rand(1, 1, 3, 16, 16).half()
+        found = first_nonfinite(net, lambda: net(clip))
+    assert found is not None
+    assert found.endswith('in float16')
+
+
+# In training and in tests
+
+
+def broken_model(tmp_path: Path, **options: Any) -> Any:
+    model = make_model(train_options(tmp_path, **options))
+    break_layer(model.net_g.second)
+    return model
+
+
+def test_training_names_the_layer(tmp_path: Path) -> None:
+    for options, told in (
+        ({}, r'l_pix is nan.*find_nonfinite=true'),
+        ({'find_nonfinite': True}, r'iteration 7; .*: the output of second \(Conv3d\), 1 of \d+ values in float32\.'),
+        ({'find_nonfinite': True, 'accum_iter': 2, 'ema_decay': 0.9}, r'the output of second \(Conv3d\)'),
+    ):
+        model = broken_model(tmp_path, **options)
+        before = [p.detach().clone() for p in model.net_g.parameters()]
+        model.feed_data(batch(7))
+        with pytest.raises(TrainingError, match=told):
+            model.optimize_parameters(7)
+        assert all(torch.equal(a, b) for a, b in zip(before, model.net_g.parameters(), strict=True))
+
+
+@pytest.mark.parametrize(('key', 'told'), [('lq', 'the frames, 1 of'), ('gt', 'the sharp frames, 1 of')])
+def test_training_names_damaged_frames(tmp_path: Path, key: str, told: str) -> None:
+    model = make_model(train_options(tmp_path, find_nonfinite=True))
+    data = batch(1)
+    data[key][0, 0, 0, 0, 0] = float('nan')
+    model.feed_data(data)
+    with pytest.raises(TrainingError, match=f'{told}.*data_prep verify'):
+        model.optimize_parameters(1)
+
+
+def test_training_names_gradients(tmp_path: Path) -> None:
+    model = make_model(train_options(tmp_path, find_nonfinite=True))
+    model.net_g.first.weight.register_hook(lambda gradient: gradient * float('inf'))
+    model.feed_data(batch(1))
+    with pytest.raises(TrainingError, match=r'the gradient of first\.weight'):
+        model.optimize_parameters(1)
+
+
+def test_looking_changes_no_training(tmp_path: Path) -> None:
+    models = [make_model(train_options(tmp_path, find_nonfinite=find)) for find in (False, True)]
+    for model in models:
+        for i in (1, 2):
+            model.feed_data(batch(i))
+            model.optimize_parameters(i)
+    for mine, theirs in zip(*(model.net_g.parameters() for model in models), strict=True):
+        assert torch.equal(mine, theirs)
+
+
+def test_a_test_names_frame_and_layer(tmp_path: Path) -> None:
+    model = make_model(test_options(tmp_path))
+    break_layer(model.net_g.first)
+    told = r'Frame 000047 of a: .*not finite\. The first: the output of first \(Conv3d\), 1 of \d+ values'
+    with pytest.raises(DataError, match=told):
+        model.validation(loader(Clips('set', {'a': 3})), 0, None, save_img=False)
+
+
+# Extremes
+
+
+def extremes() -> dict[str, Tensor]:
+    checks = (torch.arange(18)[:, None] + torch.arange(21)) % 2
+    return {
+        'black': torch.zeros(1, 2, 3, 16, 16),
+        'white': torch.ones(1, 2, 3, 16, 16),
+        'beyond': torch.full((1, 2, 3, 16, 16), 3.0),
+        'negative': torch.full((1, 2, 3, 16, 16), -3.0),
+        'subnormal': torch.full((1, 2, 3, 16, 16), 1e-42),
+        'checks': checks.float().expand(1, 3, 3, 18, 21),
+        'one pixel': torch.full((1, 1, 3, 1, 1), 0.5),
+        'one row': torch.rand(1, 2, 3, 1, 33),
+        'flashing': torch.arange(4).remainder(2).float().view(1, 4, 1, 1, 1).expand(1, 4, 3, 16, 16),
+    }
+
+
+@pytest.mark.parametrize('name', extremes())
+def test_extremes_stay_finite_and_the_same(net: nn.Module, name: str) -> None:
+    clip = extremes()[name]
+    net.eval()
+    with torch.inference_mode():
+        first, second = net(clip), net(clip)
+        streamed = torch.stack(list(Streamer(net)(clip[0])))
+    assert first.shape == clip.shape
+    assert first.isfinite().all()
+    assert torch.equal(first, second)
+    assert streamed.isfinite().all()
+    scale = max(1.0, float(clip.abs().max()))
+    torch.testing.assert_close(streamed / scale, first[0] / scale, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize('name', ['black', 'white', 'one pixel', 'flashing'])
+def test_gradients_of_extremes_are_finite(net: nn.Module, name: str) -> None:
+    clip = extremes()[name]
+    loss = (net(clip) - clip).square().add(1e-12).sqrt().mean() + FrequencyLoss(0.1)(net(clip), clip)
+    loss.backward()
+    assert loss.isfinite()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in net.parameters())
+
+
+@pytest.mark.slow
+def test_long_videos_stay_finite(net: nn.Module) -> None:
+    """Of 500 frames, each is fused with all before it: what grows in each step shows here."""
+    torch.manual_seed(1)
+    clip = torch.rand(500, 3, 16, 16)
+    net.eval()
+    with torch.inference_mode():
+        restored = torch.stack(list(Streamer(net)(clip)))
+    assert restored.isfinite().all()
+    assert restored.abs().max() < 100
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_low_precision_of_extremes_is_finite(net: nn.Module, dtype: torch.dtype) -> None:
+    net.eval()
+    for name in ('black', 'white', 'checks', 'flashing'):
+        with torch.inference_mode(), torch.amp.autocast('cpu', dtype=dtype):
+            assert net(extremes()[name]).isfinite().all(), name
+
+
+@pytest.mark.parametrize('mode', [[], ['--window', '1']])
+def test_deblur_names_frame_and_layer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], mode: list[str]
+) -> None:
+    from dstnet_arch.deblur import command as deblur
+
+    net = DSTNet(num_feat=2, num_block=1, num_cwgdn=1).eval()
+    break_layer(net.forward_dtff.refine[0])
+    monkeypatch.setattr(deblur, 'load_checkpoint', lambda path, device: net)
+    (tmp_path / 'blurry').mkdir()
+    for i in range(3):
+        cv2.imwrite(str(tmp_path / f'blurry/{i}.png'), np.full((16, 16, 3), 50 * i, np.uint8))
+    (tmp_path / 'any.pth').touch()
+    arguments = [str(tmp_path / 'blurry'), '-o', str(tmp_path / 'out'), '--weights', str(tmp_path / 'any.pth'), *mode]
+    assert main(['deblur', *arguments, '--device', 'cpu']) == 2
+    told = capsys.readouterr().err
+    assert (
+        'Frame 0: the network gave values that are not finite. The first: the output of forward_dtff.refine.0' in told
+    )
+    assert not (tmp_path / 'out').exists()

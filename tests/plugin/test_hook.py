@@ -1,0 +1,240 @@
+"""How the plugin gets into BasicSR: the start-up hook, registration, and what happens where something is missing."""
+
+from __future__ import annotations
+
+import json
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from textwrap import dedent
+from types import ModuleType, SimpleNamespace
+
+import pytest
+from conftest import RunPython
+
+from dstnet_arch.plugin import registration
+
+NAMES = {
+    'ARCH_REGISTRY': ['DSTNet', 'DSTNetPlus', 'SlidingWindow'],
+    'DATASET_REGISTRY': ['VideoRecurrentDeblurTestDataset', 'VideoRecurrentDeblurDataset'],
+    'MODEL_REGISTRY': ['VideoRecurrentDeblurModel'],
+    'LOSS_REGISTRY': ['FrequencyLoss'],
+    'METRIC_REGISTRY': ['calculate_ssim3d'],
+}
+REPORT = dedent("""
+    import json
+    from basicsr import train
+    from basicsr.data.data_sampler import EnlargedSampler
+    from basicsr.utils import mkdir_and_rename, options, registry
+    ours = lambda thing: thing.__module__.startswith('dstnet_arch')
+    print(json.dumps({
+        'names': {
+            name: sorted(key for key, value in getattr(registry, name) if ours(value))
+            for name in dir(registry) if name.endswith('_REGISTRY')
+        },
+        'wrapped': [hasattr(f, '__wrapped__') for f in (train.parse_options, options.parse_options,
+                    train.load_resume_state, train.mkdir_and_rename, mkdir_and_rename)],
+        'sampler': EnlargedSampler.__new__ is not object.__new__,
+    }))
+""")
+
+
+def fake_basicsr(folder: Path, init: str = '') -> None:
+    (folder / 'basicsr').mkdir()
+    (folder / 'basicsr' / '__init__.py').write_text(dedent(init))
+
+
+def test_start_of_python_stays_light(run_python: RunPython, tmp_path: Path) -> None:
+    code = 'import sys; print(*sys.modules); print(*(type(finder).__name__ for finder in sys.meta_path))'
+    done = run_python('-I', '-c', code, cwd=tmp_path)
+    modules, finders = (line.split() for line in done.stdout.splitlines())
+    assert '_dstnet_arch_hook' in modules
+    assert not {'torch', 'numpy', 'basicsr', 'dstnet_arch', 'pathlib', 're'} & set(modules)
+    assert 'BasicSRFinder' in finders
+    assert 'MovedModuleFinder' not in finders
+    assert done.stderr == ''
+
+
+def test_import_of_basicsr_registers_everything(run_python: RunPython, tmp_path: Path) -> None:
+    done = run_python('-I', '-c', f'import basicsr\n{REPORT}', cwd=tmp_path)
+    assert done.stderr == ''
+    report = json.loads(done.stdout)
+    assert report['names'] == NAMES
+    assert all(report['wrapped'])
+    assert report['sampler']
+
+
+OTHERS = ', '.join(sorted({part.module for part in registration.PARTS if part.registry != 'MODEL_REGISTRY'}))
+
+
+@pytest.mark.parametrize(
+    ('modules', 'with_hook'),
+    [
+        pytest.param('dstnet_arch.models.video_recurrent_deblur_model', True, id='the model'),
+        pytest.param(
+            'dstnet_arch.models.video_recurrent_deblur_model', False, id='the model, without the start-up hook'
+        ),
+        pytest.param('dstnet_arch.models.reporting', True, id='what the model needs'),
+        pytest.param(OTHERS, True, id='all others'),
+    ],
+)
+def test_import_of_a_part_before_basicsr_registers_everything(
+    run_python: RunPython, tmp_path: Path, modules: str, with_hook: bool
+) -> None:
+    options, start = ['-I'], ''
+    if not with_hook:  # nor anything else of site
+        options, start = ['-I', '-S'], f'import sys; sys.path += {[entry for entry in sys.path if entry]}'
+    done = run_python(*options, '-c', f'{start}\nimport {modules}\n{REPORT}', cwd=tmp_path)
+    assert done.stderr == ''
+    assert json.loads(done.stdout)['names'] == NAMES
+
+
+def test_import_of_the_package_after_basicsr_needs_no_hook(run_python: RunPython, tmp_path: Path) -> None:
+    fake_basicsr(tmp_path)
+    code = """
+        import sys
+        sys.meta_path[:] = [f for f in sys.meta_path if type(f).__name__ != 'BasicSRFinder']
+        sys.modules['dstnet_arch.plugin.patches'] = None  # so that one can see when it is wanted
+        import basicsr
+        print('imported', file=sys.stderr)
+        import dstnet_arch
+    """
+    done = run_python('-c', dedent(code), cwd=tmp_path)
+    assert done.stderr.startswith('imported\ndstnet_arch: the plugin is not available')
+
+
+def test_a_broken_plugin_does_not_break_basicsr(run_python: RunPython, tmp_path: Path) -> None:
+    fake_basicsr(tmp_path, 'value = 1')
+    code = "import sys; sys.modules['dstnet_arch.plugin.patches'] = None; import basicsr; print(basicsr.value)"
+    done = run_python('-W', 'error', '-c', code, cwd=tmp_path)
+    assert done.stdout == '1\n'
+    assert done.stderr.count('\n') == 1
+    assert 'the plugin is not available' in done.stderr
+    assert 'pip uninstall dstnet-arch' in done.stderr
+
+
+def test_the_loader_of_basicsr_stays_itself(run_python: RunPython, tmp_path: Path) -> None:
+    fake_basicsr(tmp_path, 'value = 1')
+    code = """
+        import importlib, inspect, sys
+        sys.modules['dstnet_arch.plugin.patches'] = None
+        import basicsr
+        print(type(basicsr.__loader__).__name__, inspect.getsource(basicsr), importlib.reload(basicsr).value)
+    """
+    assert run_python('-c', dedent(code), cwd=tmp_path).stdout.split() == ['SourceFileLoader', 'value', '=', '1', '1']
+
+
+@pytest.mark.parametrize(
+    ('failure', 'told'),
+    [
+        ("RuntimeError('operator torchvision::nms does not exist')", 'pip install --upgrade --force-reinstall torch'),
+        ("RuntimeError('something else')", 'RuntimeError: something else'),
+    ],
+)
+def test_a_torchvision_that_does_not_fit(run_python: RunPython, tmp_path: Path, failure: str, told: str) -> None:
+    fake_basicsr(tmp_path, f'raise {failure}')
+    done = run_python('-c', 'import basicsr', cwd=tmp_path)
+    assert done.returncode == 1
+    assert told in done.stderr.splitlines()[-1]
+    assert 'nms' not in failure or done.stderr.splitlines()[-1].startswith('ImportError')
+
+
+def test_moved_modules_are_supplied_only_where_they_are_missing(run_python: RunPython, tmp_path: Path) -> None:
+    (tmp_path / 'torchvision' / 'transforms').mkdir(parents=True)
+    (tmp_path / 'torchvision' / '__init__.py').touch()
+    (tmp_path / 'torchvision' / 'transforms' / '__init__.py').touch()
+    (tmp_path / 'torchvision' / 'transforms' / 'functional.py').write_text("rgb_to_grayscale = 'moved'")
+    fake_basicsr(tmp_path, 'from torchvision.transforms.functional_tensor import rgb_to_grayscale')
+    code = (
+        "import sys; sys.modules['dstnet_arch.plugin.patches'] = None; import basicsr; print(basicsr.rgb_to_grayscale)"
+    )
+    assert run_python('-c', code, cwd=tmp_path).stdout == 'moved\n'
+    (tmp_path / 'torchvision' / 'transforms' / 'functional_tensor.py').write_text("rgb_to_grayscale = 'still there'")
+    assert run_python('-c', code, cwd=tmp_path).stdout == 'still there\n'
+
+
+def test_pytorch_alone_is_enough_for_the_network(run_python: RunPython, tmp_path: Path) -> None:
+    code = """
+        import importlib.abc, sys
+
+        class Blocker(importlib.abc.MetaPathFinder):
+            blocked = ('basicsr', 'cv2', 'data_prep', 'lmdb', 'mmcv', 'pydantic', 'safetensors', 'scipy', 'skimage',
+                       'torchvision', 'tqdm', 'yaml')
+            def find_spec(self, name, path=None, target=None):
+                if name.partition('.')[0] in self.blocked:
+                    raise ModuleNotFoundError(f'No module named {name!r}', name=name)
+
+        sys.meta_path.insert(0, Blocker())
+        import dstnet_arch
+        print('torch' in sys.modules)
+        import torch
+        from dstnet_arch import DSTNet, load_checkpoint
+        net = DSTNet(num_feat=8, num_block=1)
+        torch.save({'params': net.state_dict()}, 'net.pth')
+        with torch.no_grad():
+            print(load_checkpoint('net.pth')(torch.rand(1, 2, 3, 16, 16)).shape == (1, 2, 3, 16, 16))
+    """
+    done = run_python('-W', 'error', '-c', dedent(code), cwd=tmp_path)
+    assert done.stdout.split() == ['False', 'True'], done.stderr
+    assert done.stderr == ''
+
+
+def test_public_names() -> None:
+    import dstnet_arch
+
+    assert {'DSTNet', 'load_checkpoint', '__version__'} <= set(dir(dstnet_arch))
+    assert dstnet_arch.DSTNet.__name__ == 'DSTNet'
+    with pytest.raises(AttributeError, match='no attribute'):
+        _ = dstnet_arch.DTSNet
+
+
+def test_hook_is_the_same_everywhere(root: Path) -> None:
+    installed = find_spec('_dstnet_arch_hook')
+    assert installed is not None
+    assert installed.origin is not None
+    source = root / 'dstnet_arch' / 'plugin' / 'startup' / '_dstnet_arch_hook.py'
+    assert Path(installed.origin).read_text() == source.read_text(), 'the hook has changed: pip install -e . again'
+
+
+class Registry(dict[str, object]):
+    def register(self, thing: type) -> None:
+        assert thing.__name__ not in self
+        self[thing.__name__] = thing
+
+
+@pytest.fixture
+def registries(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """Empty registries, and two parts, of which one cannot be imported."""
+    fake = SimpleNamespace(ARCH_REGISTRY=Registry(), LOSS_REGISTRY=Registry())
+    part = ModuleType('a_part')
+    part.Sharpen = type('Sharpen', (), {})  # type: ignore[attr-defined]
+    parts = (
+        registration.Part('LOSS_REGISTRY', 'Missing', 'there_is_no_such_part'),
+        registration.Part('ARCH_REGISTRY', 'Sharpen', 'a_part'),
+    )
+    monkeypatch.setitem(sys.modules, 'a_part', part)
+    monkeypatch.setitem(sys.modules, 'basicsr.utils.registry', fake)
+    monkeypatch.setattr(registration, 'PARTS', parts)
+    return fake
+
+
+def test_a_missing_part_is_named_and_the_others_registered(
+    registries: SimpleNamespace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    registration.register_all()
+    registration.register_all()
+    assert list(registries.ARCH_REGISTRY) == ['Sharpen']
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2
+    assert 'Missing is not available' in lines[0]
+    assert 'there_is_no_such_part' in lines[0]
+
+
+def test_somebody_elses_object_of_the_same_name_stays(
+    registries: SimpleNamespace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    theirs = type('Sharpen', (), {'__module__': 'their_plugin'})
+    registries.ARCH_REGISTRY.register(theirs)
+    registration.register_all()
+    assert registries.ARCH_REGISTRY['Sharpen'] is theirs
+    assert 'their_plugin' in capsys.readouterr().err

@@ -1,0 +1,610 @@
+"""Released weights: fetched from a server that behaves well or badly, recognised, converted."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import pickle
+import re
+import shutil
+import socket
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from dstnet_arch import metrics
+from dstnet_arch.__main__ import main
+from dstnet_arch.archs.checkpoint import load_checkpoint, read_state_dict
+from dstnet_arch.archs.dstnet_arch import DSTNet
+from dstnet_arch.archs.dstnet_plus_arch import DSTNetPlus
+from dstnet_arch.archs.released_keys import DSTNET, HAAR_KEY, to_released
+from dstnet_arch.archs.video_net import VideoNet
+from dstnet_arch.errors import CheckpointError
+from dstnet_arch.weights import download, resolve_weights
+from dstnet_arch.weights import released as known
+from dstnet_arch.weights.convert import convert, origin
+from dstnet_arch.weights.released import Released, find_released, git_blob_id, git_ids, identify
+from dstnet_arch.weights.store import DownloadError, get_weights
+
+DATA = Path(__file__).parents[1] / 'data'
+CONTENT = bytes(range(256)) * 1200  # several of the pieces that are read at a time
+CHUNK = 2**16
+HTML = b'\n<!DOCTYPE html><title>Welcome to our network</title>'
+
+
+class Site:
+    """What the server does, changed by the tests, and what it was asked for."""
+
+    def __init__(self) -> None:
+        self.content = CONTENT
+        self.ranges = True
+        self.cut: list[int] = []
+        """After how many bytes to hang up: one entry a request, then never."""
+        self.statuses: list[int] = []
+        """What to answer in place of the content: one entry a request, then the content."""
+        self.missing: tuple[str, ...] = ()
+        """Folders without the file."""
+        self.wrong_piece = False
+        self.silent = threading.Event()
+        """Answers come once it is set."""
+        self.silent.set()
+        self.asked: list[str | None] = []
+        """The Range of each request."""
+        self.url = ''
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self) -> None:
+        site = self.server.site
+        wanted = self.headers['Range']
+        site.asked.append(wanted)
+        site.silent.wait(10)
+        if site.statuses:
+            self.send_error(site.statuses.pop(0))
+        elif self.path.startswith(site.missing or '-'):
+            self.send_error(404)
+        elif self.path.startswith('/moved'):
+            self.send_response(302)
+            self.send_header('Location', '/here' + self.path.removeprefix('/moved'))
+            self.send_header('Content-Length', '0')
+            self.end_headers()
+        else:
+            self.send_content(site, int(wanted.removeprefix('bytes=').removesuffix('-')) if wanted else 0)
+
+    def send_content(self, site: Site, start: int) -> None:
+        start = start if site.ranges else 0
+        if start >= len(site.content):
+            self.send_error(416)
+            return
+        start -= int(site.wrong_piece and start > 0)
+        self.send_response(206 if start else 200)
+        if start:
+            self.send_header('Content-Range', f'bytes {start}-{len(site.content) - 1}/{len(site.content)}')
+        self.send_header('Content-Length', str(len(site.content) - start))
+        self.end_headers()
+        self.wfile.write(site.content[start:][: site.cut.pop(0) if site.cut else None])
+
+    def log_message(self, *args: Any) -> None:
+        pass
+
+
+class Server(ThreadingHTTPServer):
+    site: Site
+
+    def handle_error(self, *args: Any) -> None:
+        pass  # clients that hang up are part of the tests
+
+
+@pytest.fixture(scope='module')
+def server() -> Iterator[Server]:
+    with Server(('127.0.0.1', 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def site(server: Server, monkeypatch: pytest.MonkeyPatch) -> Site:
+    server.site = Site()
+    server.site.url = f'http://127.0.0.1:{server.server_port}'
+    for variable in ('http_proxy', 'HTTP_PROXY', 'all_proxy', 'ALL_PROXY'):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(known, 'SOURCES', (f'{server.site.url}/first', f'{server.site.url}/second'))
+    monkeypatch.setattr(download, 'PAUSES', (0.0, 0.0))
+    return server.site
+
+
+@pytest.fixture
+def release(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Released]:
+    """Declare files with these Git ids the only ones that the authors have released."""
+
+    def declare(*blob_ids: str) -> Released:
+        files = ('FAST.pth', 'SLOW.pth')
+        released = tuple(
+            Released(Path(f).stem.title(), f, i, 'DSTNet', 10, 30.0, 'Table 0')
+            for f, i in zip(files, blob_ids, strict=False)
+        )
+        monkeypatch.setattr(known, 'RELEASED', released)
+        return released[0]
+
+    return declare
+
+
+@pytest.fixture
+def fast(release: Callable[[str], Released]) -> Released:
+    return release(git_blob_id(CONTENT))
+
+
+def small_net(**kwargs: Any) -> DSTNet:
+    torch.manual_seed(3)
+    net = DSTNet(num_feat=4, num_block=1, num_cwgdn=1, **kwargs)
+    # Bit patterns that a detour over arithmetic would change.
+    net.reconstruct.bias.data = torch.tensor([-0.0, math.nan, 1e-42])
+    return net
+
+
+def save_released(net: DSTNet, path: Path) -> Path:
+    torch.save({'params': to_released(DSTNET, net.state_dict())}, path)
+    return path
+
+
+def as_bytes(weights: dict[str, torch.Tensor]) -> dict[str, tuple[torch.dtype, torch.Size, bytes]]:
+    return {k: (v.dtype, v.shape, v.contiguous().view(torch.uint8).numpy().tobytes()) for k, v in weights.items()}
+
+
+# --- what is released, and how it is recognised
+
+
+def test_the_table_names_the_files_and_counts_their_values() -> None:
+    assert [(r.name, r.file) for r in known.RELEASED] == [
+        ('GoPro', 'GOPRO.pth'),
+        ('GoPro-L', 'GOPRO_Large.pth'),
+        ('DVD', 'DVD.pth'),
+        ('BSD', 'BSD.pth'),
+    ]
+    assert len({r.blob_id for r in known.RELEASED}) == 4
+    assert all(re.fullmatch('[0-9a-f]{40}', r.blob_id) for r in known.RELEASED)
+    for network, keys in (('DSTNet', 'base'), ('DSTNet-L', 'large')):
+        shapes = re.findall(r'\(([^)]*)\)', (DATA / f'checkpoint_keys_{keys}.txt').read_text())
+        count = sum(math.prod(int(n) for n in shape.split(',') if n.strip()) for shape in shapes)
+        assert {r.num_values for r in known.RELEASED if r.network == network} == {count}
+
+
+def test_scores_are_those_of_the_result_tables() -> None:
+    tables = json.loads((Path(metrics.__file__).parent / 'published.json').read_text())
+    printed = {
+        (table['dataset'].split()[0], row['method']): (row['psnr'], row['source'])
+        for table in tables
+        for row in table['rows']
+        if row['origin'] == 'paper'
+    }
+    for r in known.RELEASED:
+        assert (r.psnr, r.table) == printed[r.name.split('-')[0], r.network]
+
+
+def test_names_are_found_however_they_are_written() -> None:
+    by_name = {r.name: r for r in known.RELEASED}
+    assert all(find_released(name) is r for name, r in by_name.items())
+    assert find_released('gopro') is find_released('GOPRO') is by_name['GoPro']
+    assert (
+        find_released('gopro_l') is find_released('GOPRO_Large') is find_released('GoPro-large') is by_name['GoPro-L']
+    )
+    assert find_released('GOPRO.pth') is None
+
+
+@pytest.mark.skipif(shutil.which('git') is None, reason='needs git')
+@pytest.mark.parametrize('content', [b'', b'weights\n', CONTENT])
+def test_ids_are_those_of_git(tmp_path: Path, content: bytes) -> None:
+    def hash_object(content: bytes) -> str:
+        command = ['git', 'hash-object', '--stdin', '--no-filters']
+        return subprocess.run(command, input=content, capture_output=True, check=True).stdout.decode().strip()
+
+    path = tmp_path / 'file'
+    path.write_bytes(content)
+    blob, pointer = git_ids(path)
+    assert blob == git_blob_id(content) == hash_object(content)
+    lines = ['version https://git-lfs.github.com/spec/v1', f'oid sha256:{hashlib.sha256(content).hexdigest()}']
+    assert pointer == hash_object('\n'.join([*lines, f'size {len(content)}', '']).encode())
+
+
+def test_a_file_that_the_repository_keeps_by_git_lfs_is_recognised_and_its_pointer_is_not(
+    tmp_path: Path, release: Callable[[str], Released], site: Site
+) -> None:
+    path = tmp_path / 'FAST.pth'
+    path.write_bytes(CONTENT)
+    fast = release(git_ids(path)[1])
+    assert identify(path) == fast
+    path.unlink()
+    assert get_weights(fast, tmp_path).read_bytes() == CONTENT
+
+    digest = hashlib.sha256(CONTENT).hexdigest()
+    site.content = f'version https://git-lfs.github.com/spec/v1\noid sha256:{digest}\nsize {len(CONTENT)}\n'.encode()
+    assert git_blob_id(site.content) == fast.blob_id
+    path.write_bytes(site.content)
+    assert identify(path) is None
+    with pytest.raises(DownloadError, match='Git LFS pointer'):
+        get_weights(fast, tmp_path / 'other')
+
+
+# --- fetching
+
+
+def test_whole_file(tmp_path: Path, site: Site, fast: Released) -> None:
+    folder = tmp_path / 'new' / 'weights'
+    path = get_weights(fast, folder)
+    assert path == folder / 'FAST.pth'
+    assert path.read_bytes() == CONTENT
+    assert [p.name for p in folder.iterdir() if not p.name.startswith('.')] == ['FAST.pth']
+    assert get_weights(fast, folder) == path
+    assert site.asked == [None]  # once
+
+
+def test_goes_on_where_the_connection_broke_off(tmp_path: Path, site: Site, fast: Released) -> None:
+    site.cut = [2 * CHUNK + 100, CHUNK]
+    assert get_weights(fast, tmp_path).read_bytes() == CONTENT
+    starts = [int(asked[6:-1]) for asked in site.asked if asked]
+    assert len(starts) == 2
+    assert CHUNK <= starts[0] < starts[1] < len(CONTENT)
+
+
+def test_the_next_run_goes_on_from_what_has_come(tmp_path: Path, site: Site, fast: Released) -> None:
+    site.cut = [CHUNK + 5, 0, 0]
+    with pytest.raises(DownloadError, match=r'the 0\.1 MB that came stay in .*FAST\.pth\.part'):
+        get_weights(fast, tmp_path)
+    part = tmp_path / 'FAST.pth.part'
+    have = part.stat().st_size
+    assert part.read_bytes() == CONTENT[:have]
+    assert not (tmp_path / 'FAST.pth').exists()
+    site.asked.clear()
+    assert get_weights(fast, tmp_path).read_bytes() == CONTENT
+    assert site.asked == [f'bytes={have}-']
+    assert not part.exists()
+
+
+def test_a_whole_part_needs_no_server(tmp_path: Path, site: Site, fast: Released) -> None:
+    (tmp_path / 'FAST.pth.part').write_bytes(CONTENT)  # killed before it got its name
+    assert get_weights(fast, tmp_path).read_bytes() == CONTENT
+    assert site.asked == []
+
+
+def test_server_that_cannot_go_on_in_the_middle(tmp_path: Path, site: Site, fast: Released) -> None:
+    site.ranges = False
+    site.cut = [2 * CHUNK]
+    assert get_weights(fast, tmp_path).read_bytes() == CONTENT
+    assert len(site.asked) == 2
+
+
+def test_server_that_sends_another_piece(tmp_path: Path, site: Site, fast: Released) -> None:
+    (tmp_path / 'FAST.pth.part').write_bytes(CONTENT[:1000])
+    site.wrong_piece = True
+    assert get_weights(fast, tmp_path).read_bytes() == CONTENT
+    assert site.asked == ['bytes=1000-', None]
+
+
+@pytest.mark.parametrize('size', [1000, 2 * len(CONTENT)])
+def test_a_part_of_something_else_is_given_up(tmp_path: Path, site: Site, fast: Released, size: int) -> None:
+    (tmp_path / 'FAST.pth.part').write_bytes(b'x' * size)
+    assert get_weights(fast, tmp_path).read_bytes() == CONTENT
+    assert site.asked == [f'bytes={size}-', None]
+
+
+def test_server_that_always_hangs_up(tmp_path: Path, site: Site, fast: Released) -> None:
+    site.cut = [0] * 10
+    with pytest.raises(DownloadError, match=r'FAST\.pth cannot be fetched: 127\.0\.0\.1:\d+ has closed the connection'):
+        get_weights(fast, tmp_path)
+    assert len(site.asked) == 3
+    assert not (tmp_path / 'FAST.pth').exists()
+
+
+@pytest.mark.parametrize('content', [CONTENT[:-1], CONTENT[:-1] + b'x', b''])
+def test_wrong_content_never_gets_the_name(tmp_path: Path, site: Site, fast: Released, content: bytes) -> None:
+    site.content = content or b'PK'
+    with pytest.raises(DownloadError) as caught:
+        get_weights(fast, tmp_path)
+    assert f'{len(site.content)} bytes have the git blob id {git_blob_id(site.content)}, not {fast.blob_id}' in str(
+        caught.value
+    )
+    assert len(site.asked) == 2  # both addresses
+    assert [p.name for p in tmp_path.iterdir() if not p.name.startswith('.')] == []
+
+
+def test_file_larger_than_any_released_one(
+    tmp_path: Path, site: Site, fast: Released, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(download, 'LARGEST', CHUNK)
+    with pytest.raises(DownloadError, match='no released file has'):
+        get_weights(fast, tmp_path)
+    assert not (tmp_path / 'FAST.pth.part').exists()
+
+
+def test_web_page_in_place_of_the_file(tmp_path: Path, site: Site, fast: Released) -> None:
+    part = tmp_path / 'FAST.pth.part'
+    part.write_bytes(CONTENT[:1000])
+    site.content, site.ranges = HTML, False
+    with pytest.raises(DownloadError, match='is a web page, not the file'):
+        get_weights(fast, tmp_path)
+    assert part.read_bytes() == CONTENT[:1000]
+
+
+def test_second_address_where_the_first_has_nothing(tmp_path: Path, site: Site, fast: Released) -> None:
+    site.missing = ('/first',)
+    assert get_weights(fast, tmp_path).read_bytes() == CONTENT
+    site.missing = ('/first', '/second')
+    with pytest.raises(DownloadError, match=r'/first/FAST\.pth answers 404 Not Found; .*/second/FAST\.pth answers 404'):
+        get_weights(fast, tmp_path / 'other')
+
+
+def test_mirror_and_redirection(tmp_path: Path, site: Site, fast: Released) -> None:
+    site.missing = ('/first', '/second')
+    (tmp_path / 'FAST.pth.part').write_bytes(CONTENT[:1000])
+    assert get_weights(fast, tmp_path, f'{site.url}/moved/').read_bytes() == CONTENT
+    assert site.asked == ['bytes=1000-', 'bytes=1000-']
+    with pytest.raises(DownloadError, match=r'ftp://mirror/FAST\.pth is no http or https address'):
+        get_weights(fast, tmp_path / 'other', 'ftp://mirror')
+
+
+def test_busy_server_is_asked_again(tmp_path: Path, site: Site, fast: Released) -> None:
+    site.statuses = [503, 429]
+    assert get_weights(fast, tmp_path).read_bytes() == CONTENT
+    site.statuses = [503] * 3
+    with pytest.raises(DownloadError, match=r'answers 503 Service Unavailable\. Try again'):
+        get_weights(fast, tmp_path / 'other')
+
+
+@pytest.mark.parametrize('kept', [0, 1000])
+@pytest.mark.parametrize('trouble', ['refused', 'no host', 'no answer'])
+def test_without_a_network_one_line_at_once(
+    tmp_path: Path,
+    site: Site,
+    fast: Released,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    trouble: str,
+    kept: int,
+) -> None:
+    def no_host(*args: Any, **kwargs: Any) -> Any:
+        raise socket.gaierror(socket.EAI_NONAME, 'Name or service not known')
+
+    url, expected = site.url, ''
+    if trouble == 'refused':
+        with socket.socket() as unused:
+            unused.bind(('127.0.0.1', 0))
+            url = f'http://127.0.0.1:{unused.getsockname()[1]}'
+        expected = 'refuses the connection'
+    elif trouble == 'no host':
+        monkeypatch.setattr(socket, 'getaddrinfo', no_host)
+        url, expected = 'http://example.invalid', 'there is no network here, or no host example.invalid'
+    else:
+        monkeypatch.setattr(download, 'TIMEOUT', (0.1, 0.1))
+        site.silent.clear()
+        expected = 'does not answer'
+    monkeypatch.setattr(download, 'PAUSES', (60.0,))
+    if kept:
+        (tmp_path / 'FAST.pth.part').write_bytes(CONTENT[:kept])
+    assert main(['weights', 'get', 'Fast', '--folder', str(tmp_path), '--base-url', url]) == 2
+    site.silent.set()
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith('error: FAST.pth cannot be fetched: ')
+    assert expected in lines[0]
+    assert f'{url}/FAST.pth by other means and put it into {tmp_path}' in lines[0]
+
+
+def test_two_at_once_fetch_it_once(tmp_path: Path, site: Site, fast: Released) -> None:
+    site.silent.clear()
+    paths: list[Path] = []
+    threads = [threading.Thread(target=lambda: paths.append(get_weights(fast, tmp_path))) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    site.silent.set()
+    for thread in threads:
+        thread.join(20)
+    assert paths == [tmp_path / 'FAST.pth'] * 3
+    assert site.asked == [None]
+
+
+def test_another_file_in_the_place_is_left_alone(tmp_path: Path, site: Site, fast: Released) -> None:
+    path = tmp_path / 'FAST.pth'
+    path.write_bytes(b'trained for a month')
+    with pytest.raises(CheckpointError, match=r"FAST\.pth is not the authors' FAST\.pth\. It was left alone"):
+        get_weights(fast, tmp_path)
+    assert path.read_bytes() == b'trained for a month'
+    assert site.asked == []
+
+
+def test_folder_that_cannot_be(tmp_path: Path, site: Site, fast: Released) -> None:
+    (tmp_path / 'file').write_bytes(b'')
+    with pytest.raises(DownloadError, match='cannot be read or written'):
+        get_weights(fast, tmp_path / 'file')
+
+
+# --- names and paths
+
+
+def test_resolve_weights(tmp_path: Path, site: Site, fast: Released, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert resolve_weights('fast') == Path('weights/FAST.pth')
+    Path('Fast').write_bytes(b'')
+    assert resolve_weights('Fast', folder='weights') == Path('weights/FAST.pth')
+    assert resolve_weights('./Fast') == Path('Fast')
+    assert resolve_weights(tmp_path / 'Fast') == tmp_path / 'Fast'
+    with pytest.raises(CheckpointError, match=r'Weights Fsat: no such file.* which are Fast\. Did you mean Fast\?'):
+        resolve_weights('Fsat')
+    with pytest.raises(CheckpointError, match='give Fast in place of the path'):
+        resolve_weights('elsewhere/FAST.pth')
+    with pytest.raises(CheckpointError, match='no such file'):
+        resolve_weights(tmp_path)
+
+
+# --- converting
+
+
+@pytest.mark.parametrize('suffix', ['.pth', '.safetensors'])
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+def test_round_trip_changes_no_bit(tmp_path: Path, suffix: str, dtype: torch.dtype) -> None:
+    net = small_net().to(dtype)
+    start = save_released(net, tmp_path / 'start.pth')
+    middle = tmp_path / 'folder' / f'middle{suffix}'
+    end = tmp_path / f'end{suffix}'
+    assert convert(start, middle).config == net.config
+    convert(middle, end, 'released')
+    assert as_bytes(read_state_dict(middle)) == as_bytes(dict(net.state_dict()))
+    expected, found = as_bytes(read_state_dict(start)), as_bytes(read_state_dict(end))
+    expected.pop(HAAR_KEY), found.pop(HAAR_KEY)  # float32 in ours, whatever the rest is
+    assert found == expected
+    assert [p.name for p in middle.parent.iterdir()] == [middle.name]
+    assert load_checkpoint(end).config == net.config
+
+
+def test_metadata_of_safetensors_say_what_it_is(tmp_path: Path) -> None:
+    start = save_released(small_net(), tmp_path / 'start.pth')
+    convert(start, tmp_path / 'a.safetensors')
+    said = origin(tmp_path / 'a.safetensors')
+    assert said['source'] == 'start.pth'
+    assert said['source_git_blob'] == git_ids(start)[0]
+    assert said['key_names'] == 'ours'
+    assert '"num_feat": 4' in said['network']
+
+
+@pytest.mark.parametrize('net', [small_net(boundary='paper'), DSTNetPlus(4, 1, 1)])
+def test_our_format_keeps_every_network(tmp_path: Path, net: VideoNet) -> None:
+    torch.save({'params': net.state_dict()}, tmp_path / 'net.pth')
+    convert(tmp_path / 'net.pth', tmp_path / 'net.safetensors')
+    assert load_checkpoint(tmp_path / 'net.safetensors').config == net.config
+
+
+def test_the_authors_format_takes_only_what_it_can_describe(tmp_path: Path) -> None:
+    net = small_net(boundary='paper')
+    torch.save({'params': net.state_dict()}, tmp_path / 'net.pth')
+    with pytest.raises(CheckpointError, match=r"boundary='paper'.*--to ours"):
+        convert(tmp_path / 'net.pth', tmp_path / 'out.pth', 'released')
+    assert not (tmp_path / 'out.pth').exists()
+
+
+def test_which_weights_of_a_file(tmp_path: Path) -> None:
+    plain, averaged = small_net(), small_net()
+    averaged.extract.weight.data += 1
+    torch.save({'params': plain.state_dict(), 'params_ema': averaged.state_dict()}, tmp_path / 'both.pth')
+    for key, net in ((None, averaged), ('params', plain)):
+        convert(tmp_path / 'both.pth', tmp_path / 'out.pth', param_key=key, overwrite=True)
+        assert torch.equal(read_state_dict(tmp_path / 'out.pth')['extract.weight'], net.extract.weight)
+
+
+def test_conversions_that_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    start = save_released(small_net(), tmp_path / 'start.pth')
+    out = tmp_path / 'out.pth'
+    out.write_bytes(b'precious')
+    with pytest.raises(CheckpointError, match='is there already'):
+        convert(start, out)
+    with pytest.raises(CheckpointError, match=r'Allowed are names that end in \.safetensors or \.pth'):
+        convert(start, tmp_path / 'out.onnx')
+    with pytest.raises(CheckpointError, match='There is no checkpoint'):
+        convert(tmp_path / 'none.pth', tmp_path / 'new.pth')
+    with pytest.raises(CheckpointError, match='cannot be written'):
+        convert(start, start / 'new.pth')
+
+    def full_disk(*args: Any) -> None:
+        raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr(torch, 'save', full_disk)
+    with pytest.raises(CheckpointError, match='No space left'):
+        convert(start, out, overwrite=True)
+    assert out.read_bytes() == b'precious'
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['out.pth', 'start.pth']
+
+
+# --- the command
+
+
+def test_get_list_and_verify(
+    tmp_path: Path,
+    site: Site,
+    release: Callable[..., Released],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    site.content = save_released(small_net(), tmp_path / 'original').read_bytes()
+    release(git_blob_id(site.content), '0' * 40)
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        status = main(['weights', *arguments])
+        printed = capsys.readouterr()
+        return status, printed.out, printed.err
+
+    assert 'FAST.pth  DSTNet   10          ~0 MB  30.0 (Table 0)  -\n' in run('list')[1]
+    status, out, _ = run('get', 'fast', 'Fast', '--format', 'safetensors')
+    assert status == 0
+    assert out.splitlines() == [
+        "weights/FAST.pth: verified, the authors' FAST.pth",
+        'weights/FAST.safetensors: made from it',
+    ]
+    assert run('get', 'fast', '--format', 'safetensors')[1].count('already there') == 2
+    assert len(site.asked) == 1
+    (tmp_path / 'weights/SLOW.pth').write_bytes(b'?')
+    out = run('list')[1]
+    assert re.search(r'FAST\.pth .* verified\n', out)
+    assert re.search(r"SLOW\.pth .* not the authors' file\n", out)
+
+    assert run('verify', 'original') == (0, "original: the authors' FAST.pth (Fast, DSTNet), byte for byte\n", '')
+    status, out, _ = run('verify', 'original', 'weights/FAST.safetensors')
+    assert status == 1
+    num_parameters = sum(p.numel() for p in small_net().parameters())
+    assert 'none of the released files; DSTNet(num_feat=4, num_block=1, ' in out
+    assert f'{num_parameters:,} parameters' in out
+    assert f'made from FAST.pth (git blob {git_blob_id(site.content)})' in out
+    status, out, err = run('verify', 'weights/SLOW.pth', 'missing.pth', 'original')
+    assert status == 2
+    assert 'byte for byte' in out  # the others are looked at nevertheless
+    assert len(err.splitlines()) == 2
+
+    assert run('convert', 'original', '-o', 'new.pth')[0] == 0
+    status, _, err = run('convert', 'original', '-o', 'new.pth')
+    assert status == 2
+    assert '--overwrite' in err
+    assert run('convert', 'original', '-o', 'new.pth', '--to', 'released', '--overwrite')[0] == 0
+    assert HAAR_KEY in read_state_dict('new.pth')
+    status, _, err = run('get', 'Fsat')
+    assert (status, err) == (2, 'error: Fsat given. Allowed: Fast, Slow, or all. Did you mean Fast?\n')
+
+
+def test_safetensors_of_another_origin_are_left_alone(
+    tmp_path: Path, site: Site, release: Callable[[str], Released], capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = save_released(small_net(), tmp_path / 'other.pth')
+    convert(other, tmp_path / 'FAST.safetensors')
+    before = (tmp_path / 'FAST.safetensors').read_bytes()
+    site.content = save_released(small_net(boundary='paper').double(), tmp_path / 'new.pth').read_bytes()
+    release(git_blob_id(site.content))
+    assert main(['weights', 'get', 'Fast', '--folder', str(tmp_path), '--format', 'safetensors']) == 2
+    assert 'was not made from' in capsys.readouterr().err
+    assert (tmp_path / 'FAST.safetensors').read_bytes() == before
+
+
+def test_verify_runs_nothing_from_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    class Evil:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return Path.touch, (tmp_path / 'executed',)
+
+    (tmp_path / 'evil.pth').write_bytes(pickle.dumps({'params': Evil()}, protocol=2))
+    assert main(['weights', 'verify', str(tmp_path / 'evil.pth')]) == 2
+    assert not (tmp_path / 'executed').exists()
+    assert 'was not loaded' in capsys.readouterr().err
+
+
+def test_verify_explains_a_git_lfs_pointer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / 'GOPRO.pth'
+    path.write_text('version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n')
+    assert main(['weights', 'verify', str(path)]) == 2
+    assert 'Git LFS pointer' in capsys.readouterr().err
