@@ -19,7 +19,7 @@ from torch import Tensor
 from dstnet_arch.data.frame_source import size_text
 from dstnet_arch.errors import DataError, OptionsError
 from dstnet_arch.video.colour import Colour, Plane, SampleFormat, from_rgb
-from dstnet_arch.video.sources import Source
+from dstnet_arch.video.sources import Source, Timing
 
 CODECS = (
     'libx264', 'libx265', 'libsvtav1', 'libaom-av1', 'libvpx-vp9', 'ffv1', 'prores_ks', 'mpeg4', 'mpeg2video', 'mjpeg',
@@ -373,3 +373,43 @@ def _tags(source: Source, pix_fmt: str) -> Colour:
         told = Colour(full=None).resolved(*source.size, form.family)
         colour = colour._replace(matrix=told.matrix, full=told.full)
     return colour._replace(full=True) if pix_fmt.startswith('yuvj') else colour
+
+
+class VideoWriter:
+    """A visually lossless H.264 file of 8-bit RGB images, without sound.
+
+    Args:
+        path: the file, which is replaced.
+        size: (height, width), both even.
+        timing: times of the images.
+
+    Raises:
+        DataError: the file cannot be written.
+    """
+
+    def __init__(self, path: Path, size: tuple[int, int], timing: Timing) -> None:
+        self._path, self._timing, self._count = path, timing, 0
+        self._size = size
+        try:
+            self._output = av.open(str(path), 'w')
+        except OSError as error:
+            raise DataError(f'{path} cannot be written: {error}.') from None
+        self._stream = self._output.add_stream('libx264', rate=timing.rate.limit_denominator(1 << 16))
+        assert isinstance(self._stream, av.VideoStream)
+        self._stream.height, self._stream.width = size
+        self._stream.pix_fmt, self._stream.options = 'yuv420p', {'crf': '17'}
+        self._stream.codec_context.time_base = timing.time_base
+
+    def __enter__(self) -> VideoWriter:
+        return self
+
+    def write(self, image: np.ndarray) -> None:
+        """Write the next image, (H, W, 3) uint8 RGB."""
+        frame = av.VideoFrame.from_ndarray(image, 'rgb24')
+        frame.pts, frame.time_base = self._timing.times[self._count], self._timing.time_base
+        self._count += 1
+        self._output.mux(self._stream.encode(frame))
+
+    def __exit__(self, *error: object) -> None:
+        self._output.mux(self._stream.encode(None))
+        self._output.close()

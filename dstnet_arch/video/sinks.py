@@ -15,6 +15,8 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -26,6 +28,7 @@ from dstnet_arch.data.frame_source import IMAGE_EXTENSIONS
 from dstnet_arch.errors import DataError, OptionsError
 from dstnet_arch.files import atomic_file, incomplete_path, read_json
 from dstnet_arch.video.images import Picture, write_png
+from dstnet_arch.video.sources import Source
 
 PARTIAL_SUFFIX = '.partial'
 
@@ -313,3 +316,107 @@ def _remove(partial: Path) -> None:
             if entry.name != _JOB:
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
     shutil.rmtree(partial, ignore_errors=True)
+
+
+# The interface that replaces all of the above but `PARTIAL_SUFFIX`; for now on top of it.
+
+
+@dataclass(frozen=True)
+class OutputOptions:
+    """How a video file is encoded.
+
+    Attributes:
+        codec: FFmpeg's name of an encoder; None: chosen from the container and the bit depth.
+        quality: value on the codec's own scale (CRF for most); None: visually lossless.
+        pix_fmt: FFmpeg's name of a pixel format; None: the input's, where the codec supports it.
+        container: FFmpeg's name of a container; None: chosen from the extension.
+    """
+
+    codec: str | None = None
+    quality: int | None = None
+    pix_fmt: str | None = None
+    container: str | None = None
+
+
+def check_output_name(output: Path) -> None:
+    """Check that a result can have this name, without opening anything.
+
+    Raises:
+        OptionsError: the extension is not supported, or the name is a URL.
+    """
+    if output.suffix.lower() in IMAGE_EXTENSIONS and not output.is_dir():
+        raise OptionsError(
+            f'-o {output}: an image file cannot hold a video. Use a folder (a name without extension), or '
+            f'{output.stem}.mp4.'
+        )
+
+
+def open_sink(
+    output: Path,
+    source: Source,
+    options: OutputOptions,
+    job: Job,
+    resume: bool = False,
+    overwrite: bool = False,
+) -> ResultSink:
+    """Open a folder of PNG files or a video file for writing, depending on `output`."""
+    return ResultSink(output, source, options, job, resume, overwrite)
+
+
+def is_complete(output: Path, source: Source) -> bool:
+    """True if `output` already holds all frames of `source` and no interrupted run is left."""
+    from dstnet_arch.video.remux import count_frames
+    from dstnet_arch.video.sources import VIDEO_EXTENSIONS
+
+    if output.suffix.lower() not in VIDEO_EXTENSIONS or output.is_dir():
+        return is_finished(output, source.names)
+    if not output.is_file() or output.with_name(output.name + PARTIAL_SUFFIX).exists():
+        return False
+    return count_frames(output) == (len(source), source.size)
+
+
+class ResultSink:
+    """Writes restored frames to a folder or a video file."""
+
+    def __init__(
+        self, output: Path, source: Source, options: OutputOptions, job: Job, resume: bool, overwrite: bool
+    ) -> None:
+        from dstnet_arch.video.sources import VIDEO_EXTENSIONS
+
+        check_output_name(output)
+        self.warnings: list[str] = []
+        self.description = 'PNG files'
+        self._sink: FileSink[Any]
+        self._render: Callable[[int, Tensor], Any]
+        if output.suffix.lower() in VIDEO_EXTENSIONS and not output.is_dir():
+            from dstnet_arch.video.encoder import choose_encoding, container_name
+            from dstnet_arch.video.video_sink import VideoSink
+
+            encoding = choose_encoding(
+                output, source, options.codec, options.quality, options.pix_fmt, options.container
+            )
+            container = container_name(output, options.container)
+            sink = VideoSink(output, source, encoding, container, job, resume, overwrite)
+            self.warnings = encoding.losses(source) + sink.warnings
+            self.description = f'{encoding.describe()}, {float(source.timing.rate):g} fps'
+            self._sink, self._render = sink, partial(encoding.planes, source)
+        else:
+            self._sink = PictureSink(output, source.names, job, resume, overwrite)
+            self._render = source.restored_image
+        self.position, self.state = self._sink.position, self._sink.state
+
+    def write(self, position: int, restored: Tensor) -> None:
+        """Write a restored frame (3, H, W). Frames come in order."""
+        self._sink.write(position, partial(self._render, position, restored))
+
+    def save(self, position: int, state: Tensor) -> None:
+        """Note that a later run can continue at `position` with this state."""
+        self._sink.save(position, state)
+
+    def finish(self) -> None:
+        """Complete the result."""
+        self._sink.finish()
+
+    def close(self) -> None:
+        """End the work. What is not finished stays for a later run."""
+        self._sink.close()

@@ -118,6 +118,15 @@ class Source(ABC):
             DataError: it cannot be read.
         """
 
+    @property
+    def format(self) -> Look:
+        """The new name of `look`."""
+        return self.look
+
+    def restored_image(self, position: int, restored: Tensor) -> Picture:
+        """The new name of `restored_picture`."""
+        return self.restored_picture(position, restored)
+
     def __len__(self) -> int:
         return len(self.names)
 
@@ -219,8 +228,7 @@ class PictureSource(Source):
 def open_source(
     name: str,
     start: Place | None = None,
-    stop: Place | None = None,
-    *,
+    end: Place | None = None,
     rate: Fraction | None = None,
     temp_dir: str | None = None,
     show_progress: bool = False,
@@ -231,7 +239,7 @@ def open_source(
         name: a video file, a folder with pictures in it, a picture, or a pattern for pictures: ``'frames/*.png'`` or
             ``frames/%05d.png``.
         start: the first frame to take.
-        stop: the first one after `start` not to take.
+        end: the first one after `start` not to take.
         rate: frames a second of pictures; a video file has its own.
         temp_dir: folder for temporary files; None: the system's.
         show_progress: a bar on standard error, if it takes long.
@@ -244,17 +252,17 @@ def open_source(
     if path.is_file() and not is_picture(path):
         if rate is not None:
             raise OptionsError(f'--fps {rate} is for pictures; {name} is a video file, and keeps its own timing.')
-        return _open_video(path, start, stop, temp_dir, show_progress)
+        return _open_video(path, start, end, temp_dir, show_progress)
     paths = sorted(_find(name), key=lambda path: natural_key(path.name))
     if not paths:
         raise DataError(
             f'{name} holds no pictures, which are files ending in {", ".join(IMAGE_EXTENSIONS)}. {_hint(name)}'
         )
     rate = rate or DEFAULT_RATE
-    numbers = [None if place is None else place_to_number(place, rate) for place in (start, stop)]
+    numbers = [None if place is None else place_to_number(place, rate) for place in (start, end)]
     chosen = paths[slice(*numbers)]
     if not chosen:
-        raise nothing_chosen(name, len(paths), start, stop)
+        raise nothing_chosen(name, len(paths), start, end)
     return PictureSource(chosen, name, rate)
 
 
