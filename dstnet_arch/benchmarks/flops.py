@@ -1,16 +1,16 @@
-"""How much work a network does for a frame: multiply-adds, by PyTorch's own counter and by formula.
+"""Multiply-adds of a network, by PyTorch's counter and by formula.
 
-Convention: one multiply-add is one MAC and two FLOPs. What papers on restoration call GFLOPs are giga multiply-adds, as
-a rule for one 256x256 frame. The counter (`torch.utils.flop_counter`) knows convolutions and matrix products. What
-else multiplies and adds with data-dependent weights is counted here by formula and kept apart::
+Convention: one multiply-add is one MAC and two FLOPs. The GFLOPs of papers on restoration are giga multiply-adds,
+usually for one 256x256 frame. The counter (`torch.utils.flop_counter`) covers convolutions and matrix products. Other
+products with data-dependent weights are counted by formula and reported separately:
 
-    pixel filter             9 for each value of the filtered features, Eq. (4)
-    filter resizing          4 for each of the 9 filter values there, bilinear
-    channel filter           9 for each value of the filtered features, Eq. (1), where it is not a convolution
-    deformable convolution   its products, and 4 for each bilinear sample
-    warping                  4 for each value, bilinear
+    pixel filter             9 per value of the filtered features, Eq. (4)
+    filter resizing          4 per filter value at full size (bilinear)
+    channel filter           9 per value of the filtered features, Eq. (1), where it is not a convolution
+    deformable convolution   its products, and 4 per bilinear sample
+    warping                  4 per value (bilinear)
 
-Neither counts biases, activations, normalisation, pooling, gating, or resizing of features.
+Neither counts biases, activations, normalisation, pooling, gating or resizing of features.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from dstnet_arch.archs.cwgdn import ChannelFilterNet
 from dstnet_arch.archs.dstnet_plus_arch import PyramidFilterNet
 from dstnet_arch.archs.dtff import PixelFilterNet
-from dstnet_arch.archs.reference import PlainDSTNet
+from dstnet_arch.benchmarks.plain import PlainDSTNet
 from dstnet_arch.ops.pixel_filter import TAPS
 
 _BILINEAR = 4  # multiply-adds for a value interpolated between four others
@@ -41,7 +41,7 @@ class Count:
 
     Attributes:
         counted: by PyTorch's counter.
-        by_formula: what it cannot see, by name.
+        by_formula: products it does not see, by name.
     """
 
     counted: int
@@ -49,19 +49,18 @@ class Count:
 
     @property
     def total(self) -> int:
-        """All multiply-adds; FLOPs are twice as many."""
+        """All multiply-adds; FLOPs are twice this."""
         return self.counted + sum(self.by_formula.values())
 
 
 def count(net: nn.Module, shape: Sequence[int]) -> Count:
     """Count the work of one pass in evaluation mode.
 
-    Nothing is computed: the network is moved to PyTorch's meta device, where tensors have shapes and no values, and is
-    of no further use.
+    Nothing is computed: the network is moved to the meta device and cannot be used afterwards.
 
     Args:
-        net: any network of ours or of stock BasicSR; takes a clip.
-        shape: of the clip, (B, T, 3, H, W).
+        net: a network of ours or of stock BasicSR that maps a clip to a clip.
+        shape: (B, T, 3, H, W).
     """
     net = net.eval().to('meta')
     filters: Counter[str] = Counter()
@@ -81,10 +80,9 @@ def count(net: nn.Module, shape: Sequence[int]) -> Count:
 
 
 class _NoBranches(TorchFunctionMode):
-    """Answers False wherever a network asks for the truth of a tensor, which has no value on the meta device.
+    """Answer False where a network takes the truth value of a tensor, which has none on the meta device.
 
-    Stock BasicSR's do so to warn of large offsets (EDVR) and to save a flow where a clip is its own mirror image
-    (BasicVSR++): False in both cases for an ordinary clip.
+    EDVR does so to warn of large offsets, BasicVSR++ to detect mirrored clips: False for ordinary clips.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -1,68 +1,43 @@
-"""Measuring side by side: time by alternating runs in one process, memory, and what both were measured on.
+"""Paired measurement of time and memory.
 
-What is compared runs in rounds, one run each a round, forwards in one round and backwards in the next (A B, B A, …), so
-that a machine that warms up, slows down or does other work in between treats all alike. Ratios are taken within each
-round and their median is reported, with the quartiles; nothing is left out.
+Workloads run in rounds, one run of each per round, in alternating order (A B, B A, ...), so that a machine that warms
+up, slows down or does other work affects all of them alike. Ratios are computed within each round; their median and
+quartiles are reported and no run is discarded.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
 from statistics import median, quantiles
 from time import perf_counter
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor, nn
 
-from dstnet_arch.benchmarks.memory import peak_memory
-from dstnet_arch.benchmarks.progress import progress
-from dstnet_arch.errors import DSTNetError
+from dstnet_arch.errors import DSTNetError, first_line
 from dstnet_arch.memory_errors import out_of_memory
 
 Run = Callable[[], Any]
 
 
-class Precision(NamedTuple):
-    """What numbers a network computes with."""
-
-    dtype: torch.dtype
-    tf32: bool
-
-
-PRECISIONS = {
-    'fp32': Precision(torch.float32, False),
-    'tf32': Precision(torch.float32, True),
-    'bf16': Precision(torch.bfloat16, False),
-    'fp16': Precision(torch.float16, False),
-}
-
-
-@contextmanager
-def tf32(allowed: bool) -> Iterator[None]:
-    """Allow or forbid TF32 in convolutions and matrix products. PyTorch's own default allows it in convolutions."""
-    backends: tuple[Any, ...] = (torch.backends.cudnn, torch.backends.cuda.matmul)
-    before = [backend.allow_tf32 for backend in backends]
-    try:
-        for backend in backends:
-            backend.allow_tf32 = allowed
-        yield
-    finally:
-        for backend, value in zip(backends, before, strict=True):
-            backend.allow_tf32 = value
-
-
 @dataclass(frozen=True)
 class Workload:
-    """Something to measure, given so that another process can make it, too.
+    """Something to measure.
 
     Attributes:
         name: unique within a comparison.
-        prepare: a function at the top level of a module; makes what is to run, so that the work alone is measured.
-        arguments: of `prepare`; plain values.
-        optional: any error in it becomes its result, in place of ending the comparison.
-        memory: whether to measure memory in a fresh process, too, where that is how it is measured (on the CPU).
+        prepare: top-level function that returns the function to measure. It is called with `arguments`, in another
+            process too, so both must pickle.
+        arguments: keyword arguments of `prepare`.
+        optional: any error becomes the workload's failure instead of ending the comparison.
+        memory: False to skip the memory measurement on a CPU, where it runs in a fresh process.
     """
 
     name: str
@@ -74,12 +49,12 @@ class Workload:
 
 @dataclass
 class Measurement:
-    """What came of a workload.
+    """Result of one workload.
 
     Attributes:
-        seconds: of each run, in the order of the rounds; empty where it could not be run.
-        peak_memory: bytes, on top of what was prepared; None where not measured.
-        failure: why it could not be run, or its memory not be measured; or None.
+        seconds: time of each run, in the order of the rounds; empty if a run failed.
+        peak_memory: bytes above what `prepare` allocated; None if not measured.
+        failure: reason if the workload could not run or its memory could not be measured.
     """
 
     seconds: list[float] = field(default_factory=list)
@@ -88,7 +63,7 @@ class Measurement:
 
 
 class Spread(NamedTuple):
-    """A sample's median, quartiles and size."""
+    """Median, quartiles and size of a sample."""
 
     median: float
     q1: float
@@ -97,7 +72,7 @@ class Spread(NamedTuple):
 
 
 def spread(values: Sequence[float]) -> Spread | None:
-    """Median and quartiles; None of nothing."""
+    """Return median and quartiles, or None for an empty sample."""
     if len(values) < 2:
         return Spread(values[0], values[0], values[0], 1) if values else None
     q1, _, q3 = quantiles(values, n=4, method='inclusive')
@@ -105,7 +80,7 @@ def spread(values: Sequence[float]) -> Spread | None:
 
 
 def ratio(measured: Measurement, reference: Measurement) -> Spread | None:
-    """Time relative to a reference's, from the pairs of each round; below 1 is faster. None where one did not run."""
+    """Return the time relative to a reference, paired by round: below 1 is faster. None if either did not run."""
     if not measured.seconds or not reference.seconds:
         return None
     return spread([a / b for a, b in zip(measured.seconds, reference.seconds, strict=True)])
@@ -121,14 +96,14 @@ def measure(
     """Measure workloads against each other.
 
     Args:
-        workloads: all are held in memory at once, the results of their runs are not.
-        device: where they run; of GPUs, PyTorch's current one.
-        repeats: rounds that are timed.
-        warmup: rounds before that are not, at least one.
-        with_memory: measure memory, too.
+        workloads: all are prepared at once; the results of their runs are not kept.
+        device: the CPU, or PyTorch's current GPU.
+        repeats: number of timed rounds.
+        warmup: number of rounds before them, at least one.
+        with_memory: measure peak memory too.
 
     Returns:
-        Name -> what came of it, in the order given. One that has no memory to run has that as its failure.
+        Measurements by name, in the order given. A workload that runs out of memory has that as its failure.
     """
     results = {workload.name: Measurement() for workload in workloads}
     runs: dict[str, Run] = {}
@@ -137,55 +112,46 @@ def measure(
         runs[workload.name] = workload.prepare(**workload.arguments)
 
     def warm_up(workload: Workload) -> None:
-        timed(runs[workload.name], device)
+        _timed(runs[workload.name], device)
 
-    def timing(workload: Workload) -> None:
-        results[workload.name].seconds.append(timed(runs[workload.name], device))
+    def time(workload: Workload) -> None:
+        results[workload.name].seconds.append(_timed(runs[workload.name], device))
 
     def memory(workload: Workload) -> None:
         if device.type == 'cuda' or workload.memory:
-            peak = peak_memory(runs[workload.name], workload.prepare, workload.arguments, device)
-            results[workload.name].peak_memory = peak
+            results[workload.name].peak_memory = peak_memory(workload, runs[workload.name], device)
 
-    steps = [prepare, *[warm_up] * max(warmup, 1), *[timing] * repeats, *[memory] * with_memory]
-    with progress(len(steps) * len(workloads)) as bar, _tuned_convolutions():
+    steps = [prepare, *[warm_up] * max(warmup, 1), *[time] * repeats, *[memory] * with_memory]
+    with progress_bar(len(steps) * len(workloads)) as bar, _cudnn_benchmark():
         for number, step in enumerate(steps):
-            for workload in in_turn(workloads, number):
-                bar.describe(f'{step.__name__.replace("_", " ")}: {workload.name}')
+            for workload in workloads if number % 2 == 0 else reversed(workloads):
+                bar.set_description(f'{step.__name__.replace("_", " ")}: {workload.name}')
                 if not results[workload.name].failure:
-                    failure = results[workload.name].failure = _failure_of(step, workload)
-                    if failure:
-                        runs.pop(workload.name, None)
-                        torch.cuda.empty_cache()  # does nothing where CUDA is not in use
+                    results[workload.name].failure = _failure(step, workload)
                 bar.update()
     for result in results.values():
-        if len(result.seconds) < repeats:  # it failed halfway
+        if len(result.seconds) < repeats:
             result.seconds.clear()
     return results
 
 
-def _failure_of(step: Callable[[Workload], None], workload: Workload) -> str | None:
+def _failure(step: Callable[[Workload], None], workload: Workload) -> str | None:
     try:
         step(workload)
     except Exception as error:
         if out_of_memory(error):
+            torch.cuda.empty_cache()
             return 'not enough memory'
-        text = ' '.join(str(error).split())
         if isinstance(error, DSTNetError):
-            return text
+            return ' '.join(str(error).split())
         if workload.optional:
-            return f'{type(error).__name__}: {text}'[:200]
+            return f'{type(error).__name__}: {first_line(error)}'
         raise
     return None
 
 
-def in_turn(items: Sequence[Workload], number: int) -> list[Workload]:
-    """The order of round `number`: forwards and backwards by turns."""
-    return list(items) if number % 2 == 0 else list(items)[::-1]
-
-
-def timed(run: Run, device: torch.device) -> float:
-    """Seconds that a run takes, on a GPU from the start of its first kernel to the end of its last."""
+def _timed(run: Run, device: torch.device) -> float:
+    """Seconds of a run; on a GPU from the start of its first kernel to the end of its last."""
     if device.type != 'cuda':
         begin = perf_counter()
         run()
@@ -199,9 +165,116 @@ def timed(run: Run, device: torch.device) -> float:
     return start.elapsed_time(end) / 1000
 
 
+def peak_memory(workload: Workload, run: Run | None, device: torch.device) -> int:
+    """Return the peak memory of a run above what `prepare` allocated (the network and its input), in bytes.
+
+    On a GPU this is the allocator's statistic. On a CPU the workload is repeated in a fresh process and the growth of
+    its peak resident memory is taken, because an allocator reuses what earlier runs left behind.
+
+    Args:
+        workload: what to run in the fresh process on a CPU.
+        run: prepared function, used on a GPU only.
+        device: the CPU, or PyTorch's current GPU.
+
+    Raises:
+        MemoryError: the system killed the fresh process.
+        DSTNetError: the system does not report peak memory.
+    """
+    if device.type == 'cuda':
+        assert run is not None
+        torch.cuda.synchronize()
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        run()
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated() - before
+    with ProcessPoolExecutor(1, mp_context=get_context('spawn')) as pool:
+        try:
+            return pool.submit(_peak_growth, workload, torch.get_num_threads()).result()
+        except BrokenProcessPool:
+            raise MemoryError('the measuring process was killed') from None
+
+
+_STATUS, _CLEAR_REFS = Path('/proc/self/status'), Path('/proc/self/clear_refs')
+
+
+def _peak_growth(workload: Workload, threads: int) -> int:
+    if not _STATUS.exists():
+        raise DSTNetError('Peak memory on a CPU is measured on Linux only.')
+    torch.set_num_threads(threads)
+    run = workload.prepare(**workload.arguments)
+    # Load what PyTorch loads at its first convolution and its first backward pass.
+    x = torch.ones(1, 8, 16, 16, requires_grad=True)
+    nn.functional.conv2d(x, torch.ones(8, 8, 3, 3)).sum().backward()
+    try:
+        _CLEAR_REFS.write_text('5')  # resets the peak
+        before = _status('VmRSS')
+    except OSError:  # not permitted: growth below the earlier peak stays unseen
+        before = _status('VmHWM')
+    run()
+    return _status('VmHWM') - before
+
+
+def _status(key: str) -> int:
+    line = next(line for line in _STATUS.read_text().splitlines() if line.startswith(f'{key}:'))
+    return 1024 * int(line.split()[1])
+
+
 @contextmanager
-def _tuned_convolutions() -> Iterator[None]:
-    """Let cuDNN choose its algorithms by trying them, in the warm-up, as BasicSR's own pipelines do."""
+def saved_for_backward(net: nn.Module) -> Iterator[dict[int, int]]:
+    """Record what autograd saves for the backward pass: ``sum(saved.values())`` bytes.
+
+    Storage that several tensors share counts once; the network's parameters and buffers do not count.
+
+    Yields:
+        Bytes by storage.
+    """
+    own = {_storage(tensor) for tensor in (*net.parameters(), *net.buffers())}
+    saved: dict[int, int] = {}
+    held: list[Tensor] = []  # so that no storage is freed and its address reused
+
+    def pack(tensor: Tensor) -> Tensor:
+        if _storage(tensor) not in own:
+            saved[_storage(tensor)] = tensor.untyped_storage().nbytes()
+            held.append(tensor.detach())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        yield saved
+
+
+def _storage(tensor: Tensor) -> int:
+    return tensor.untyped_storage()._cdata
+
+
+class _NoBar:
+    """Stand-in for tqdm, which benchmarks of the network do not require."""
+
+    def __enter__(self) -> _NoBar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return
+
+    def set_description(self, text: str) -> None:
+        """Do nothing."""
+
+    def update(self) -> None:
+        """Do nothing."""
+
+
+def progress_bar(total: int) -> Any:
+    """Return a tqdm bar on stderr, or a stand-in if tqdm is not installed."""
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        return _NoBar()
+    return tqdm(total=total, leave=False)
+
+
+@contextmanager
+def _cudnn_benchmark() -> Iterator[None]:
+    """Let cuDNN choose its algorithms during the warm-up, as BasicSR's pipelines do."""
     before = torch.backends.cudnn.benchmark
     torch.backends.cudnn.benchmark = True
     try:

@@ -1,7 +1,7 @@
-"""The networks that can be measured, by name: ours, the paper's ablations, the plain schedule, stock BasicSR's.
+"""Networks that can be measured, by name: ours, the paper's ablations, the plain schedule, peers of stock BasicSR.
 
-A peer is measured as stock BasicSR ships it, in the configuration that its authors used for deblurring where there is
-one, on random weights: time, memory and work do not depend on them.
+All have random weights: time, memory and work do not depend on them. A peer is measured as stock BasicSR ships it, in
+the configuration that its authors used for deblurring.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from torch import nn
 
 from dstnet_arch.archs.dstnet_arch import DSTNet
 from dstnet_arch.archs.dstnet_plus_arch import DSTNetPlus
-from dstnet_arch.archs.reference import PlainDSTNet
 from dstnet_arch.archs.sliding_window_arch import SlidingWindow
+from dstnet_arch.benchmarks.plain import PlainDSTNet
 from dstnet_arch.errors import DSTNetError, OptionsError
 
 GROUPS = ('ours', 'ablations', 'plain', 'peers')
 
 
-class Unavailable(DSTNetError):
-    """A network cannot be built here; the message is the reason, as a table shows it."""
+class UnavailableError(DSTNetError):
+    """A network cannot be built or run here; the message is the reason that a table shows."""
 
 
 @dataclass(frozen=True)
@@ -35,10 +35,10 @@ class Network:
     """A network to measure.
 
     Attributes:
-        name: on the command line.
+        name: name on the command line.
         group: one of `GROUPS`.
-        build: makes it on the CPU, float32, with random weights. May raise Unavailable.
-        title: in tables, as papers call it; by default the name.
+        build: returns the network on the CPU in float32. May raise UnavailableError.
+        title: name in tables, as papers write it; `name` if empty.
     """
 
     name: str
@@ -48,28 +48,28 @@ class Network:
 
     @property
     def label(self) -> str:
-        """Its name in tables."""
+        """Name in tables."""
         return self.title or self.name
 
 
 def find(name: str) -> Network:
-    """The network of this name, whatever the case.
+    """Return the network of this name, ignoring case.
 
     Raises:
-        OptionsError: there is none.
+        OptionsError: there is no such network.
     """
     return select([name])[0]
 
 
 def select(names: Iterable[str]) -> list[Network]:
-    """The networks of these names and groups ('all': every one), each once, in the order of `NETWORKS`.
+    """Return the networks of these names and groups ('all' is every network), in the order of `NETWORKS`.
 
     Raises:
-        OptionsError: a name is neither.
+        OptionsError: a name is neither a network nor a group.
     """
-    wanted = {name.lower(): name for name in names}
+    given = {name.lower(): name for name in names}
     known = {name.lower(): name for name in ('all', *GROUPS, *(network.name for network in NETWORKS))}
-    for key, name in wanted.items():
+    for key, name in given.items():
         if key not in known:
             near = get_close_matches(key, known, 1, 0.5)
             hint = f' Did you mean {known[near[0]]}?' if near else ''
@@ -77,11 +77,11 @@ def select(names: Iterable[str]) -> list[Network]:
                 f'There is no network {name}.{hint} Networks: {", ".join(network.name for network in NETWORKS)}; '
                 f'groups: all, {", ".join(GROUPS)}.'
             )
-    return [n for n in NETWORKS if {'all', n.group, n.name.lower()} & wanted.keys()]
+    return [n for n in NETWORKS if {'all', n.group, n.name.lower()} & given.keys()]
 
 
 def _peer(build: Callable[[], nn.Module]) -> nn.Module:
-    """A network of stock BasicSR, built without what BasicSR says while doing so."""
+    """Build a network of stock BasicSR without its log lines and warnings."""
     disabled = logging.root.manager.disable
     logging.disable(logging.INFO)
     try:
@@ -89,21 +89,22 @@ def _peer(build: Callable[[], nn.Module]) -> nn.Module:
             warnings.simplefilter('ignore')
             net = build()
     except ImportError as error:
-        raise Unavailable(f'BasicSR cannot be imported: {" ".join(str(error).split())}') from error
+        raise UnavailableError(f'BasicSR cannot be imported: {" ".join(str(error).split())}') from error
     finally:
         logging.disable(disabled)
-    # For stock BasicSR's `flow_warp`, each time that it runs.
+    # Stock BasicSR's `flow_warp` warns at each run.
     warnings.filterwarnings('ignore', 'torch.meshgrid: in an upcoming release', UserWarning)
     return net
 
 
-def _sliding(num_frame: int, size_multiple: int, **network: Any) -> nn.Module:
-    return _peer(lambda: SlidingWindow(network, num_frame, size_multiple=size_multiple))
+def _edvr() -> nn.Module:
+    network = {'type': 'EDVR', 'num_feat': 128, 'num_reconstruct_block': 40, 'hr_in': True, 'with_predeblur': True}
+    return _peer(lambda: SlidingWindow(network, 5, size_multiple=16))
 
 
 def _basicvsr_plus_plus() -> nn.Module:
-    # Stock BasicSR leaves the alignment out where there is no CUDA. torchvision's deformable convolution runs on the
-    # CPU as well, so the network is made whole, with the same modules that stock makes for CUDA.
+    # Stock BasicSR omits the alignment where there is no CUDA. torchvision's deformable convolution runs on the CPU
+    # too, so build the modules that stock builds for CUDA.
     def build() -> nn.Module:
         arch = import_module('basicsr.archs.basicvsrpp_arch')
         net = arch.BasicVSRPlusPlus(num_blocks=15, is_low_res_input=False)
@@ -119,24 +120,15 @@ def _basicvsr_plus_plus() -> nn.Module:
     return _peer(build)
 
 
-def _enlarging() -> nn.Module:
-    raise Unavailable('enlarges frames four times, and has no mode that keeps their size')
-
-
 _LARGE: dict[str, Any] = {'num_block': 30, 'prop_feat': 96}
 _PLUS_LARGE: dict[str, Any] = {'num_feat': 96, 'num_kernel_block': 5, 'num_block': 25}
-# EDVR as its authors have it for deblurring, SwinIR as for colour denoising.
-_EDVR = {'type': 'EDVR', 'num_feat': 128, 'num_reconstruct_block': 40, 'hr_in': True, 'with_predeblur': True}
-_SWINIR = {'type': 'SwinIR', 'upscale': 1, 'img_size': 128, 'window_size': 8, 'img_range': 1.0, 'embed_dim': 180}
-_SWINIR |= {'depths': [6] * 6, 'num_heads': [6] * 6, 'mlp_ratio': 2}
-_RIDNET = {'type': 'RIDNet', 'in_channels': 3, 'mid_channels': 64, 'out_channels': 3}
 
 NETWORKS = (
     Network('DSTNet', 'ours', DSTNet),
     Network('DSTNet-L', 'ours', partial(DSTNet, **_LARGE)),
     Network('DSTNetPlus', 'ours', DSTNetPlus, 'DSTNet+'),
     Network('DSTNetPlus-L', 'ours', partial(DSTNetPlus, **_PLUS_LARGE), 'DSTNet+L'),
-    # Named as their options files are.
+    # Named like their options files.
     Network('spatial-gmlp', 'ablations', partial(DSTNet, spatial='gmlp'), 'w/ gMLP'),
     Network('spatial-none', 'ablations', partial(DSTNet, spatial='none'), 'w/o CWGDN'),
     Network('fusion-blend', 'ablations', partial(DSTNet, fusion='blend'), 'w/ fusion of [27]'),
@@ -147,14 +139,8 @@ NETWORKS = (
     Network('PlainDSTNet', 'plain', PlainDSTNet, 'DSTNet, plain'),
     Network('PlainDSTNet-L', 'plain', partial(PlainDSTNet, **_LARGE), 'DSTNet-L, plain'),
     Network('BasicVSR++', 'peers', _basicvsr_plus_plus),
-    Network('EDVR', 'peers', partial(_sliding, 5, 16, **_EDVR)),
-    Network('TOFlow', 'peers', partial(_sliding, 7, 16, type='TOFlow')),
-    Network('DUF', 'peers', partial(_sliding, 7, 1, type='DUF', scale=1)),
-    Network('SwinIR', 'peers', partial(_sliding, 1, 8, **_SWINIR)),
-    Network('RIDNet', 'peers', partial(_sliding, 1, 1, **_RIDNET)),
-    Network('BasicVSR', 'peers', _enlarging),
-    Network('IconVSR', 'peers', _enlarging),
+    Network('EDVR', 'peers', _edvr),
 )
 
 PLAIN = {'DSTNet': 'PlainDSTNet', 'DSTNet-L': 'PlainDSTNet-L'}
-"""Networks of which there is a plain schedule, and its name."""
+"""Network -> its plain schedule."""

@@ -1,4 +1,4 @@
-"""What a measurement leaves behind: a table on the screen and a JSON file that says what it was made on."""
+"""Output of a measurement: a table on the screen and a JSON file that records the machine and the versions."""
 
 from __future__ import annotations
 
@@ -9,29 +9,30 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 
 import dstnet_arch
+from dstnet_arch._version import __version__
 from dstnet_arch.benchmarks.harness import Measurement, Spread, spread
-from dstnet_arch.errors import DSTNetError
+from dstnet_arch.errors import DSTNetError, OptionsError
 from dstnet_arch.files import atomic_file
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """What the figures were made on."""
+    """Return the hardware and software that a measurement ran on."""
     cuda = device.type == 'cuda'
     return {
         'system': platform.platform(),
         'cpu': _cpu_name(),
-        'cores': _cores(),
+        'isa': torch.backends.cpu.get_cpu_capability(),
+        'cores': len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count(),
         'threads': torch.get_num_threads(),
         'load_average': round(os.getloadavg()[0], 2) if hasattr(os, 'getloadavg') else None,
         'device': str(device),
@@ -41,13 +42,13 @@ def machine(device: torch.device) -> dict[str, Any]:
         'torch': torch.__version__,
         'cuda': torch.version.cuda if cuda else None,
         'cudnn': torch.backends.cudnn.version() if cuda else None,
-        'dstnet_arch': dstnet_arch.__version__,
+        'dstnet_arch': __version__,
         'commit': commit(),
     }
 
 
 def commit() -> str | None:
-    """The commit that this package is a checkout of, with '+changes' where tracked files differ; None if it is none."""
+    """Return the commit of this checkout, with '+changes' if tracked files differ; None outside a checkout."""
     root = Path(dstnet_arch.__file__).resolve().parent.parent
     git = shutil.which('git')
     if git is None or not (root / '.git').exists():
@@ -60,66 +61,60 @@ def commit() -> str | None:
     return ask('rev-parse', 'HEAD') + ('+changes' if changes else '') or None
 
 
+def check_writable(folder: Path) -> None:
+    """Raise before a measurement if its result could not be written.
+
+    Raises:
+        OptionsError: the folder cannot be created or written to.
+    """
+    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise OptionsError(f'-o {folder}: {existing} is not a writable folder. Choose another folder.')
+
+
 def write_json(
     folder: Path, benchmark: str, args: argparse.Namespace, results: Sequence[Mapping[str, Any]], **more: Any
 ) -> Path:
-    """Write a measurement, at once, under a name that no other has.
+    """Write a measurement atomically, never over an existing file.
 
-    Keys: `schema` (1), `benchmark`, `date` (UTC), `command`, `machine` (see above), `settings` (all arguments, given or
-    not), then `more`, and `results`, a list of objects; sizes in pixels as 'WxH', times in seconds, memory in bytes.
+    Keys: `schema`, `benchmark`, `date` (UTC), `command`, `machine`, `settings` (all arguments), then `more`, and
+    `results`, a list of objects; sizes are 'WxH' in pixels, times seconds, memory bytes.
 
     Args:
-        folder: made where it does not exist.
-        benchmark: what was measured.
-        args: the arguments it was measured with; `args.device` is a torch.device.
-        results: one object for each thing measured.
+        folder: created if missing.
+        benchmark: name of the measurement.
+        args: its arguments; `args.device` is a torch.device.
+        results: one object per workload.
         more: further keys.
 
     Returns:
         ``<folder>/<date>_<benchmark>_<device>.json``.
 
     Raises:
-        DSTNetError: it cannot be written.
+        DSTNetError: the file cannot be written.
     """
     now = datetime.now(timezone.utc)
-    settings = {k: _plain(v) for k, v in sorted(vars(args).items()) if k not in ('output', 'kind')}
     content = {
         'schema': SCHEMA,
         'benchmark': benchmark,
         'date': now.isoformat(timespec='seconds'),
         'command': ' '.join(['dstnet', *sys.argv[1:]]),
         'machine': machine(args.device),
-        'settings': settings,
+        'settings': {k: _plain(v) for k, v in sorted(vars(args).items()) if k not in ('output', 'kind')},
         **more,
         'results': list(results),
     }
-    stem = f'{now:%Y-%m-%dT%H%M%SZ}_{benchmark}_{args.device.type}'
-    path = unused(folder / f'{stem}.json')
-    with written(path) as file:
-        file.write(json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False).encode() + b'\n')
+    path = _unused(folder / f'{now:%Y-%m-%dT%H%M%SZ}_{benchmark}_{args.device.type}.json')
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with atomic_file(path) as file:
+            file.write(json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False).encode() + b'\n')
+    except OSError as error:
+        raise DSTNetError(f'{path} cannot be written: {error.strerror or error}. Choose another folder: -o.') from error
     return path
 
 
-@contextmanager
-def written(path: Path) -> Iterator[BinaryIO]:
-    """`atomic_file`, in a folder that is made where it does not exist.
-
-    Raises:
-        DSTNetError: it cannot be written.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_file(path) as file:
-            yield file
-    except OSError as error:
-        raise DSTNetError(
-            f'{path} cannot be written: {error.strerror or error}. Free some space, or give a folder that you may '
-            'write to: -o FOLDER.'
-        ) from error
-
-
-def unused(path: Path) -> Path:
-    """`path`, or with a number before the suffix where that exists."""
+def _unused(path: Path) -> Path:
     number, free = 1, path
     while free.exists():
         number += 1
@@ -128,7 +123,7 @@ def unused(path: Path) -> Path:
 
 
 def measured(measurement: Measurement, frames: int) -> dict[str, Any]:
-    """A measurement as an object for the JSON file, times for one of `frames` frames."""
+    """Return a measurement as an object for the JSON file, with times per frame."""
     seconds = [s / frames for s in measurement.seconds]
     return {
         'seconds_per_frame': as_object(spread(seconds)),
@@ -139,17 +134,17 @@ def measured(measurement: Measurement, frames: int) -> dict[str, Any]:
 
 
 def as_object(values: Spread | None) -> dict[str, float] | None:
-    """A spread as an object for the JSON file."""
+    """Return a spread as an object for the JSON file."""
     return None if values is None else values._asdict()
 
 
 def failures(objects: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A line for each thing that could not be measured, or not wholly: why."""
+    """Return one line for each workload that failed, with the reason."""
     return [f'{item["name"]}: {item["failure"]}' for item in objects if item['failure']]
 
 
 def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns side by side, the first to the left, the others to the right."""
+    """Return aligned columns: the first to the left, the others to the right."""
     lines = [header, *rows]
     widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
     return '\n'.join(
@@ -158,23 +153,22 @@ def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def number(value: float | None, digits: int, scale: float = 1.0) -> str:
-    """`value` times `scale` with so many digits; a dash for None."""
+    """Format `value` times `scale`; '-' for None."""
     return '-' if value is None else f'{value * scale:,.{digits}f}'
 
 
-def with_quartiles(values: Spread | Mapping[str, float] | None, digits: int, scale: float = 1.0) -> str:
-    """'median (q1 to q3)'."""
+def with_quartiles(values: Mapping[str, float] | None, digits: int, scale: float = 1.0) -> str:
+    """Format as 'median (q1 to q3)'; '-' for None."""
     if values is None:
         return '-'
-    given = values._asdict() if isinstance(values, Spread) else values
-    low, middle, high = (number(given[key], digits, scale) for key in ('q1', 'median', 'q3'))
+    low, middle, high = (number(values[key], digits, scale) for key in ('q1', 'median', 'q3'))
     return f'{middle} ({low} to {high})'
 
 
-def made_on(args: argparse.Namespace) -> str:
-    """One line: the device, threads, versions and date."""
-    facts = machine(args.device)
-    where = facts['gpu'] or f'{facts["cpu"]}, {facts["threads"]} of {facts["cores"]} cores'
+def made_on(device: torch.device) -> str:
+    """Return one line: device, threads, instruction set, PyTorch version and date."""
+    facts = machine(device)
+    where = facts['gpu'] or f'{facts["cpu"]} ({facts["isa"]}), {facts["threads"]} of {facts["cores"]} cores'
     return f'{where}; torch {facts["torch"]}; {datetime.now(timezone.utc):%Y-%m-%d}'
 
 
@@ -182,11 +176,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list):
         return [_plain(item) for item in value]
     return value if isinstance(value, (bool, int, float, type(None))) else str(value)
-
-
-def _cores() -> int | None:
-    # Those that this process may use, which in a container can be few of the machine's.
-    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
 
 
 def _cpu_name() -> str:

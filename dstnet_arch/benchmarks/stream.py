@@ -1,173 +1,151 @@
-"""``dstnet benchmark stream``: time and memory of streaming, against the number of frames and against whole clips."""
+"""``dstnet benchmark stream``: time and memory of streaming, by number of frames and place of the states."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 import time
 from collections.abc import Callable
-from itertools import groupby
 from pathlib import Path
 from typing import Any, get_args
 
 import torch
+from torch import Tensor
 
 from dstnet_arch.archs.dstnet_arch import DSTNet
-from dstnet_arch.benchmarks import cli, report
-from dstnet_arch.benchmarks.memory import peak_memory
-from dstnet_arch.benchmarks.progress import progress
-from dstnet_arch.benchmarks.stream_workload import MadeFrames, prepare_stream
+from dstnet_arch.arguments import Size, size, whole_number
+from dstnet_arch.benchmarks import report
+from dstnet_arch.benchmarks.compare import add_machine_arguments, choose_device
+from dstnet_arch.benchmarks.harness import Workload, peak_memory, progress_bar
 from dstnet_arch.memory_errors import out_of_memory
 from dstnet_arch.streaming.state_store import StoreKind
+from dstnet_arch.streaming.streamer import Streamer
 
-WHOLE = 'whole clip'
-WAYS: dict[str, dict[str, Any]] = {
+CLIP = 'whole clip'
+STATES: dict[str, dict[str, Any]] = {
     **{kind: {'store': kind} for kind in get_args(StoreKind)},
     'sqrt': {'store': 'host', 'interval': 'sqrt'},
 }
-"""Name -> settings of a `Streamer`."""
+"""Name -> arguments of `Streamer`."""
 
 REDUCED: dict[str, Any] = {'num_feat': 8, 'num_block': 1, 'num_cwgdn': 1}
 
-_ABOUT = """\
-Every figure is of one run, on a CPU in a fresh process: the whole video restored, and the growth of that process's
-peak memory while it is."""
+
+class GeneratedFrames:
+    """Frames that are computed when they are read: noise that moves by one pixel per frame.
+
+    Args:
+        num_frame: T.
+        height: in pixels.
+        width: in pixels.
+    """
+
+    def __init__(self, num_frame: int, height: int, width: int) -> None:
+        self._num_frame = num_frame
+        self._image = torch.rand(3, height, width, generator=torch.Generator().manual_seed(0))
+
+    def __len__(self) -> int:
+        return self._num_frame
+
+    def __getitem__(self, position: int) -> Tensor:
+        if not 0 <= position < self._num_frame:
+            raise IndexError(position)
+        return self._image.roll(position, dims=-1)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Define the command line of ``dstnet benchmark stream``."""
-    parser.epilog = _ABOUT
-    numbers: dict[str, Any] = {'nargs': '+', 'type': cli.positive, 'metavar': 'N'}
-    parser.add_argument('--frames', **numbers, default=[100, 1000], help='of the video, by default 100 and 1000')
+    """Define the command line."""
+    parser.epilog = 'Each figure is from one run over the whole video, on a CPU in a fresh process.'
+    numbers: dict[str, Any] = {'type': whole_number(1), 'metavar': 'N'}
+    parser.add_argument('--frames', **numbers, nargs='+', default=[100, 1000], help='frames (default: 100 1000)')
     parser.add_argument(
-        '--clip-frames',
-        nargs='*',
-        type=cli.positive,
-        default=[8, 16],
-        metavar='N',
-        help='of whole clips, which are no streams, to compare with; by default 8 and 16, nothing: none',
+        '--clip-frames', **numbers, nargs='*', default=[8, 16], help='frames of whole clips to compare (default: 8 16)'
     )
-    parser.add_argument('--size', type=cli.size, default=cli.size('256x256'), metavar='WxH', help='by default 256x256')
+    parser.add_argument('--size', type=size, default=Size(256, 256), metavar='WxH', help='default: 256x256')
     parser.add_argument(
-        '--ways',
-        nargs='+',
-        choices=list(WAYS),
-        default=['host', 'disk', 'sqrt'],
-        help='where states wait, and sqrt: every so many of them; by default host, disk and sqrt',
-    )
-    parser.add_argument('--tile', type=cli.size, metavar='WxH', help='go through the frames in tiles')
+        '--states', nargs='+', choices=list(STATES), default=['host', 'disk', 'sqrt'],
+        help='where states are kept; sqrt: every sqrt(T)-th in main memory (default: host disk sqrt)',
+    )  # fmt: skip
+    parser.add_argument('--tile', type=size, metavar='WxH', help='process frames in tiles')
     parser.add_argument('--reduced', action='store_true', help='a very small DSTNet, to see how memory grows')
-    cli.add_device_argument(parser)
-    cli.add_threads_argument(parser)
-    cli.add_output_argument(parser)
+    add_machine_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     """Measure, print the table, write the JSON file."""
-    args.dtype = 'fp32'
-    cli.prepare(args)
-    cases = [(WHOLE, count) for count in args.clip_frames]
-    cases += [(way, count) for way in args.ways for count in sorted(args.frames)]
-    results = []
-    with progress(len(cases)) as bar:
-        for way, count in cases:
-            bar.describe(f'{way}: {count} frames')
-            results.append(_measure(way, count, args))
+    choose_device(args)
+    cases = [(CLIP, count) for count in args.clip_frames]
+    cases += [(states, count) for states in args.states for count in sorted(args.frames)]
+    results: list[dict[str, Any]] = []
+    with progress_bar(len(cases)) as bar:
+        for states, count in cases:
+            bar.set_description(f'{states}: {count} frames')
+            results.append(_measure(states, count, args))
             bar.update()
-    _add_growth(results)
-    header = ['', 'frames', 'ms a frame', 'peak MiB', 'to the fewest']
-    rows = [
-        [
-            item['way'],
+    rows = []
+    for item in results:
+        fewest = next(other for other in results if other['states'] == item['states'])['peak_memory_bytes']
+        item['peak_ratio'] = item['peak_memory_bytes'] / fewest if item['peak_memory_bytes'] and fewest else None
+        rows.append([
+            item['states'],
             str(item['frames']),
             report.number(item['seconds_per_frame'], 2, 1e3),
             report.number(item['peak_memory_bytes'], 0, 2**-20),
             report.number(item['peak_ratio'], 2),
-        ]
-        for item in results
-    ]
+        ])  # fmt: skip
+    header = ['states', 'frames', 'ms per frame', 'peak MiB', 'to the fewest frames']
     print(report.text_table(header, rows), *report.failures(results), sep='\n')
-    network = _network(args)
-    tiles = f', in tiles of {args.tile}' if args.tile else ''
-    print(f'\n{_named(network)}, frames of {args.size}{tiles}; {report.made_on(args)}')
-    print('Peak: on top of the weights. To the fewest: the peak, relative to that of the fewest frames.')
+    print(f'\nFrames of {args.size}; peak memory above the weights; {report.made_on(args.device)}')
+    network = REDUCED if args.reduced else {}
     print(f'Written: {report.write_json(args.output, "stream", args, results, network=network)}')
 
 
-def prepare(way: str, num_frame: int, seconds_file: str, **arguments: Any) -> Callable[[], None]:
-    """A run that leaves in a file how many seconds it took; with plain arguments, for another process."""
-    work = prepare_clip(num_frame, **arguments) if way == WHOLE else prepare_stream(num_frame, **arguments)
-
-    def timed() -> None:
-        start = time.perf_counter()
-        work()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        Path(seconds_file).write_text(json.dumps(time.perf_counter() - start), encoding='utf-8')
-
-    return timed
-
-
-def prepare_clip(
-    num_frame: int, height: int, width: int, network: dict[str, Any], device: str = 'cpu'
-) -> Callable[[], None]:
-    """The frames of `prepare_stream` as one clip, for the network itself."""
+def prepare(
+    states: str, num_frame: int, frame_size: Size, network: dict[str, Any], device: str, seconds_file: str,
+    tile: Size | None = None,
+) -> Callable[[], None]:  # fmt: skip
+    """Return a function that restores a generated video and writes its duration in seconds to a file."""
     torch.manual_seed(0)
     net = DSTNet(**network).to(device)
-    frames = MadeFrames(num_frame, height, width)
+    frames = GeneratedFrames(num_frame, frame_size.height, frame_size.width)
+    streamer = None if states == CLIP else Streamer(net, **STATES[states], tile=tile)
 
-    def work() -> None:
-        with torch.no_grad():  # the clip counts: whoever has a stream need not have it
-            net(torch.stack([frames[t] for t in range(num_frame)])[None].to(device))
+    def restore() -> None:
+        start = time.perf_counter()
+        if streamer:
+            for _ in streamer(frames):
+                pass
+        else:
+            with torch.no_grad():
+                net(torch.stack(list(map(frames.__getitem__, range(num_frame))))[None].to(device))
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        Path(seconds_file).write_text(str(time.perf_counter() - start), encoding='utf-8')
 
-    return work
+    return restore
 
 
-def _measure(way: str, num_frame: int, args: argparse.Namespace) -> dict[str, Any]:
-    settings = {} if way == WHOLE else {**WAYS[way], 'tile': list(args.tile) if args.tile else None}
-    item: dict[str, Any] = {'name': f'{way}, {num_frame} frames', 'way': way, 'frames': num_frame, 'settings': settings}
+def _measure(states: str, num_frame: int, args: argparse.Namespace) -> dict[str, Any]:
+    item: dict[str, Any] = {'name': f'{states}, {num_frame} frames', 'states': states, 'frames': num_frame}
     item |= {'seconds_per_frame': None, 'peak_memory_bytes': None, 'failure': None}
     with tempfile.TemporaryDirectory() as folder:
         seconds_file = Path(folder, 'seconds')
         arguments = {
-            'way': way,
+            'states': states,
             'num_frame': num_frame,
-            'seconds_file': str(seconds_file),
-            'height': args.size.height,
-            'width': args.size.width,
-            'network': _network(args),
+            'frame_size': args.size,
+            'network': REDUCED if args.reduced else {},
             'device': str(args.device),
-            **settings,
+            'seconds_file': str(seconds_file),
+            'tile': args.tile,
         }
+        workload = Workload(item['name'], prepare, arguments)
         try:
-            work = prepare(**arguments) if args.device.type == 'cuda' else _nothing
-            item['peak_memory_bytes'] = peak_memory(work, prepare, arguments, args.device)
-            item['seconds_per_frame'] = json.loads(seconds_file.read_text(encoding='utf-8')) / num_frame
+            on_gpu = prepare(**arguments) if args.device.type == 'cuda' else None
+            item['peak_memory_bytes'] = peak_memory(workload, on_gpu, args.device)
+            item['seconds_per_frame'] = float(seconds_file.read_text(encoding='utf-8')) / num_frame
         except Exception as error:
             if not out_of_memory(error):
                 raise
             item['failure'] = 'not enough memory'
     return item
-
-
-def _add_growth(results: list[dict[str, Any]]) -> None:
-    """Beside each peak, its ratio to that of the fewest frames restored in the same way."""
-    for _, group in groupby(results, key=lambda item: item['way']):
-        items = list(group)
-        least = items[0]['peak_memory_bytes']
-        for item in items:
-            peak = item['peak_memory_bytes']
-            item['peak_ratio'] = peak / least if peak and least else None
-
-
-def _network(args: argparse.Namespace) -> dict[str, Any]:
-    return REDUCED if args.reduced else {}
-
-
-def _named(network: dict[str, Any]) -> str:
-    return ', '.join(['DSTNet', *(f'{key}={value}' for key, value in network.items())])
-
-
-def _nothing() -> None:
-    """On a CPU, the run is another process's."""

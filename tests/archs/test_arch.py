@@ -23,7 +23,7 @@ from dstnet_arch.archs.dstnet_arch import DSTNet
 from dstnet_arch.archs.dstnet_plus_arch import DSTNetPlus
 from dstnet_arch.archs.dtff import DTFF, GatedFusion
 from dstnet_arch.archs.propagation import propagate
-from dstnet_arch.archs.reference import PlainDSTNet
+from dstnet_arch.benchmarks.plain import PlainDSTNet
 
 DATA = Path(__file__).parents[1] / 'data'
 PACKAGE = Path(dstnet_arch.__file__).parent.parent

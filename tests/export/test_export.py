@@ -20,7 +20,7 @@ from dstnet_arch.__main__ import main
 from dstnet_arch.archs.checkpoint import load_checkpoint
 from dstnet_arch.archs.dstnet_arch import DSTNet
 from dstnet_arch.archs.dstnet_plus_arch import DSTNetPlus
-from dstnet_arch.archs.reference import PlainDSTNet
+from dstnet_arch.benchmarks.plain import PlainDSTNet
 from dstnet_arch.archs.video_net import VideoNet
 from dstnet_arch.arguments import Size
 from dstnet_arch.benchmarks import runtimes

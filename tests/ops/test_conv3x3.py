@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from dstnet_arch.archs.dstnet_arch import DSTNet
-from dstnet_arch.archs.reference import PlainDSTNet
+from dstnet_arch.benchmarks.plain import PlainDSTNet
 from dstnet_arch.ops import native
 from dstnet_arch.ops.conv3x3 import conv3x3, conv3x3_reference
 from dstnet_arch.ops.pixel_filter import pixel_filter, pixel_filter_reference

@@ -1,8 +1,6 @@
-"""DSTNet in the plainest schedule: one standard PyTorch operation for each step of the paper, nothing merged, nothing
-shared.
+"""DSTNet in the plain schedule: one standard PyTorch operation for each step of the paper, nothing merged or shared.
 
-The same parameters and the same results as `DSTNet`. Benchmarks measure against it and tests compare with it; for
-anything else use `DSTNet`.
+Same parameters and results as `DSTNet`. It is the baseline of the benchmarks and a reference for tests.
 """
 
 from __future__ import annotations
@@ -31,10 +29,10 @@ ABLATIONS = {name: _PARAMETERS[name].default for name in ('spatial', 'fusion', '
 
 
 class PlainDSTNet(DSTNet):
-    """`DSTNet` in the plainest schedule. Arguments as there, but for those of the ablations.
+    """`DSTNet` in the plain schedule. Arguments as there, except those of the ablations.
 
     Raises:
-        ValueError: an argument of an ablation is not the default.
+        ValueError: an ablation argument differs from its default.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -44,7 +42,7 @@ class PlainDSTNet(DSTNet):
             raise ValueError(f'PlainDSTNet is the full network only; got {ablated}. Use DSTNet for ablations.')
 
     def restore(self, frames: Tensor, num_frame: int) -> Tensor:
-        """(T·B, 3, H, W), time-major, H and W multiples of 16 -> restored frames, the same shape."""
+        """Map frames (T*B, 3, H, W), time-major, H and W multiples of 16, to restored frames of the same shape."""
         with native(False):
             return self._restore(frames.contiguous(), num_frame)
 
