@@ -20,8 +20,8 @@ COMMANDS = {
     'deblur': ('dstnet_arch.deblur.command:command', 'restore a video: INPUT -o OUTPUT'),
     'export': ('dstnet_arch.export:command', 'write a network for other programs: ONNX, TorchScript'),
     'visualize': ('dstnet_arch.visualize:command', 'make pictures from the results of a test'),
-    'complexity': ('dstnet_arch.benchmarks.complexity:command', 'parameters, work, time and memory of the networks'),
-    'benchmark': ('dstnet_arch.benchmarks:command', 'time and memory against the plain schedule, side by side'),
+    'complexity': ('dstnet_arch.benchmarks.complexity:command', 'parameters, work, time and memory of networks'),
+    'benchmark': ('dstnet_arch.benchmarks:command', 'time and memory, compared with the plain schedule'),
     'options': ('dstnet_arch.plugin.options:command', 'check options files without running anything'),
 }
 

@@ -20,11 +20,8 @@ from dstnet_arch.__main__ import main
 from dstnet_arch.archs.checkpoint import load_checkpoint
 from dstnet_arch.archs.dstnet_arch import DSTNet
 from dstnet_arch.archs.dstnet_plus_arch import DSTNetPlus
-from dstnet_arch.benchmarks.plain import PlainDSTNet
 from dstnet_arch.archs.video_net import VideoNet
 from dstnet_arch.arguments import Size
-from dstnet_arch.benchmarks import runtimes
-from dstnet_arch.benchmarks.networks import Network
 from dstnet_arch.errors import DSTNetError
 from dstnet_arch.export.formats import FORMATS, write
 from dstnet_arch.export.network import ClipNet, exportable
@@ -329,24 +326,3 @@ def test_a_full_disk_is_said_in_one_message(name: str) -> None:
 
 
 # Measuring
-
-
-@pytest.mark.slow
-def test_the_benchmark_measures_what_was_exported(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    tiny = {
-        'DSTNet': Network('DSTNet', 'ours', lambda: DSTNet(**TINY)),
-        'PlainDSTNet': Network('PlainDSTNet', 'plain', lambda: PlainDSTNet(**TINY)),
-    }
-    monkeypatch.setattr(runtimes, 'find', tiny.__getitem__)
-    arguments = ['--runtimes', 'torchscript', '--size', '20x18', '--frames', '2', '--repeats', '2', '-o', str(tmp_path)]
-    assert main(['benchmark', 'runtimes', *arguments]) == 0
-    (file,) = tmp_path.iterdir()
-    results = json.loads(file.read_text())['results']
-    assert [(item['runtime'], item['network']) for item in results] == [
-        (runtime, network) for runtime in ('pytorch', 'torchscript') for network in tiny
-    ]
-    assert all(item['seconds_per_frame']['runs'] == 2 and item['failure'] is None for item in results)
-    assert all(item['largest_difference'] < 1e-5 for item in results)
-    assert 'PlainDSTNet, TorchScript' in capsys.readouterr().out
