@@ -64,7 +64,7 @@ EXTRAS = {
     'export': ['onnx', 'onnxruntime', 'onnxscript'],
     'plot': ['matplotlib'],  # dstnet complexity --plot, dstnet benchmark growth --plot
     'test': ['hypothesis', 'matplotlib', 'pytest', 'PyWavelets'],
-    'dev': ['mypy', 'psutil', 'ruff', 'types-PyYAML', 'types-tqdm'],
+    'dev': ['mypy', 'ruff', 'types-psutil', 'types-PyYAML', 'types-tqdm'],
     'fuzz': ["atheris; sys_platform == 'linux'"],
 }
 EXTRAS['test'] += EXTRAS['video'] + EXTRAS['export']
@@ -105,6 +105,7 @@ setup(
         'numpy>=1.24',
         'opencv-python>=4.7',
         'pillow>=10.1',  # reads a picture's size without decoding it, and draws the figures' text
+        'psutil>=5.9',  # free memory on every system, from which deblur chooses tiles and where states are kept
         'pydantic>=2.4',
         'pyyaml>=6.0.1',
         'requests>=2.28',

@@ -19,7 +19,7 @@ from dstnet_arch.data.frame_source import IMAGE_EXTENSIONS
 from dstnet_arch.deblur.config import PRECISIONS, is_live, is_video
 from dstnet_arch.errors import OptionsError, first_line
 from dstnet_arch.streaming.live import LiveStreamer
-from dstnet_arch.streaming.memory import choose_place, free_memory
+from dstnet_arch.streaming.memory import free_memory, place_states
 from dstnet_arch.streaming.streamer import Streamer
 from dstnet_arch.video.sinks import Job
 from dstnet_arch.video.sources import PictureSource, Source
@@ -113,7 +113,7 @@ def make_streamer(net: VideoNet, source: Source, args: argparse.Namespace) -> St
     make = partial(Streamer, net, autocast=PRECISIONS[args.precision], temp_dir=args.temp_dir, tile=args.tile)
     if args.store or args.interval:
         return make(store=args.store or 'host', interval=None if args.interval == 'all' else args.interval)
-    place = choose_place(make().state_bytes(*source.size), len(source), free_memory())
+    place = place_states(make().state_bytes(*source.size), len(source), free_memory())
     return make(store=place.store, interval=place.interval)
 
 

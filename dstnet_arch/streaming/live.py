@@ -1,8 +1,8 @@
-"""Low latency: frames restored while the video goes on, each from the frames before it and a few after it.
+"""Low latency: restore frames while the video is still arriving, each from earlier frames and a few later ones.
 
-The network's backward propagation begins at the last frame of a video. Here it begins a few frames ahead, as if the
-video ended there, and is repeated for every window of frames; the forward propagation goes on through all of them. So
-a restored frame comes after a bounded delay and in bounded memory, and differs a little from the whole clip's.
+The network's backward propagation starts at the last frame of a video. Here it starts a few frames ahead, as if the
+video ended there, and is repeated for every window of frames. The forward propagation runs through all frames. Latency
+and memory are bounded; the result differs slightly from that of the complete video.
 """
 
 from __future__ import annotations
@@ -18,21 +18,22 @@ from dstnet_arch.streaming.streamer import Streamer
 
 
 class LiveStreamer:
-    """Restores videos as they come.
+    """Restore videos as their frames arrive.
 
-    A window is restored when `lookahead` frames after it have come: a delay of `lookahead` frames for its last frame,
-    and of `window - 1` more for its first. The backward propagation, about half of the work, is done for
-    `(window + lookahead) / window` frames for every frame given.
+    A window is restored when `lookahead` frames after it have arrived: the latency is `lookahead` frames for its last
+    frame and `window - 1` more for its first. The backward propagation, about half of the work, processes
+    `(window + lookahead) / window` frames for each input frame.
 
     Args:
         net: a DSTNet or DSTNetPlus.
-        window: frames that are restored together.
-        lookahead: frames after them that are looked at. With as many as the video has, the result is the whole clip's.
+        window: number of frames that are restored together, 1 or more.
+        lookahead: number of frames after them that are used, 0 or more. If it reaches the end of the video, the result
+            equals that of the complete video.
         autocast: as for `Streamer`.
 
     Raises:
-        TypeError: `net` is another network.
-        ValueError: `window` is less than 1 or `lookahead` less than 0.
+        TypeError: The network is of another type.
+        ValueError: `window` or `lookahead` is out of range.
     """
 
     def __init__(
@@ -40,7 +41,7 @@ class LiveStreamer:
     ) -> None:
         if window < 1 or lookahead < 0:
             raise ValueError(
-                f'A window has at least 1 frame, a lookahead at least 0; got window={window}, lookahead={lookahead}.'
+                f'window must be at least 1 and lookahead at least 0; got window={window}, lookahead={lookahead}.'
             )
         self.window, self.lookahead = window, lookahead
         self._streamer = Streamer(net, autocast=autocast, store='device')
@@ -54,15 +55,15 @@ class LiveStreamer:
         """Restore a video.
 
         Args:
-            frames: tensors as in `Frames`, each taken when it is needed.
+            frames: tensors as described in `Frames`; each is requested when it is needed.
 
         Yields:
-            The restored frames in order, as `Streamer` gives them.
+            The restored frames in order, as `Streamer` yields them.
 
         Raises:
-            ValueError: what comes are no frames, or not all of one shape.
+            ValueError: A frame has an unsupported type or shape, or frames differ in shape.
         """
-        recent = _Recent()
+        recent = _RecentFrames()
         start, state = 0, None
         for frame in frames:
             recent.append(frame)
@@ -78,8 +79,8 @@ class LiveStreamer:
             yield from self._streamer(recent, start=start, state=state)
 
 
-class _Recent:
-    """The frames that have come, of which only the latest are kept."""
+class _RecentFrames:
+    """Frames by their position in the video, of which only the latest are kept."""
 
     def __init__(self) -> None:
         self._first = 0

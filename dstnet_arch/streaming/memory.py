@@ -1,8 +1,7 @@
-"""How much memory there is, and what of it the states of a stream may take."""
+"""Free memory, and how much of it streaming needs."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -13,123 +12,152 @@ from dstnet_arch.arguments import Size
 from dstnet_arch.streaming.state_store import StoreKind
 from dstnet_arch.streaming.tiles import Maps, Plan
 
-_SHARE = 0.5  # of the free memory that states may take; networks, frames and other programs need some, too
-_UNKNOWN = 4 << 30  # bytes taken for free on systems that do not tell
-
-_DEVICE_SHARE = 0.8  # of a device's free memory; libraries take workspace for their convolutions, and gaps are lost
+_STATE_SHARE = 0.5  # of free main memory that states may take; the network, frames and other programs need the rest
+_DEVICE_SHARE = 0.8  # of a device's free memory that a plan may take; fragmentation takes some
+_WORKSPACE = 256 << 20  # bytes that cuDNN and cuBLAS take on a GPU
 _TILE_SIDES = (1024, 512, 256)
 
-# How many maps of all channels at half size (each as large as a state) a device holds, rounded up from what
-# tests/test_tiles.py counts; the CWGDN blocks hold one more each.
-_WHOLE = 10  # of the frame, or the tile, that is at work
-_BETWEEN = 5  # of the whole frame between the stages, where it goes tile by tile
-_ON_HOST = 2  # of those, what D_p's filters need on the device even if all others are in main memory
-_PYRAMID = 4  # DSTNet+'s filters at three sizes, more than D_p's, always of the whole frame
-_FRAMES = 4  # frames themselves, as the network takes them
-_TILE_EDGES = 80  # pixels that are seen beside a tile
+# Number of maps with all channels at half the frame size (as large as a state) that exist at the same time; each CWGDN
+# block holds one more. Upper bounds of what tests/streaming/test_memory.py counts.
+_WHOLE = 13  # of the frame or the tile that is being processed
+_BETWEEN = 9  # of the whole frame between the stages, if the frame is processed in tiles
+_ON_HOST = 2  # the part of those that the filters of D_p need on the device if all others are in main memory
+_PYRAMID = 4  # filters of DSTNet+ at three sizes, which are always those of the whole frame
+_FRAMES = 4  # frames in the precision of the network
+_TILE_MARGIN = 80  # pixels around a tile
+
+_UNLIMITED = 1 << 62
+_UNKNOWN = 4 << 30  # assumed to be free if the system does not say
+_CGROUPS = Path('/sys/fs/cgroup')
+_OWN_CGROUPS = Path('/proc/self/cgroup')
 
 
-class Place(NamedTuple):
-    """Settings of a `Streamer`."""
+class StatePlacement(NamedTuple):
+    """Settings of a `Streamer` that say where states are kept, and how many."""
 
     store: StoreKind
     interval: Literal['sqrt'] | None
 
 
-def choose_place(state_bytes: int, num_frame: int, free_bytes: int) -> Place:
-    """Where states wait, as long as nobody has said.
+def place_states(state_bytes: int, num_frame: int, free_bytes: int) -> StatePlacement:
+    """Choose where to keep states: all in main memory, or every S-th one if they would take more than half of it.
 
-    In main memory; where they would take more than half of what is free, every S-th. Gigabytes are not written to a
-    disk unasked.
+    The disk is used only if the user asks for it.
 
     Args:
-        state_bytes: of one frame.
+        state_bytes: size of one frame's state.
         num_frame: T.
-        free_bytes: of main memory.
+        free_bytes: free main memory.
     """
-    fits = state_bytes * num_frame <= _SHARE * free_bytes
-    return Place('host', None if fits else 'sqrt')
+    fits = state_bytes * num_frame <= _STATE_SHARE * free_bytes
+    return StatePlacement('host', None if fits else 'sqrt')
 
 
 def tile_plans(net: VideoNet, frames: tuple[int, int, int], free_bytes: int, device_type: str = 'cuda') -> list[Plan]:
-    """Ways to restore frames that should fit into memory, the fastest first; the most frugal one if none should.
+    """List the plans that should fit into memory, fastest first; if none should, the one that needs the least memory.
 
     Args:
         net: a DSTNet or DSTNetPlus.
         frames: batch, height and width.
-        free_bytes: of the device that computes.
-        device_type: its kind; on a 'cpu', main memory is no other place.
+        free_bytes: free memory of the computing device.
+        device_type: its type, such as 'cuda' or 'cpu'. For a CPU, moving features to main memory saves nothing.
     """
     maps: tuple[Maps, ...] = ('device',) if device_type == 'cpu' else ('device', 'host')
     plans = [Plan(), *(Plan(Size(side, side), place) for place in maps for side in _TILE_SIDES)]
-    fitting = [i for i, plan in enumerate(plans) if needed_bytes(net, frames, plan) <= _DEVICE_SHARE * free_bytes]
+    budget = _DEVICE_SHARE * free_bytes - (_WORKSPACE if device_type == 'cuda' else 0)
+    fitting = [i for i, plan in enumerate(plans) if needed_bytes(net, frames, plan) <= budget]
     return plans[fitting[0] if fitting else -1 :]
 
 
 def needed_bytes(net: VideoNet, frames: tuple[int, int, int], plan: Plan) -> int:
-    """About how much memory a device needs for streaming, beside the states that wait in a store; rather too much.
+    """Estimate the device memory that streaming needs besides weights and stored states; an upper bound.
 
     Args:
         net: a DSTNet or DSTNetPlus.
         frames: batch, height and width.
-        plan: how they are restored.
+        plan: how frames are processed.
     """
     batch, height, width = frames
     config = net.config
+    itemsize = next(net.parameters()).element_size()
     channels = max(config['num_feat'], config.get('prop_feat') or 0)
-    one_map = batch * channels * next(net.parameters()).element_size() // 4  # at half size, for each pixel of a frame
-    always = _PYRAMID if 'num_kernel_block' in config else 0
+    pixel = batch * channels * itemsize // 4  # bytes of one map for each pixel of the frame
+    whole = height * width * pixel
+    fixed = _FRAMES * 3 * batch * height * width * itemsize
+    fixed += (_PYRAMID if 'num_kernel_block' in config else 0) * whole
     blocks = config.get('num_cwgdn', 0)
-    whole = height * width * one_map
-    given = _FRAMES * 3 * batch * height * width * next(net.parameters()).element_size()
     if plan.tile is None:
-        return given + (_WHOLE + blocks + always) * whole
-    tile = min(height, plan.tile.height + _TILE_EDGES) * min(width, plan.tile.width + _TILE_EDGES) * one_map
+        return fixed + (_WHOLE + blocks) * whole
+    tile = min(height, plan.tile.height + _TILE_MARGIN) * min(width, plan.tile.width + _TILE_MARGIN) * pixel
     between = _BETWEEN + blocks if plan.maps == 'device' else _ON_HOST
-    return given + (between + always) * whole + _WHOLE * tile
+    return fixed + between * whole + _WHOLE * tile
 
 
 def free_memory() -> int:
-    """Bytes of main memory that this process can still get; a guess where the system does not tell."""
+    """Return the bytes of main memory that this process can still allocate, also within a container."""
+    return min(_system_memory(), _cgroup_memory())
+
+
+def _system_memory() -> int:
     try:
-        lines = Path('/proc/meminfo').read_text(encoding='ascii').splitlines()
-        available = 1024 * int(next(line for line in lines if line.startswith('MemAvailable:')).split()[1])
-    except (OSError, StopIteration, ValueError):
-        return _physical_memory() // 2 or _UNKNOWN
-    return min(available, _container_memory())
+        import psutil
+
+        return int(psutil.virtual_memory().available)
+    except (ImportError, OSError):
+        return 1024 * _proc_value('/proc/meminfo', 'MemAvailable') or _UNKNOWN
 
 
-def _container_memory() -> int:
-    """What a container's limit leaves."""
-    folder = Path('/sys/fs/cgroup')
+def _cgroup_memory() -> int:
+    """Return the bytes that are left below the memory limits of this process's control groups (version 1 or 2)."""
     try:
-        limit, used = (int((folder / name).read_text()) for name in ('memory.max', 'memory.current'))
-    except (OSError, ValueError):  # there is none: 'max'
-        return 1 << 62
-    return max(limit - used, 0)
+        groups = [line.split(':', 2) for line in _OWN_CGROUPS.read_text('ascii').splitlines()]
+    except (OSError, ValueError):
+        return _UNLIMITED
+    left = _UNLIMITED
+    for _, controllers, path in groups:
+        if not controllers:
+            root, files = _CGROUPS, ('memory.max', 'memory.current', 'inactive_file')
+        elif 'memory' in controllers.split(','):
+            root, files = _CGROUPS / 'memory', ('memory.limit_in_bytes', 'memory.usage_in_bytes', 'total_inactive_file')
+        else:
+            continue
+        group = root / path.lstrip('/')
+        # Within a container, the path may be that outside of it; then the files of `root` apply.
+        for folder in (group, *group.parents[: len(group.parts) - len(root.parts)]):
+            left = min(left, _below_limit(folder, *files))
+    return left
 
 
-def _physical_memory() -> int:
+def _below_limit(folder: Path, limit: str, usage: str, reclaimable: str) -> int:
     try:
-        return os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
-    except (AttributeError, OSError, ValueError):
-        return 0
+        used = int((folder / usage).read_text()) - _proc_value(folder / 'memory.stat', reclaimable)
+        return max(int((folder / limit).read_text()) - used, 0)
+    except (OSError, ValueError):  # no such group, or no limit: 'max'
+        return _UNLIMITED
 
 
 def device_memory(device: torch.device) -> int:
-    """Bytes that this process can still get on a device."""
+    """Return the bytes that this process can still allocate on a device."""
     if device.type != 'cuda':
         return free_memory()
-    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # by PyTorch, and unused
-    return torch.cuda.mem_get_info(device)[0] + kept
+    cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + cached
 
 
 def peak_memory(device: torch.device) -> int:
-    """The most bytes that this process has held so far: on a GPU of its memory, else of main memory; 0 if unknown."""
+    """Return the most bytes that this process has used so far: of a GPU's memory, or of main memory; 0 if unknown."""
     if device.type == 'cuda':
         return torch.cuda.max_memory_allocated(device)
+    return 1024 * _proc_value('/proc/self/status', 'VmHWM')
+
+
+def _proc_value(path: str | Path, name: str) -> int:
+    """Return the number after a name in a file of the kernel such as /proc/meminfo; 0 if there is none."""
     try:
-        status = Path('/proc/self/status').read_text(encoding='ascii').splitlines()
-        return 1024 * int(next(line for line in status if line.startswith('VmHWM:')).split()[1])
-    except (OSError, StopIteration, ValueError):
-        return 0
+        for line in Path(path).read_text('ascii').splitlines():
+            key, _, value = line.replace(':', ' ').partition(' ')
+            if key == name:
+                return int(value.split()[0])
+    except (OSError, ValueError, IndexError):
+        pass
+    return 0

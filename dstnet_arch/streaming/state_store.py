@@ -1,11 +1,10 @@
-"""Where tensors wait: on the device, in main memory, or in a temporary file."""
+"""Storage of tensors on the device, in main memory or in a temporary file."""
 
 from __future__ import annotations
 
 import os
 import tempfile
 import weakref
-from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import IO, Literal, NamedTuple, get_args
 
@@ -21,35 +20,35 @@ _BLOCK_TENSORS = 256
 
 
 class TensorFile:
-    """A sequence of tensors in a temporary file that has no name, and so vanishes with the process however that ends.
+    """Sequence of tensors in an unnamed temporary file, which vanishes when the process ends for any reason.
 
-    The file is written and read, not mapped: a full disk then is an error message, not a signal that ends the process,
-    and its pages do not count as memory of this process.
+    The file is written and read, not memory-mapped: a full disk then raises an error instead of a signal, and its pages
+    do not count as memory of this process.
 
     Args:
-        folder: where the file lies; None: the system's folder for temporary files.
+        folder: folder of the file; None: the system's folder for temporary files.
 
     Raises:
-        DataError: there can be no file.
+        DataError: The file cannot be created.
     """
 
     def __init__(self, folder: str | os.PathLike[str] | None = None) -> None:
         self._folder = os.fspath(folder or tempfile.gettempdir())
         self._places: list[tuple[int, _Layout]] = []  # offset
         try:
-            # Unbuffered: what is written is large, and what does not fit on the disk is known at once.
+            # Unbuffered: tensors are large, and a full disk shows at once.
             self._file: IO[bytes] = tempfile.TemporaryFile(dir=self._folder, prefix='dstnet-', buffering=0)  # noqa: SIM115
         except OSError as error:
             raise DataError(
-                f'There can be no temporary file in {self._folder}: {error}. Name another folder for temporary files.'
+                f'Cannot create a temporary file in {self._folder}: {error}. Name another folder for temporary files.'
             ) from None
         weakref.finalize(self, self._file.close)
 
     def append(self, tensor: Tensor) -> int:
-        """Write a tensor of any shape, type and device; returns its number.
+        """Write a tensor of any shape, type and device; return its number.
 
         Raises:
-            DataError: it cannot be written, for instance because the disk is full.
+            DataError: It cannot be written, for example because the disk is full.
         """
         layout = _Layout.of(tensor)
         self._places.append((self._file.seek(0, os.SEEK_END), layout))
@@ -60,13 +59,13 @@ class TensorFile:
         except OSError as error:
             self._places.pop()
             raise DataError(
-                f'The temporary file in {self._folder} cannot be written: {error}. It needs more room: name another '
-                'folder for temporary files, or free some space.'
+                f'Cannot write the temporary file in {self._folder}: {error}. Free some space, or name another folder '
+                'for temporary files.'
             ) from None
         return len(self._places) - 1
 
     def __getitem__(self, number: int) -> Tensor:
-        """The tensor of that number, on the CPU."""
+        """Return the tensor of that number, on the CPU."""
         offset, layout = self._places[number]
         tensor = layout.empty()
         data = _bytes_of(tensor)
@@ -74,7 +73,7 @@ class TensorFile:
         while data:
             count = self._file.readinto(data)  # type: ignore[attr-defined]
             if not count:
-                raise DataError(f'The temporary file in {self._folder} has been cut short.')
+                raise DataError(f'The temporary file in {self._folder} was truncated by another program.')
             data = data[count:]
         return tensor
 
@@ -82,21 +81,21 @@ class TensorFile:
         return len(self._places)
 
     def clear(self) -> None:
-        """Give the room back; the sequence is empty after that."""
+        """Remove all tensors and free their space."""
         self._places.clear()
         self._file.truncate(0)
 
     def close(self) -> None:
-        """Remove the file."""
+        """Delete the file."""
         self._places.clear()
         self._file.close()
 
 
 def spool(frames: Iterable[Tensor], folder: str | os.PathLike[str] | None = None) -> TensorFile:
-    """Write frames that come once to a temporary file, so that they can be read again in any order.
+    """Write frames that can be iterated only once to a temporary file, so that they can be read in any order.
 
     Args:
-        frames: as they come, from a camera, say.
+        frames: the frames, from a camera for example.
         folder: as for `TensorFile`.
 
     Raises:
@@ -112,141 +111,85 @@ def spool(frames: Iterable[Tensor], folder: str | os.PathLike[str] | None = None
     return file
 
 
-class Store(ABC):
-    """Features (N, C, H, W) by frame number: each is put once and taken once."""
+class StateStore:
+    """Features (N, C, H, W) by frame number: each is put once and taken once.
 
-    @abstractmethod
-    def put(self, number: int, tensor: Tensor) -> None:
-        """Keep a tensor.
+    In main memory, tensors that come from a CUDA device are pinned, so that copies run asynchronously. They are
+    allocated in large blocks: single ones would fragment memory between the temporary tensors of the computation, and
+    PyTorch rounds pinned memory up to powers of two. The space of a file is freed whenever all tensors have been taken.
 
-        Raises:
-            DataError: there is no room for it on the disk.
-        """
+    Args:
+        kind: where tensors are kept: on the 'device' that they come from, in 'host' memory or on 'disk'.
+        folder: as for `TensorFile`.
 
-    @abstractmethod
-    def take(self, number: int) -> Tensor:
-        """The tensor, on the device that it came from. It is kept no longer.
-
-        Raises:
-            KeyError: it was not put, or has been taken.
-        """
-
-    @abstractmethod
-    def __len__(self) -> int:
-        """How many are kept."""
-
-    @abstractmethod
-    def close(self) -> None:
-        """Forget everything."""
-
-
-class DeviceStore(Store):
-    """Tensors stay as and where they are."""
-
-    def __init__(self) -> None:
-        self._kept: dict[int, Tensor] = {}
-
-    def put(self, number: int, tensor: Tensor) -> None:
-        self._kept[number] = tensor
-
-    def take(self, number: int) -> Tensor:
-        return self._kept.pop(number)
-
-    def __len__(self) -> int:
-        return len(self._kept)
-
-    def close(self) -> None:
-        self._kept.clear()
-
-
-class HostStore(Store):
-    """Tensors in main memory, page-locked where they come from a CUDA device, so that nothing waits for the copies.
-
-    They lie in large blocks. Kept one by one between the temporary tensors of the computation, they would leave gaps
-    that nothing else fits into, and PyTorch rounds page-locked memory up to powers of two.
+    Raises:
+        ValueError: `kind` is unknown.
+        DataError: as `TensorFile`.
     """
 
-    def __init__(self) -> None:
-        self._kept: dict[int, Tensor] = {}
+    def __init__(self, kind: StoreKind, folder: str | os.PathLike[str] | None = None) -> None:
+        if kind not in get_args(StoreKind):
+            raise ValueError(f'store must be one of {", ".join(get_args(StoreKind))}; got {kind!r}.')
+        self._kind = kind
+        self._file = TensorFile(folder) if kind == 'disk' else None
+        self._places: dict[int, Tensor | int] = {}  # on disk, the number in the file
         self._free: dict[_Layout, list[Tensor]] = {}
         self._device = torch.device('cpu')
 
     def put(self, number: int, tensor: Tensor) -> None:
+        """Store a tensor.
+
+        Raises:
+            DataError: The disk is full.
+        """
         self._device = tensor.device
-        layout = _Layout.of(tensor)
-        free = self._free.setdefault(layout, [])
-        if not free:
-            count = min(max(1, _BLOCK_BYTES // tensor.nbytes), _BLOCK_TENSORS)
-            free += layout.empty(count, pin_memory=tensor.is_cuda).split(len(tensor))
-        self._kept[number] = free.pop().copy_(tensor, non_blocking=True)
+        if self._file is not None:
+            self._places[number] = self._file.append(tensor)
+        elif self._kind == 'host':
+            self._places[number] = self._allocate(tensor).copy_(tensor, non_blocking=True)
+        else:
+            self._places[number] = tensor
 
     def take(self, number: int) -> Tensor:
-        # All copies are in one CUDA stream, which keeps their order: the place can be used again at once.
-        place = self._kept.pop(number)
+        """Remove a tensor and return it on its original device.
+
+        Raises:
+            KeyError: There is no tensor of this number.
+        """
+        place = self._places.pop(number)
+        if not isinstance(place, Tensor):
+            assert self._file is not None
+            tensor = self._file[place].to(self._device)
+            if not self._places:
+                self._file.clear()
+            return tensor
+        if self._kind == 'device':
+            return place
+        # All copies are in one CUDA stream, which keeps their order: the memory can be reused at once.
         self._free[_Layout.of(place)].append(place)
         return place.to(self._device, non_blocking=True, copy=True)
 
     def __len__(self) -> int:
-        return len(self._kept)
+        return len(self._places)
 
     def close(self) -> None:
-        self._kept.clear()
+        """Free all memory and files."""
+        self._places.clear()
         self._free.clear()
+        if self._file is not None:
+            self._file.close()
 
-
-class DiskStore(Store):
-    """Tensors in a `TensorFile`, whose room is reused once all of them have been taken.
-
-    Args:
-        folder: as for `TensorFile`.
-
-    Raises:
-        DataError: as `TensorFile`.
-    """
-
-    def __init__(self, folder: str | os.PathLike[str] | None = None) -> None:
-        self._file = TensorFile(folder)
-        self._numbers: dict[int, int] = {}
-        self._device = torch.device('cpu')
-
-    def put(self, number: int, tensor: Tensor) -> None:
-        self._device = tensor.device
-        self._numbers[number] = self._file.append(tensor)
-
-    def take(self, number: int) -> Tensor:
-        tensor = self._file[self._numbers.pop(number)].to(self._device)
-        if not self._numbers:
-            self._file.clear()
-        return tensor
-
-    def __len__(self) -> int:
-        return len(self._numbers)
-
-    def close(self) -> None:
-        self._numbers.clear()
-        self._file.close()
-
-
-def make_store(kind: StoreKind, folder: str | os.PathLike[str] | None = None) -> Store:
-    """A new, empty store.
-
-    Args:
-        kind: which.
-        folder: as for `TensorFile`.
-
-    Raises:
-        ValueError: there is no such kind.
-        DataError: as `TensorFile`.
-    """
-    if kind == 'disk':
-        return DiskStore(folder)
-    if kind not in get_args(StoreKind):
-        raise ValueError(f'store can be {", ".join(get_args(StoreKind))}; got {kind!r}.')
-    return {'host': HostStore, 'device': DeviceStore}[kind]()
+    def _allocate(self, tensor: Tensor) -> Tensor:
+        layout = _Layout.of(tensor)
+        free = self._free.setdefault(layout, [])
+        if not free:
+            count = min(max(1, _BLOCK_BYTES // tensor.nbytes), _BLOCK_TENSORS)
+            free += layout.empty(count, pinned=tensor.is_cuda).split(len(tensor))
+        return free.pop()
 
 
 class _Layout(NamedTuple):
-    """All of a dense tensor but its values. Convolutions are fastest in the memory format that they made."""
+    """Layout of a dense tensor. Convolutions are fastest in the memory format that they produced."""
 
     shape: torch.Size
     dtype: torch.dtype
@@ -258,14 +201,19 @@ class _Layout(NamedTuple):
         memory_format = torch.channels_last if channels_last else torch.contiguous_format
         return cls(tensor.shape, tensor.dtype, memory_format)
 
-    def empty(self, count: int = 1, pin_memory: bool = False) -> Tensor:
-        """Room on the CPU for so many tensors in a row, along the first dimension."""
+    def empty(self, count: int = 1, pinned: bool = False) -> Tensor:
+        """Allocate `count` tensors on the CPU, concatenated along the first dimension; pageable if pinning fails."""
         shape = (count * self.shape[0], *self.shape[1:])
-        return torch.empty(shape, dtype=self.dtype, memory_format=self.memory_format, pin_memory=pin_memory)
+        try:
+            return torch.empty(shape, dtype=self.dtype, memory_format=self.memory_format, pin_memory=pinned)
+        except RuntimeError:
+            if not pinned:
+                raise
+        return torch.empty(shape, dtype=self.dtype, memory_format=self.memory_format)
 
 
 def _bytes_of(tensor: Tensor) -> memoryview:
-    """The memory of a tensor that is contiguous in one of the two formats."""
+    """Return the memory of a tensor that is contiguous in one of the two formats."""
     if not tensor.is_contiguous():
         tensor = tensor.permute(0, 2, 3, 1)
     return tensor.view(-1).view(torch.uint8).numpy().data

@@ -22,7 +22,7 @@ from dstnet_arch.__main__ import main
 from dstnet_arch.archs.checkpoint import load_checkpoint
 from dstnet_arch.archs.dstnet_arch import DSTNet
 from dstnet_arch.errors import DataError
-from dstnet_arch.streaming.memory import choose_place, free_memory, peak_memory
+from dstnet_arch.streaming.memory import place_states, free_memory, peak_memory
 from dstnet_arch.video.images import Kind, read_picture, to_frame, to_picture, upright_size
 from dstnet_arch.video.sinks import PictureSink
 from dstnet_arch.video.sources import open_source
@@ -569,8 +569,8 @@ def test_values_that_are_not_finite_are_no_result(tmp_path: Path, capsys: pytest
 
 
 def test_where_states_wait() -> None:
-    assert choose_place(10, 100, 2000) == ('host', None)
-    assert choose_place(10, 101, 2000) == ('host', 'sqrt')
+    assert place_states(10, 100, 2000) == ('host', None)
+    assert place_states(10, 101, 2000) == ('host', 'sqrt')
     assert 0 < free_memory() < 1 << 50
     if sys.platform == 'linux':
         assert peak_memory(torch.device('cpu')) > 10_000_000
