@@ -192,7 +192,7 @@ def _render(
             values = []
             clip = partial / plan.split / plan.name
             for number, (blurry, sharp) in enumerate(
-                blurry_and_sharp(film(photograph, path, plan.size), camera.subframes, response=power_law(camera.gamma)),
+                blurry_and_sharp(film(photograph, path, plan.size), camera.subframes, power_law(camera.gamma)),
                 start=plan.first_number,
             ):
                 for folder, image in ((BLUR_FOLDER, blurry), ('sharp', sharp)):

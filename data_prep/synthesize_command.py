@@ -1,4 +1,4 @@
-"""The arguments of `python -m data_prep synthesize`. Heavy imports wait until it runs."""
+"""Arguments of `python -m data_prep synthesize`; heavy modules are imported when it runs."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     from data_prep.blur_model import Response
 
 TEXT = """\
-Make training pairs from your own footage of a high frame rate, so that a network can be trained on your own camera.
-The mean of N frames, taken in linear light, is a blurry frame; the one in the middle is its sharp partner.
+Make training pairs from your own high-frame-rate footage, to train a network for your own camera. The mean of N frames
+in linear light is a blurry frame; the middle frame is its sharp partner.
 
-Each VIDEO is a video file or a folder of frames. The result has GoPro's layout, OUTPUT/train|test/CLIP/blur|sharp/
-000001.png, and `python -m data_prep gopro OUTPUT -o FOLDER` converts it. A clip is one shot of a video; no pair spans
-a cut. CLIP/synthesis.json records how its pairs were made. An interrupted run continues when the same command is given
-again, and nothing that is finished is made twice. docs/synthesize.md says how to film, and how to choose."""
+Each VIDEO is a video file or a folder of frames. The output has GoPro's layout, OUTPUT/train|test/CLIP/blur|sharp/
+000001.png, and `python -m data_prep gopro OUTPUT -o FOLDER` converts it. Each shot of a video becomes a clip; no pair
+spans a cut. Frames of videos with variable frame rate are averaged by their times. CLIP/synthesis.json records how the
+pairs were made. docs/synthesize.md explains how to film and how to choose the options."""
 
 EXAMPLES = """\
 python -m data_prep synthesize a.mp4 b.mp4 c.mp4 -o pairs --test c --max-size 1280
@@ -28,8 +28,8 @@ python -m data_prep synthesize a.mp4 b.mp4 c.mp4 -o pairs --test c --max-size 12
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
-    """All but --threads."""
-    command.add_argument('videos', metavar='VIDEO', nargs='+', type=Path, help='video file, or folder of frames')
+    """Add all arguments except --threads."""
+    command.add_argument('videos', metavar='VIDEO', nargs='+', type=Path, help='video file or folder of frames')
     command.add_argument('-o', '--output', type=Path, required=True, help='folder for the pairs')
 
     blur = command.add_argument_group('blur')
@@ -37,96 +37,78 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         '--window',
         type=_window,
         metavar='N',
-        help='frames that are averaged: for how long the shutter is open. Odd, or a range such as 7-13, of which each '
-        'clip takes another odd number (default 7-13, as GoPro)',
+        help='exposure time in frames: an odd number, or a range such as 7-13 from which each clip uses one odd number '
+        '(default 7-13, as GoPro)',
     )
     blur.add_argument(
         '--stride',
         type=whole_number(1),
         metavar='S',
-        help='frames from one pair to the next: the rate of the pairs is that of the video divided by S (default: '
-        'window / duty cycle)',
+        help='frames from one pair to the next; the frame rate is divided by S (default: window / duty cycle)',
     )
     blur.add_argument(
         '--duty-cycle',
         type=real_number(0, 1, exclusive=True),
         metavar='D',
-        help='part of the time from pair to pair in which the shutter is open (default: window / stride, or 1). '
-        'With --stride and without --window, the window is D * S frames, whole or not',
+        help='exposure time divided by the time between pairs (default: window / stride, or 1). With --stride and '
+        'without --window, the exposure is D * S frames, which may be a fraction',
     )
     blur.add_argument(
         '--response',
         default='gamma2.2',
         metavar='CURVE',
-        help='how the camera stores light: srgb, gamma2.2, linear (the stored values are averaged themselves), or a '
-        'text file with the light of each of the 256 values (default gamma2.2)',
+        help='response curve of the camera: srgb, gamma2.2, linear (average stored values), or a text file with the '
+        'light of each of the 256 stored values (default gamma2.2)',
     )
     blur.add_argument(
         '--interpolate',
         type=whole_number(1, 64),
         default=1,
         metavar='K',
-        help='add K - 1 frames between any two, by optical flow, so that fast parts are smeared where the frame rate '
-        'is too low for that (default 1: none)',
+        help='insert K - 1 frames between two frames by optical flow, if the frame rate is low for the motion '
+        '(default 1: none)',
     )
 
     frames = command.add_argument_group('frames')
-    frames.add_argument(
-        '--crop', type=_crop, metavar='WxH[+X+Y]', help='take this part of each frame; without X and Y the middle'
-    )
+    frames.add_argument('--crop', type=_crop, metavar='WxH[+X+Y]', help='crop all frames; centred without X and Y')
     size = frames.add_mutually_exclusive_group()
     size.add_argument(
         '--scale',
         type=real_number(0, 1, exclusive=True),
         metavar='F',
-        help='scale down by F, averaging areas, which lessens the blur and noise of the video itself',
+        help='scale down by F, averaging areas; this also reduces the blur and noise of the footage',
     )
     size.add_argument(
-        '--max-size', type=whole_number(1), metavar='N', help='scale down until the longer side has N pixels at most'
+        '--max-size', type=whole_number(1), metavar='N', help='scale down to at most N pixels on the longer side'
     )
     frames.add_argument(
         '--cut-threshold',
         type=real_number(0, 255),
         default=12.0,
         metavar='T',
-        help='grey levels by which frames must differ at a cut, on average (default 12; 255 finds none)',
+        help='minimum mean difference at a cut, in grey levels (default 12; 255 finds no cut)',
     )
     frames.add_argument(
-        '--min-pairs', type=whole_number(1), default=1, metavar='N', help='leave out shots of fewer pairs (default 1)'
-    )
-
-    camera = command.add_argument_group('camera (blurry frames only, in this order)')
-    camera.add_argument(
-        '--noise',
-        nargs=2,
-        type=real_number(0, 1),
-        metavar=('READ', 'SHOT'),
-        help='noise in linear light, whose full scale is 1: of standard deviation READ everywhere, and of variance '
-        'SHOT times the light. Try 0.002 0.0005',
-    )
-    coding = camera.add_mutually_exclusive_group()
-    coding.add_argument('--jpeg', type=whole_number(1, 100), metavar='QUALITY', help='through JPEG and back, 1 to 100')
-    coding.add_argument(
-        '--h264', type=whole_number(0, 51), metavar='CRF', help='through H.264 and back, 0 (best) to 51; needs PyAV'
+        '--min-pairs', type=whole_number(1), default=1, metavar='N', help='skip shots with fewer pairs (default 1)'
     )
 
     result = command.add_argument_group('result')
     share = result.add_mutually_exclusive_group()
     share.add_argument(
-        '--test', action='append', default=[], metavar='NAME', help='this VIDEO is for testing; may be given repeatedly'
+        '--test', action='append', default=[], metavar='NAME', help='use this VIDEO for testing; may be repeated'
     )
     share.add_argument(
         '--train-share',
         type=real_number(0, 1),
         metavar='P',
-        help='take this share of the videos for training, the others for testing; which ones, --seed decides',
+        help='share of the videos for training, the others are for testing; chosen at random by --seed',
     )
     result.add_argument(
-        '--seed', type=whole_number(0), default=0, help='of windows, noise and --train-share (default 0)'
+        '--seed', type=whole_number(0), default=0, help='seed of the windows and --train-share (default 0)'
     )
-    result.add_argument('--preview', action='store_true', help='write CLIP/preview.jpg: some pairs side by side')
+    result.add_argument('--preview', action='store_true', help='write CLIP/preview.jpg with some pairs')
     result.add_argument(
-        '--overwrite', action='store_true', help='replace clips that were made from these videos in another way'
+        '--overwrite', action='store_true', help='replace clips of these videos that were made with other settings'
     )
 
 
@@ -137,7 +119,6 @@ def run(arguments: argparse.Namespace) -> None:
         DataError: see `synthesize`.
     """
     from data_prep.synthesize import synthesize
-    from data_prep.synthesize_camera import Noise
     from data_prep.synthesize_footage import Geometry
     from data_prep.synthesize_plan import Settings
 
@@ -148,9 +129,6 @@ def run(arguments: argparse.Namespace) -> None:
         duty_cycle=arguments.duty_cycle,
         interpolate=arguments.interpolate,
         geometry=Geometry(arguments.crop, arguments.scale, arguments.max_size),
-        noise=Noise(*arguments.noise) if arguments.noise else None,
-        jpeg=arguments.jpeg,
-        h264=arguments.h264,
         cut_threshold=arguments.cut_threshold,
         min_pairs=arguments.min_pairs,
         seed=arguments.seed,
@@ -168,10 +146,10 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def read_response(text: str) -> Response:
-    """A response curve by its name, or from a text file of 256 numbers.
+    """Return a response curve by name or from a text file of 256 numbers.
 
     Raises:
-        DataError: there is neither, or the file holds something else.
+        DataError: no such name or file, or the file is not a curve.
     """
     from data_prep.blur_model import RESPONSES, response_from_values
 
@@ -200,5 +178,5 @@ def _window(text: str) -> tuple[int, int]:
 def _crop(text: str) -> tuple[int, int, int | None, int | None]:
     match = re.fullmatch(r'([0-9]{1,6})x([0-9]{1,6})(?:\+([0-9]{1,6})\+([0-9]{1,6}))?', text)
     if match is None or not int(match[1]) or not int(match[2]):
-        raise argparse.ArgumentTypeError(f'{text!r} is no part of a frame, such as 1280x720 or 1280x720+0+100')
+        raise argparse.ArgumentTypeError(f'{text!r} is not a crop; write it as 1280x720 or 1280x720+0+100')
     return int(match[1]), int(match[2]), *(int(part) if part else None for part in match.groups()[2:])  # type: ignore[return-value]

@@ -1,14 +1,13 @@
-"""Frames in between, by optical flow: what a camera of a higher rate would have seen.
+"""Frame interpolation by optical flow in linear light.
 
-The flow between two frames is estimated in both directions (Kroeger et al., "Fast Optical Flow using Dense Inverse
-Search", ECCV 2016; OpenCV's implementation). Seen from the time t between them, a point came from frame 0 and goes on
-to frame 1 by (Jiang et al., "Super SloMo", CVPR 2018, Eq. 4)
+Flow is estimated in both directions by OpenCV (Kroeger et al., "Fast Optical Flow using Dense Inverse Search", ECCV
+2016). The flow from time t to frames 0 and 1 is (Jiang et al., "Super SloMo", CVPR 2018, Eq. 4)
 
     F(t→0) = -(1 - t) t F(0→1) + t² F(1→0)
     F(t→1) = (1 - t)² F(0→1) - t (1 - t) F(1→0)
 
-and its light is the mean of the light at both ends, weighted by 1 - t and t; by one end alone where the other lies
-outside the picture.
+Both frames are warped to t and blended with the weights 1 - t and t. Where one end lies outside the frame, only the
+other one is used.
 """
 
 from __future__ import annotations
@@ -22,60 +21,46 @@ from numpy.typing import NDArray
 from data_prep.blur_model import Image, Light, Response
 
 Flow = NDArray[np.float32]
-"""(height, width, 2): x and y in pixels, from each pixel of one frame to where it is in the other."""
+"""(height, width, 2): x and y in pixels, from each pixel of one frame to its position in the other."""
 
 MIN_SIZE = 32
-"""Least height and width for the flow, pixels."""
+"""Smallest height and width for optical flow, in pixels."""
 
 
-class Moment:
-    """A frame of the footage, and the way from it to the next one.
+class FlowFrame:
+    """A frame with the optical flow to its successor, computed on first use.
 
     Args:
-        frame: (height, width, 3), BGR, uint8.
-        response: Of its camera.
+        image: (height, width, 3), BGR, uint8.
+        response: Camera response.
     """
 
-    def __init__(self, frame: Image, response: Response) -> None:
-        self.frame = frame
-        self.next: Moment | None = None
+    def __init__(self, image: Image, response: Response) -> None:
+        self.image = image
+        self.next: FlowFrame | None = None
         self._response = response
         self._flows: tuple[Flow, Flow] | None = None
         self._lock = Lock()
 
     def light(self, time: float = 0.0) -> Light:
-        """Light at `time` from this frame, 0, to the next, 1, exclusive: (height, width, 3).
-
-        Raises:
-            ValueError: `time` is not 0 and there is no next frame.
-        """
+        """Return the light (height, width, 3) at `time` in [0, 1): 0 is this frame, 1 the next one."""
         if time == 0:
-            return self._response.light(self.frame)
-        if self.next is None:
-            raise ValueError('there is no next frame')
-        ends = (self._response.light(self.frame, np.float32), self._response.light(self.next.frame, np.float32))
-        return light_between(*ends, *self._flows_to_next(), time)
-
-    def _flows_to_next(self) -> tuple[Flow, Flow]:
+            return self._response.light(self.image)
         assert self.next is not None
-        with self._lock:  # neighbouring windows need the same flow, in different threads
+        ends = (self._response.light(self.image, np.float32), self._response.light(self.next.image, np.float32))
+        with self._lock:  # neighbouring windows need the same flow in different threads
             if self._flows is None:
-                self._flows = both_flows(self.frame, self.next.frame)
-            return self._flows
-
-
-def both_flows(first: Image, second: Image) -> tuple[Flow, Flow]:
-    """The flow from the first frame to the second, and back. Frames are (height, width, 3), BGR, uint8."""
-    return flow_to(first, second), flow_to(second, first)
+                self._flows = (flow_to(self.image, self.next.image), flow_to(self.next.image, self.image))
+        return light_between(*ends, *self._flows, time)
 
 
 def flow_to(first: Image, second: Image, fast: bool = False) -> Flow:
-    """The flow from the first frame to the second.
+    """Estimate the optical flow from one frame to another.
 
     Args:
         first: (height, width, 3), BGR, uint8; at least `MIN_SIZE` high and wide.
-        second: Likewise, of the same size.
-        fast: Several times as fast, and good enough to know the speed.
+        second: Frame of the same size.
+        fast: Use the fast preset, good enough to measure speed.
     """
     import cv2
 
@@ -86,14 +71,14 @@ def flow_to(first: Image, second: Image, fast: bool = False) -> Flow:
 
 
 def light_between(first: Light, second: Light, forward: Flow, backward: Flow, time: float) -> Light:
-    """The light at a time between two frames.
+    """Interpolate the light between two frames.
 
     Args:
         first: (height, width, 3), float32.
-        second: Likewise.
-        forward: From the first frame to the second.
-        backward: From the second to the first.
-        time: In (0, 1).
+        second: Next frame, same shape.
+        forward: Flow from the first frame to the second.
+        backward: Flow from the second frame to the first.
+        time: Position in (0, 1).
 
     Returns:
         (height, width, 3), float32, in [0, 1].
@@ -103,20 +88,19 @@ def light_between(first: Light, second: Light, forward: Flow, backward: Flow, ti
     total = np.zeros_like(first)
     weight_sum = np.zeros(first.shape[:2], np.float32)
     for light, flow, weight in ((first, to_first, 1 - time), (second, to_second, time)):
-        seen, inside = _look(light, flow)
-        # Not quite 0: where both ends are outside, the border is the best guess.
+        warped, inside = _warp(light, flow)
+        # Not exactly 0: where both ends are outside, the border pixel is the best guess.
         weights = np.where(inside, np.float32(weight), np.float32(1e-6 * weight))
-        total += weights[..., None] * seen
+        total += weights[..., None] * warped
         weight_sum += weights
     return np.clip(total / weight_sum[..., None], 0, 1)
 
 
-def _look(light: Light, flow: Flow) -> tuple[Light, NDArray[np.bool_]]:
-    """What each pixel sees at the end of its flow, and whether that is within the picture."""
+def _warp(light: Light, flow: Flow) -> tuple[Light, NDArray[np.bool_]]:
     import cv2
 
     height, width = light.shape[:2]
     x = np.arange(width, dtype=np.float32) + flow[..., 0]
     y = np.arange(height, dtype=np.float32)[:, None] + flow[..., 1]
-    seen = cv2.remap(light, x, y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
-    return seen, (x >= -0.5) & (x <= width - 0.5) & (y >= -0.5) & (y <= height - 0.5)
+    warped = cv2.remap(light, x, y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+    return warped, (x >= -0.5) & (x <= width - 0.5) & (y >= -0.5) & (y <= height - 0.5)

@@ -1,10 +1,9 @@
-"""data_prep's blur model and sample data set."""
+"""data_prep's sample data set."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +12,6 @@ import numpy as np
 import pytest
 
 from data_prep.__main__ import main
-from data_prep.blur_model import average_in_linear_light, blurry_and_sharp, power_law
 from data_prep.layouts import GOPRO
 from data_prep.sample import PLANS, Camera, ClipPlan, camera_path, film, make_sample
 from data_prep.verify import verify
@@ -27,91 +25,6 @@ SMALL = (
     ClipPlan('test', 'CAMERA_00', 'camera', 7, (37, 51), 3, 5.0),
 )
 FEW = Camera(subframes=5, margin=16)
-
-
-def random_frames(count: int, dtype: type = np.uint8, size: tuple[int, ...] = (3, 4, 3)) -> list[np.ndarray]:
-    rng = np.random.default_rng(1)
-    return [rng.integers(0, np.iinfo(dtype).max, size, dtype, endpoint=True) for _ in range(count)]
-
-
-# The blur model
-
-
-@pytest.mark.parametrize('dtype', [np.uint8, np.uint16])
-@pytest.mark.parametrize('gamma', [1.0, 2.2])
-def test_average_against_a_naive_one(dtype: type, gamma: float) -> None:
-    frames = random_frames(7, dtype)
-    peak = float(np.iinfo(dtype).max)
-    result = average_in_linear_light(iter(frames), power_law(gamma))
-    assert result.dtype == dtype
-    for position in np.ndindex(frames[0].shape):
-        light = math.fsum((float(frame[position]) / peak) ** gamma for frame in frames) / len(frames)
-        assert abs(int(result[position]) - peak * light ** (1 / gamma)) <= 0.5 + 1e-6
-
-
-def test_light_adds_up_differently_from_stored_values() -> None:
-    black, white = np.zeros((2, 2, 3), np.uint8), np.full((2, 2, 3), 255, np.uint8)
-    assert average_in_linear_light([black, white], power_law(1))[0, 0, 0] == 128
-    assert average_in_linear_light([black, white], power_law(2.2))[0, 0, 0] == 186  # 255 * 0.5 ** (1 / 2.2) = 186.09
-
-
-@pytest.mark.parametrize('dtype', [np.uint8, np.uint16])
-def test_average_of_equal_frames_is_the_frame(dtype: type) -> None:
-    every_value = np.arange(np.iinfo(dtype).max + 1, dtype=dtype)
-    assert np.array_equal(average_in_linear_light([every_value] * 3), every_value)
-    assert np.array_equal(average_in_linear_light([every_value]), every_value)
-
-
-def test_average_leaves_its_input_alone() -> None:
-    frames = random_frames(3)
-    copies = [frame.copy() for frame in frames]
-    first = average_in_linear_light(frames)
-    assert np.array_equal(average_in_linear_light(frames), first)
-    assert all(map(np.array_equal, frames, copies))
-
-
-def test_average_errors() -> None:
-    frame = random_frames(1)[0]
-    with pytest.raises(ValueError, match='no frames'):
-        average_in_linear_light([])
-    with pytest.raises(ValueError, match='uint8 or uint16, not float64'):
-        average_in_linear_light([frame / 255])
-    with pytest.raises(ValueError, match='differ'):
-        average_in_linear_light([frame, frame[:1]])
-    with pytest.raises(ValueError, match='differ'):
-        average_in_linear_light([frame, frame.astype(np.uint16)])
-    with pytest.raises(ValueError, match='gamma'):
-        average_in_linear_light([frame], power_law(0))
-
-
-@pytest.mark.parametrize(
-    ('window', 'step', 'starts'), [(5, None, [0, 5]), (5, 3, [0, 3, 6]), (3, 5, [0, 5]), (1, 4, [0, 4, 8])]
-)
-def test_windows(window: int, step: int | None, starts: list[int]) -> None:
-    frames = random_frames(11)
-    pairs = list(blurry_and_sharp(frames, window, step))
-    assert len(pairs) == len(starts)
-    for (blurry, sharp), start in zip(pairs, starts, strict=True):
-        assert np.array_equal(blurry, average_in_linear_light(frames[start : start + window]))
-        assert sharp is frames[start + window // 2]
-
-
-def test_windows_take_frames_as_they_need_them() -> None:
-    taken = []
-
-    def source() -> Iterator[np.ndarray]:
-        for frame in random_frames(9):
-            taken.append(1)
-            yield frame
-
-    next(blurry_and_sharp(source(), 3))
-    assert len(taken) == 3
-
-
-@pytest.mark.parametrize(('window', 'step'), [(0, 1), (4, 1), (-1, 1), (3, 0)])
-def test_window_errors(window: int, step: int) -> None:
-    with pytest.raises(ValueError, match='must be'):
-        next(blurry_and_sharp(random_frames(5), window, step))
 
 
 # The camera
@@ -143,7 +56,7 @@ def test_path_depends_on_the_generator_alone() -> None:
 
 
 def test_film_shows_the_middle_and_follows_whole_pixels() -> None:
-    photograph = random_frames(1, size=(30, 41, 3))[0]
+    photograph = np.random.default_rng(1).integers(0, 256, (30, 41, 3), np.uint8)
     path = np.array([[0.0, 0, 0, 0], [3.0, -2, 0, 0]])
     still, moved = film(photograph, path, (10, 21))
     assert np.array_equal(still, photograph[10:20, 10:31])
@@ -151,7 +64,7 @@ def test_film_shows_the_middle_and_follows_whole_pixels() -> None:
 
 
 def test_film_turns_around_the_middle() -> None:
-    photograph = random_frames(1, size=(21, 21, 3))[0]
+    photograph = np.random.default_rng(1).integers(0, 256, (21, 21, 3), np.uint8)
     (turned,) = film(photograph, np.array([[0.0, 0, math.pi / 2, 0]]), (11, 11))
     assert np.array_equal(turned, np.rot90(photograph[5:16, 5:16]))
 
