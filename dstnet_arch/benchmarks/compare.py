@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -19,7 +18,7 @@ from dstnet_arch.benchmarks.harness import Workload, measure, ratio, saved_for_b
 from dstnet_arch.benchmarks.networks import PLAIN, Network, UnavailableError, find, select
 from dstnet_arch.errors import OptionsError
 from dstnet_arch.memory_errors import out_of_memory
-from dstnet_arch.ops.native import native, usable
+from dstnet_arch.ops.native import available, native, native_enabled, usable
 from dstnet_arch.precision import PRECISIONS, Precision, resolve_precision
 
 SCHEDULES = {
@@ -135,7 +134,7 @@ def _run(kind: str, args: argparse.Namespace, training: bool) -> None:
     outputs: dict[str, Tensor | None] = {}
     for case, item in zip(cases, workloads, strict=True):
         ran = bool(results[item.name].seconds)
-        row = {
+        row: dict[str, Any] = {
             'name': case.name,
             'network': case.network.name,
             'precision': case.precision,
@@ -171,7 +170,7 @@ def _cases(args: argparse.Namespace, training: bool) -> list[Case]:
 
 def workload(case: Case, shape: Sequence[int], device: torch.device, training: bool = False) -> Workload:
     """Return restoring a clip of this shape, or a training step on it, as a workload."""
-    arguments = {
+    arguments: dict[str, Any] = {
         'network': case.network.name,
         'precision': case.precision,
         'schedule': case.schedule,
@@ -245,10 +244,9 @@ def _loss(call: Callable[[Tensor], Tensor], clip: Tensor, policy: Precision) -> 
 
 def _scheduled(net: nn.Module, schedule: str) -> nn.Module:
     if schedule == 'native':
-        with native(True), warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter('always')
-            if not usable(torch.zeros(1)):
-                raise UnavailableError(str(caught[0].message) if caught else 'compiled kernels are not available')
+        with native(True):
+            if not available():
+                raise UnavailableError('the compiled CPU kernels are not available')
     if schedule == 'steps':
         cast(VideoNet, net).compile_steps()
     return cast(nn.Module, torch.compile(net)) if schedule == 'compiled' else net
@@ -256,14 +254,7 @@ def _scheduled(net: nn.Module, schedule: str) -> nn.Module:
 
 def _kernels(schedule: str) -> AbstractContextManager[None]:
     """Force or forbid the compiled CPU kernels; 'default' leaves the choice to the library."""
-    return native(default_native() if schedule == 'default' else schedule == 'native')
-
-
-def default_native() -> bool:
-    """True if the library uses its compiled CPU kernels by default here."""
-    from dstnet_arch.ops import native as module
-
-    return module._wanted
+    return native(native_enabled() if schedule == 'default' else schedule == 'native')
 
 
 def _path(case: Case, device: torch.device) -> str:

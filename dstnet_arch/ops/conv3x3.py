@@ -4,17 +4,13 @@
 
     out = leaky(conv(x)) + residual
 
-The fast path is Winograd's algorithm in compiled kernels (native.py), where they are wanted and can be used.
+The fast path is Winograd's algorithm in compiled kernels (native.py), used by default where a C compiler is found.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
-import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from dstnet_arch.ops import native
 
@@ -50,40 +46,9 @@ def conv3x3(
     if slope is not None and residual is not None:
         raise ValueError('conv3x3 takes a slope or a residual; got both.')
     if native.usable(x, weight.shape[1], weight.shape[0]):
-        if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, weight, bias, residual)):
-            return _Conv3x3.apply(x, weight, bias, slope, residual)
         return native.conv3x3(x, weight, bias, 1.0 if slope is None else slope, residual)
     # In place: a convolution does not need its own result in the backward pass.
     out = F.conv2d(x, weight, bias, padding=1)
     if slope is not None:
         return F.leaky_relu(out, slope, inplace=True)
     return out if residual is None else out.add_(residual)
-
-
-class _Conv3x3(torch.autograd.Function):
-    """The compiled kernels. The gradient of `x` is the convolution with the flipped weights."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, slope: float | None, residual: Tensor | None
-    ) -> Tensor:
-        out = native.conv3x3(x, weight, bias, 1.0 if slope is None else slope, residual)
-        ctx.slope = slope
-        ctx.save_for_backward(x, weight, None if slope is None else out)
-        return out
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, out = ctx.saved_tensors
-        grad = grad.contiguous(memory_format=torch.channels_last)
-        grad_residual = grad if ctx.needs_input_grad[4] else None
-        if out is not None:  # positive where what came in was positive, as the slope is
-            grad = torch.where(out > 0, grad, ctx.slope * grad)
-        grad_x = None
-        if ctx.needs_input_grad[0]:
-            turned = weight.flip(2, 3).transpose(0, 1)
-            grad_x = native.conv3x3(grad, turned, weight.new_zeros(weight.shape[1]), 1.0, None)
-        grad_weight = native.conv3x3_weight_gradient(x, grad) if ctx.needs_input_grad[1] else None
-        grad_bias = grad.sum(dim=(0, 2, 3)) if ctx.needs_input_grad[2] else None
-        return grad_x, grad_weight, grad_bias, None, grad_residual

@@ -1,89 +1,120 @@
-"""Kernels in C for CPUs (native.c): less than half the time of PyTorch's convolutions, for those who ask for them.
+"""Compiled CPU kernels (native.c): the 3x3 convolution by Winograd's algorithm, and the pixel filter.
 
-They are compiled when they are first wanted, with the C compiler of the system (about two seconds), and kept in the
-user's cache folder. Where that does not work, a warning says why, once, and PyTorch's operations do the work.
+They are compiled with the system's C compiler (GCC or Clang, about two seconds) before their first use, cached by
+source, compiler and CPU, and compared with PyTorch's operations each time they are loaded. They are used by default
+where a C compiler is found; ``DSTNET_NATIVE=0`` or `set_native` turns them off. If they fail to compile or to agree, a
+warning gives the reason and PyTorch's operations are used. Results differ from PyTorch's convolutions in rounding only,
+do not depend on the number of threads, and are the same in every run.
 
-Ask for them with the environment variable ``DSTNET_NATIVE=1`` or with `set_native`. They are no default: results differ
-from those of PyTorch's convolutions in rounding (both are within 2e-5 of the recorded outputs of the released network).
+The kernels are operators of `torch.library` (``torch.ops.dstnet.native_*``) with fake implementations and backward
+operators, so `torch.compile` captures them.
 """
 
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import os
 import platform
-import shutil
 import subprocess
-import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
-from pathlib import Path
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from dstnet_arch.files import incomplete_path
 from dstnet_arch.ops.filter_cells import to_cells
+from dstnet_arch.ops.native_build import NoCompilerError, compiled_library
 
 VARIABLE = 'DSTNET_NATIVE'
-_SOURCE = Path(__file__).with_name('native.c')
-_FLAGS = ('-O3', '-march=native', '-fopenmp', '-fPIC', '-shared', '-Wno-psabi')
-_wanted = os.environ.get(VARIABLE, '0') not in ('', '0')
+_enabled = os.environ.get(VARIABLE, '1') not in ('', '0')
 
 
 class NativeWarning(UserWarning):
-    """The compiled kernels were asked for and cannot be had."""
+    """The compiled kernels failed and PyTorch's operations are used."""
 
 
-def set_native(wanted: bool) -> None:
-    """Use the compiled kernels from now on, where they can be used; or do not."""
-    global _wanted
-    _wanted = wanted
+def set_native(enabled: bool) -> None:
+    """Enable or disable the compiled kernels in this process."""
+    global _enabled
+    _enabled = enabled
+
+
+def native_enabled() -> bool:
+    """True if the compiled kernels are used where `usable` allows."""
+    return _enabled
 
 
 @contextmanager
-def native(wanted: bool) -> Iterator[None]:
-    """`set_native` for a block of code."""
-    before = _wanted
-    set_native(wanted)
+def native(enabled: bool) -> Iterator[None]:
+    """Enable or disable the compiled kernels within a block."""
+    before = _enabled
+    set_native(enabled)
     try:
         yield
     finally:
         set_native(before)
 
 
-def usable(x: Tensor, *channels: int) -> bool:
-    """Whether the compiled kernels are wanted, can be had, and can take `x` and these numbers of channels.
+def available() -> bool:
+    """True if the compiled kernels are enabled and work here. Compiles and checks them on the first call."""
+    return _enabled and _channel_multiple() > 0
 
-    Float32 on a CPU, outside of autocast, tracing and compilation; the channels are multiples of 16 (without AVX-512;
-    with it, of 32).
+
+def usable(x: Tensor, *channels: int) -> bool:
+    """True if the compiled kernels are available and accept `x` and these numbers of channels.
+
+    They take float32 on a CPU outside autocast and export; channels are multiples of 16 (32 with AVX-512).
     """
-    if not _wanted or x.device.type != 'cpu' or x.dtype != torch.float32 or not x.numel():
+    if not _enabled or x.device.type != 'cpu' or x.dtype != torch.float32 or not x.numel():
         return False
-    if type(x) not in (Tensor, torch.nn.Parameter) or torch.is_autocast_enabled('cpu'):
+    if type(x) not in (Tensor, torch.nn.Parameter) or torch.is_autocast_enabled('cpu') or _is_exporting():
         return False
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined]
-        return False
+    multiple = _channel_multiple()
+    return multiple > 0 and not any(c % multiple for c in channels)
+
+
+def _is_exporting() -> bool:
+    # Exported files must not need this package.
+    if hasattr(torch.compiler, 'is_exporting'):  # since PyTorch 2.7
+        return torch.compiler.is_exporting()
+    return torch.compiler.is_compiling()
+
+
+@torch.compiler.assume_constant_result
+def _channel_multiple() -> int:
+    """The number that channels must be a multiple of; 0 if the kernels are not available."""
     library = _library()
-    return library is not None and not any(c % library.channel_multiple() for c in channels)
+    return 0 if library is None else library.channel_multiple()
 
 
 def conv3x3(x: Tensor, weight: Tensor, bias: Tensor, slope: float, residual: Tensor | None) -> Tensor:
-    """leaky(convolution of x + bias) + residual; all float32 on a CPU, see `usable`.
+    """Compute ``leaky(conv(x) + bias) + residual``, differentiable once, for float32 on a CPU (see `usable`).
 
     Args:
         x: (N, C_in, H, W).
         weight: (C_out, C_in, 3, 3).
         bias: (C_out,).
-        slope: of the leaky ReLU; 1 for none.
+        slope: slope of the LeakyReLU; 1 for none. With a residual it must be 1.
         residual: (N, C_out, H, W) or None.
 
     Returns:
         (N, C_out, H, W), channels-last.
     """
+    return torch.ops.dstnet.native_conv3x3(x, weight, bias, slope, residual)
+
+
+def pixel_filter(features: Tensor, *filters: Tensor) -> Tensor:
+    """Forward pass of `dstnet_arch.ops.pixel_filter.pixel_filter` for float32 on a CPU (see `usable`)."""
+    return torch.ops.dstnet.native_pixel_filter(features, filters)
+
+
+def _conv3x3(
+    library: ctypes.CDLL, x: Tensor, weight: Tensor, bias: Tensor, slope: float, residual: Tensor | None
+) -> Tensor:
     (n, c_in, h, w), c_out = x.shape, weight.shape[0]
     x = x.contiguous(memory_format=torch.channels_last)
     points = _transform(weight)
@@ -92,41 +123,55 @@ def conv3x3(x: Tensor, weight: Tensor, bias: Tensor, slope: float, residual: Ten
         residual = residual.contiguous(memory_format=torch.channels_last)
     out = torch.empty((n, c_out, h, w), dtype=x.dtype, memory_format=torch.channels_last)
     inputs = (x, points, bias, residual, out)
-    _call('conv3x3', *map(_address, inputs), *map(ctypes.c_long, (n, h, w, c_in, c_out)), ctypes.c_float(slope))
+    _call(library.conv3x3, *map(_address, inputs), *map(ctypes.c_long, (n, h, w, c_in, c_out)), ctypes.c_float(slope))
     return out
 
 
-def conv3x3_weight_gradient(x: Tensor, grad: Tensor) -> Tensor:
-    """The gradient of the weight of `conv3x3`, given its input and the gradient of the convolution's result.
+def _conv3x3_backward(
+    library: ctypes.CDLL, grad: Tensor, x: Tensor, weight: Tensor, out: Tensor | None, slope: float, needed: list[bool]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of x, weight and bias; empty tensors where not needed."""
+    grad = grad.contiguous(memory_format=torch.channels_last)
+    empty = grad.new_empty(0)
+    if out is not None:  # the output has the sign of the LeakyReLU's input
+        grad = torch.where(out > 0, grad, slope * grad)
+    grad_x = grad_weight = empty
+    if needed[0]:  # the convolution with the flipped weights
+        flipped = weight.flip(2, 3).transpose(0, 1)
+        grad_x = _conv3x3(library, grad, flipped, weight.new_zeros(weight.shape[1]), 1.0, None)
+    if needed[1]:
+        grad_weight = _conv3x3_weight_gradient(library, x, grad)
+    return grad_x, grad_weight, grad.sum(dim=(0, 2, 3)) if needed[2] else empty
 
-    Args:
-        x: (N, C_in, H, W).
-        grad: (N, C_out, H, W).
 
-    Returns:
-        (C_out, C_in, 3, 3).
-    """
+def _conv3x3_weight_gradient(library: ctypes.CDLL, x: Tensor, grad: Tensor) -> Tensor:
     (n, c_in, h, w), c_out = x.shape, grad.shape[1]
     x, grad = (t.contiguous(memory_format=torch.channels_last) for t in (x, grad))
     points = torch.empty(36, c_in, c_out)
-    _call('conv3x3_weight_gradient', *map(_address, (x, grad, points)), *map(ctypes.c_long, (n, h, w, c_in, c_out)))
+    _call(
+        library.conv3x3_weight_gradient, *map(_address, (x, grad, points)), *map(ctypes.c_long, (n, h, w, c_in, c_out))
+    )
     return (_transform_2d().t() @ points.view(36, -1)).view(3, 3, c_in, c_out).permute(3, 2, 0, 1).contiguous()
 
 
-def pixel_filter(features: Tensor, *filters: Tensor) -> Tensor:
-    """As `dstnet_arch.ops.pixel_filter.pixel_filter`, for float32 on a CPU, see `usable`."""
+def _pixel_filter(library: ctypes.CDLL, features: Tensor, filters: list[Tensor]) -> Tensor:
     n, c, h, w = features.shape
     features = features.contiguous(memory_format=torch.channels_last)
     out = torch.empty_like(features)
     for k, low in enumerate(filters):
         cells = to_cells(low)
         numbers = (n, h, w, c, *low.shape[-2:])
-        _call('pixel_filter', *map(_address, (features, cells, out)), *map(ctypes.c_long, numbers), ctypes.c_int(k > 0))
+        _call(
+            library.pixel_filter,
+            *map(_address, (features, cells, out)),
+            *map(ctypes.c_long, numbers),
+            ctypes.c_int(k > 0),
+        )
     return out
 
 
 def transform_matrix() -> Tensor:
-    """G of Winograd's F(4, 3) for the points 0, ±5/8, ±3/2 and infinity, as in native.c: (6, 3), float64."""
+    """Return G of Winograd's F(4, 3) for the points 0, ±5/8, ±3/2 and infinity, as in native.c: (6, 3), float64."""
     points = (0.0, 0.625, -0.625, 1.5, -1.5)
     rows = []
     for p in points:
@@ -151,72 +196,123 @@ def _address(x: Tensor | None) -> ctypes.c_void_p:
     return ctypes.c_void_p(None if x is None else x.data_ptr())
 
 
-def _call(name: str, *arguments: ctypes._SimpleCData) -> None:
-    library = _library()
-    assert library is not None
-    if getattr(library, name)(*arguments, ctypes.c_int(torch.get_num_threads())):
-        raise MemoryError(f'not enough memory for the working space of {name}')
+def _call(function: Any, *arguments: ctypes._SimpleCData) -> None:
+    if function(*arguments, ctypes.c_int(torch.get_num_threads())):
+        raise MemoryError('not enough memory for the working space of a compiled CPU kernel')
+
+
+# Registration
+
+
+def _setup_conv3x3(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, weight, _, ctx.slope, _ = inputs
+    ctx.save_for_backward(x, weight, None if ctx.slope == 1.0 else output)
+
+
+def _autograd_conv3x3(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    x, weight, out = ctx.saved_tensors
+    needed = list(ctx.needs_input_grad[:3])
+    found = torch.ops.dstnet.native_conv3x3_backward(grad, x, weight, out, ctx.slope, needed)
+    grads = [g if need else None for g, need in zip(found, needed, strict=True)]
+    return *grads, None, grad if ctx.needs_input_grad[4] else None
+
+
+def _fake_conv3x3(x: Tensor, weight: Tensor, bias: Tensor, slope: float, residual: Tensor | None) -> Tensor:
+    shape = (x.shape[0], weight.shape[0], *x.shape[2:])
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+
+
+def _fake_conv3x3_backward(
+    grad: Tensor, x: Tensor, weight: Tensor, out: Tensor | None, slope: float, needed: list[bool]
+) -> tuple[Tensor, ...]:
+    def like(shape: Any, need: bool, **memory_format: Any) -> Tensor:
+        return x.new_empty(shape).contiguous(**memory_format) if need else x.new_empty(0)
+
+    channels_last = {'memory_format': torch.channels_last}
+    return (
+        like(x.shape, needed[0], **channels_last),
+        like(weight.shape, needed[1]),
+        like(weight.shape[:1], needed[2]),
+    )
+
+
+def _fake_pixel_filter(features: Tensor, filters: list[Tensor]) -> Tensor:
+    return torch.empty_like(features, memory_format=torch.channels_last)
+
+
+def _with_library(kernel: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda *arguments: kernel(_library(), *arguments)
+
+
+_LIBRARY = torch.library.Library('dstnet', 'FRAGMENT')
+for _schema, _kernel, _fake in (
+    ('native_conv3x3(Tensor x, Tensor weight, Tensor bias, float slope, Tensor? residual) -> Tensor', _conv3x3,
+     _fake_conv3x3),
+    ('native_conv3x3_backward(Tensor grad, Tensor x, Tensor weight, Tensor? out, float slope, bool[3] needed) '
+     '-> (Tensor, Tensor, Tensor)', _conv3x3_backward, _fake_conv3x3_backward),
+    ('native_pixel_filter(Tensor features, Tensor[] filters) -> Tensor', _pixel_filter, _fake_pixel_filter),
+):  # fmt: skip
+    _LIBRARY.define(_schema)
+    _name = _schema.partition('(')[0]
+    _LIBRARY.impl(_name, _with_library(_kernel), 'CPU')
+    torch.library.register_fake(f'dstnet::{_name}', _fake, lib=_LIBRARY)
+torch.library.register_autograd('dstnet::native_conv3x3', _autograd_conv3x3, setup_context=_setup_conv3x3, lib=_LIBRARY)
+
+
+# Compilation and self-check
 
 
 @cache
 def _library() -> ctypes.CDLL | None:
     try:
-        return ctypes.CDLL(str(_compiled()))
-    except (OSError, subprocess.SubprocessError) as error:
+        if platform.machine() in ('x86_64', 'AMD64') and torch.backends.cpu.get_cpu_capability() == 'DEFAULT':
+            return None  # without AVX2 PyTorch's convolutions are as fast
+        library = ctypes.CDLL(str(compiled_library()))
+        _check(library)
+    except NoCompilerError:
+        return None
+    except (OSError, subprocess.SubprocessError, ArithmeticError) as error:
         output = getattr(error, 'stderr', None) or str(error)
+        reason = (output.strip().splitlines() or [type(error).__name__])[-1]
         warnings.warn(
-            f'The compiled kernels ({VARIABLE}) cannot be had: {output.strip().splitlines()[-1]}. PyTorch does their '
-            'work. They need a C compiler (gcc or clang), and a cache folder of your own (XDG_CACHE_HOME).',
+            f"The compiled CPU kernels are not available: {reason}. PyTorch's operations are used, which are slower. "
+            f'They need a C compiler (gcc or clang) and a cache folder of your own (XDG_CACHE_HOME). {VARIABLE}=0 '
+            'turns them off.',
             NativeWarning,
             stacklevel=2,
         )
         return None
+    return library
 
 
-def _compiled() -> Path:
-    """The compiled library, made now or earlier.
-
-    Raises:
-        OSError: there is no compiler, or no folder to keep it in.
-        subprocess.SubprocessError: the compiler failed.
-    """
-    compiler = next(filter(None, map(shutil.which, (os.environ.get('CC', 'cc'), 'gcc', 'clang'))), None)
-    if compiler is None:
-        raise OSError('no C compiler was found')
-    version = subprocess.run([compiler, '--version'], capture_output=True, text=True, timeout=60, check=True).stdout
-    made_of = (_SOURCE.read_text('utf-8'), *_FLAGS, compiler, version, platform.platform(), _processor())
-    digest = hashlib.sha256('\0'.join(made_of).encode()).hexdigest()[:16]
-    path = _cache_folder() / f'native-{digest}.so'
-    if not path.exists():
-        target = incomplete_path(path).with_suffix(f'.{os.getpid()}')
-        try:
-            command = [compiler, *_FLAGS, '-o', str(target), str(_SOURCE)]
-            subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
-            os.replace(target, path)
-        finally:
-            target.unlink(missing_ok=True)
-    return path
-
-
-def _processor() -> str:
-    """What -march=native depends on: a home folder may be shared by several machines."""
-    try:
-        lines = Path('/proc/cpuinfo').read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return '\n'.join(sorted({line for line in lines if line.startswith(('model name', 'flags', 'Features'))}))
-
-
-def _cache_folder() -> Path:
-    """A folder that nobody else can write to: what lies in it is run.
+def _check(library: ctypes.CDLL) -> None:
+    """Compare the kernels with PyTorch in float64: results and gradients, at sizes that no tile divides.
 
     Raises:
-        OSError: there is none.
+        ArithmeticError: they differ by more than rounding.
     """
-    base = os.environ.get('XDG_CACHE_HOME') or (Path.home() / '.cache' if os.name == 'posix' else tempfile.gettempdir())
-    folder = Path(base) / 'dstnet_arch'
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    status = folder.stat()
-    if os.name == 'posix' and (status.st_uid != os.getuid() or status.st_mode & 0o022):
-        raise OSError(f'{folder} can be written to by others')
-    return folder
+    multiple = library.channel_multiple()
+    generator = torch.Generator().manual_seed(0)
+
+    def random(*shape: int) -> Tensor:
+        return torch.rand(*shape, generator=generator) - 0.5
+
+    x, weight, bias = random(2, multiple, 7, 13), random(2 * multiple, multiple, 3, 3), random(2 * multiple)
+    residual, filters = random(2, 2 * multiple, 7, 13), random(2, 9 * multiple, 2, 3)
+    wide = [t.double() for t in (x, weight, bias, residual)]
+    with torch.no_grad():
+        out = F.conv2d(wide[0], wide[1], wide[2], padding=1)
+        grads = torch.ops.aten.convolution_backward(
+            wide[3], wide[0], wide[1], [len(bias)], [1, 1], [1, 1], [1, 1], False, [0, 0], 1, [True, True, True]
+        )
+        full = F.interpolate(filters.double(), (7, 13), mode='bilinear').view(2, multiple, 9, 7, 13)
+        patches = F.unfold(wide[0], 3, padding=1).view(2, multiple, 9, 7, 13)
+        pairs = [
+            (_conv3x3(library, x, weight, bias, 0.1, None), F.leaky_relu(out, 0.1)),
+            (_conv3x3(library, x, weight, bias, 1.0, residual), out + wide[3]),
+            *zip(_conv3x3_backward(library, residual, x, weight, None, 1.0, [True] * 3), grads, strict=True),
+            (_pixel_filter(library, x, [filters]), (full * patches).sum(2)),
+        ]
+    for got, expected in pairs:
+        if not (got - expected).abs().max() <= 1e-5 * expected.abs().max():
+            raise ArithmeticError('their results are wrong on this machine')

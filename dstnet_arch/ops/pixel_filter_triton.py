@@ -142,7 +142,8 @@ def _filter_gradient(
     CHANNELS: tl.constexpr,
 ):
     """Of one cell, one tap and a block of channels: sum over the pixels that the cell reaches of grad[p] * x[p + tap],
-    weighted with the cell's share in them."""
+    weighted with the cell's share in them.
+    """
     cell_x = tl.program_id(0) % low_width
     cell_y = tl.program_id(0) // low_width % low_height
     frame = (tl.program_id(0) // (low_width * low_height)).to(tl.int64)

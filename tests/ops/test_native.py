@@ -1,0 +1,261 @@
+"""Compiled CPU kernels: compared with PyTorch in float64, under torch.compile, and where they do not work."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from dstnet_arch.archs.dstnet_arch import DSTNet
+from dstnet_arch.benchmarks.plain import PlainDSTNet
+from dstnet_arch.ops import native, native_build
+from dstnet_arch.ops.conv3x3 import conv3x3, conv3x3_reference
+from dstnet_arch.ops.pixel_filter import pixel_filter, pixel_filter_reference
+
+CHANNELS = 32
+
+
+@pytest.fixture
+def compiled() -> Iterator[None]:
+    with native.native(True):
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore', native.NativeWarning)
+            if not native.usable(torch.zeros(1), CHANNELS):
+                pytest.skip('no C compiler')
+        yield
+
+
+def rand(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def run(function: Callable[..., Tensor], *inputs: Tensor) -> list[Tensor]:
+    """Result and gradients."""
+    leaves = [x.clone().requires_grad_() for x in inputs]
+    out = function(*leaves)
+    factors = torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view_as(out)
+    return [out.detach(), *torch.autograd.grad((out * factors).sum(), leaves)]
+
+
+def assert_close(function: Callable[..., Tensor], reference: Callable[..., Tensor], *inputs: Tensor) -> None:
+    expected = run(reference, *(x.double() for x in inputs))
+    for got, want in zip(run(function, *inputs), expected, strict=True):
+        assert (got - want).abs().max() <= 2e-6 * want.abs().max().clamp(min=1)
+    with torch.no_grad():
+        assert (function(*inputs) - expected[0]).abs().max() <= 2e-6 * expected[0].abs().max().clamp(min=1)
+
+
+SIZES = pytest.mark.parametrize('size', [(1, 8, 8), (2, 7, 13), (1, 1, 1), (3, 2, 5), (1, 4, 33)], ids=str)
+
+
+@SIZES
+@pytest.mark.parametrize('slope', [None, 0.1])
+def test_conv3x3(compiled: None, size: tuple[int, int, int], slope: float | None) -> None:
+    n, h, w = size
+    weight, bias = rand(2 * CHANNELS, CHANNELS, 3, 3, seed=1) / 17, rand(2 * CHANNELS, seed=2)
+    assert_close(
+        lambda *t: conv3x3(*t, slope=slope),
+        lambda *t: conv3x3_reference(*t, slope=slope),
+        rand(n, CHANNELS, h, w),
+        weight,
+        bias,
+    )
+
+
+@SIZES
+def test_conv3x3_with_residual(compiled: None, size: tuple[int, int, int]) -> None:
+    n, h, w = size
+    weight, bias = rand(CHANNELS, CHANNELS, 3, 3, seed=1) / 17, rand(CHANNELS, seed=2)
+    x, residual = rand(n, CHANNELS, h, w), rand(n, CHANNELS, h, w, seed=3)
+    assert_close(
+        lambda x, w, b, r: conv3x3(x, w, b, residual=r),
+        lambda x, w, b, r: conv3x3_reference(x, w, b, residual=r),
+        x,
+        weight,
+        bias,
+        residual,
+    )
+
+
+@SIZES
+@pytest.mark.parametrize('scales', [[8], [2, 4, 8], [1], [3]], ids=str)
+def test_pixel_filter(compiled: None, size: tuple[int, int, int], scales: list[int]) -> None:
+    n, h, w = size
+    filters = [rand(n, 9 * CHANNELS, -(-h // s), -(-w // s), seed=s) for s in scales]
+    assert_close(pixel_filter, pixel_filter_reference, rand(n, CHANNELS, h, w), *filters)
+
+
+def test_conv3x3_reads_strided_input(compiled: None) -> None:
+    weight, bias = rand(CHANNELS, CHANNELS, 3, 3, seed=1) / 17, rand(CHANNELS, seed=2)
+    x = rand(2, 3 * CHANNELS, 9, 14).contiguous(memory_format=torch.channels_last)[:, CHANNELS : 2 * CHANNELS, ::2]
+    assert not x.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(conv3x3(x, weight, bias), conv3x3_reference(x, weight, bias), rtol=0, atol=1e-5)
+
+
+def test_network_agrees_with_plain_schedule(compiled: None) -> None:
+    torch.manual_seed(0)
+    net, plain = DSTNet(num_feat=CHANNELS, num_block=2, num_cwgdn=1), PlainDSTNet(CHANNELS, 2, num_cwgdn=1).double()
+    plain.load_state_dict(net.state_dict())
+    clip = torch.rand(2, 3, 3, 48, 32)
+    factors = rand(*clip.shape, seed=5)
+    (net(clip) * factors).sum().backward()
+    (plain(clip.double()) * factors).sum().backward()
+    # All together: where a LeakyReLU's input is next to zero, rounding decides its slope, in single weights.
+    got, want = (torch.cat([p.grad.flatten() for p in n.parameters() if p.grad is not None]) for n in (net, plain))
+    assert (got - want).norm() <= 2e-5 * want.norm()
+    with torch.no_grad():
+        assert (net(clip) - plain(clip.double())).abs().max() < 2e-6
+        assert torch.equal(net(clip), net(clip))
+
+
+def test_results_do_not_depend_on_number_of_threads(compiled: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    x, weight, bias = rand(2, CHANNELS, 37, 21), rand(CHANNELS, CHANNELS, 3, 3, seed=1), rand(CHANNELS, seed=2)
+    filters = rand(2, 9 * CHANNELS, 5, 3)
+    results = []
+    for threads in (1, 3):
+        monkeypatch.setattr(torch, 'get_num_threads', lambda threads=threads: threads)
+        results.append((conv3x3(x, weight, bias), pixel_filter(x, filters)))
+    assert all(map(torch.equal, *results))
+
+
+def test_usable_only_for_float32_on_a_cpu_outside_autocast(compiled: None) -> None:
+    x = torch.zeros(1, CHANNELS, 4, 4)
+    assert native.usable(x, CHANNELS)
+    assert not native.usable(x, CHANNELS + 1)
+    assert not native.usable(x.double(), CHANNELS)
+    assert not native.usable(x.to('meta'), CHANNELS)
+    with torch.autocast('cpu', torch.bfloat16):
+        assert not native.usable(x, CHANNELS)
+    with native.native(False):
+        assert not native.usable(x, CHANNELS)
+
+
+@pytest.mark.parametrize(('slope', 'with_residual'), [(1.0, True), (0.1, False)])
+def test_operators_are_registered_correctly(compiled: None, slope: float, with_residual: bool) -> None:
+    x, residual = rand(1, CHANNELS, 5, 6).requires_grad_(), rand(1, CHANNELS, 5, 6, seed=3).requires_grad_()
+    weight, bias = rand(CHANNELS, CHANNELS, 3, 3, seed=1).requires_grad_(), rand(CHANNELS, seed=2).requires_grad_()
+    checks = ('test_schema', 'test_autograd_registration', 'test_faketensor')
+    arguments = (x, weight, bias, slope, residual if with_residual else None)
+    torch.library.opcheck(torch.ops.dstnet.native_conv3x3.default, arguments, test_utils=checks)
+    filters = [rand(1, 9 * CHANNELS, 2, 3)]
+    torch.library.opcheck(
+        torch.ops.dstnet.native_pixel_filter.default,
+        (x.detach(), filters),
+        test_utils=('test_schema', 'test_faketensor'),
+    )
+
+
+@pytest.mark.slow
+def test_kernels_work_under_torch_compile(compiled: None) -> None:
+    weight, bias, x = rand(CHANNELS, CHANNELS, 3, 3, seed=1) / 17, rand(CHANNELS, seed=2), rand(1, CHANNELS, 9, 10)
+
+    def block(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return conv3x3(conv3x3(x, weight, bias, slope=0.1), weight, bias, residual=x)
+
+    used = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: object) -> object:
+        used.extend(str(node.target) for node in graph.graph.nodes if node.op == 'call_function')
+        return graph
+
+    compiled_block = torch.compile(block, fullgraph=True, backend=backend)
+    for got, want in zip(run(compiled_block, x, weight, bias), run(block, x, weight, bias), strict=True):
+        torch.testing.assert_close(got, want)
+    assert sum('native_conv3x3' in name for name in used) == 2
+
+
+@pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs fork')
+def test_kernels_work_in_forked_loader_processes(compiled: None) -> None:
+    code = (
+        'import os, torch\n'
+        'from dstnet_arch.ops import native\n'
+        'torch.set_num_threads(2)\n'
+        f'c = {CHANNELS}\n'
+        'x, w, b = torch.rand(2, c, 37, 21), torch.rand(c, c, 3, 3), torch.rand(c)\n'
+        'expected = native.conv3x3(x, w, b, 0.1, None)\n'
+        'pid = os.fork()\n'
+        'if not pid:\n'
+        '    torch.set_num_threads(1)  # as DataLoader does in its workers\n'
+        '    os._exit(0 if torch.equal(native.conv3x3(x, w, b, 0.1, None), expected) else 1)\n'
+        'raise SystemExit(os.waitpid(pid, 0)[1])\n'
+    )
+    done = subprocess.run([sys.executable, '-c', code], timeout=120)
+    assert done.returncode == 0
+
+
+@pytest.fixture
+def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
+    """An empty cache folder and no loaded library."""
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+    native._library.cache_clear()
+    with native.native(True):
+        yield tmp_path / 'dstnet_arch'
+    native._library.cache_clear()
+
+
+def test_without_a_compiler_pytorch_is_used_silently(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv('PATH', str(fresh))
+    monkeypatch.delenv('CC', raising=False)
+    x, weight, bias = rand(1, CHANNELS, 4, 4), rand(CHANNELS, CHANNELS, 3, 3), rand(CHANNELS)
+    assert not native.available()  # a warning would be an error here
+    assert torch.equal(conv3x3(x, weight, bias), conv3x3_reference(x, weight, bias))
+
+
+def test_failing_compiler_is_quoted_once(fresh: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiler = tmp_path / 'cc'
+    compiler.write_text('#!/bin/sh\n[ "$1" = --version ] || { echo "no such option" >&2; exit 1; }\n')
+    compiler.chmod(0o755)
+    monkeypatch.setenv('CC', str(compiler))
+    with pytest.warns(native.NativeWarning, match="no such option. PyTorch's operations are used"):
+        assert not native.usable(torch.zeros(1), CHANNELS)
+    assert not native.available()  # a second warning would be an error here
+    assert list(fresh.iterdir()) == []
+
+
+def test_wrong_results_disable_the_kernels(compiled: None, fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = native._pixel_filter
+    monkeypatch.setattr(native, '_pixel_filter', lambda *arguments: right(*arguments) + 1e-3)
+    with pytest.warns(native.NativeWarning, match='results are wrong on this machine'):
+        assert not native.available()
+
+
+@pytest.mark.skipif(os.name != 'posix', reason='permissions are those of POSIX')
+def test_cache_folder_writable_by_others_is_refused(fresh: Path) -> None:
+    fresh.mkdir()
+    fresh.chmod(0o777)
+    with pytest.warns(native.NativeWarning, match='can be written to by others'):
+        assert not native.usable(torch.zeros(1), CHANNELS)
+
+
+def test_compiled_library_is_cached_with_one_notice(
+    compiled: None, fresh: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for notices in (1, 0):
+        assert native.usable(torch.zeros(1), CHANNELS)
+        assert len(list(fresh.iterdir())) == 1
+        assert capsys.readouterr().err.count('compiling the CPU kernels') == notices
+        native._library.cache_clear()
+
+
+def test_library_of_another_cpu_is_not_loaded(compiled: None, fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert native.available()
+    monkeypatch.setattr(native_build, '_processor', lambda: 'another CPU')
+    native._library.cache_clear()
+    assert native.available()
+    assert len(list(fresh.iterdir())) == 2
+
+
+@pytest.mark.parametrize(('value', 'enabled'), [('0', False), ('', False), ('1', True), (None, True)])
+def test_environment_variable(value: str | None, enabled: bool) -> None:
+    environment = {k: v for k, v in os.environ.items() if k != native.VARIABLE}
+    environment |= {} if value is None else {native.VARIABLE: value}
+    code = 'from dstnet_arch.ops import native; print(native.native_enabled())'
+    done = subprocess.run([sys.executable, '-c', code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str(enabled)
