@@ -102,9 +102,10 @@ setup(
         'av>=17.1,<19',  # reads and writes video files for dstnet deblur; 19 drops an argument that is used
         'filelock>=3.12',
         'lmdb>=1.4.1',
+        'matplotlib>=3.6',  # figures of dstnet visualize and benchmark
         'numpy>=1.24',
         'opencv-python>=4.7',
-        'pillow>=10.1',  # reads a picture's size without decoding it, and draws the figures' text
+        'pillow>=10.1',  # reads the size of an image without decoding it, and draws labels
         'psutil>=5.9',  # free memory on every system, from which deblur chooses tiles and where states are kept
         'pydantic>=2.4',
         'pyyaml>=6.0.1',

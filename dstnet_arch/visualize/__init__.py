@@ -1,4 +1,4 @@
-"""Pictures and videos made from the results of tests: ``dstnet visualize KIND ...``."""
+"""Figures from the results of a test: ``dstnet visualize compare|crops|profile``."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import argparse
 from collections.abc import Sequence
 from importlib import import_module
 
-KINDS = ('compare', 'crops', 'profile', 'video')
+KINDS = ('compare', 'crops', 'profile')
 
 
 def command(arguments: Sequence[str]) -> None:
-    """``dstnet visualize``: one kind of picture a module, each with its own arguments."""
-    parser = argparse.ArgumentParser(prog='dstnet visualize', description='Make pictures from the results of a test.')
+    """Run ``dstnet visualize``; each kind of figure is a module with its own arguments."""
+    parser = argparse.ArgumentParser(prog='dstnet visualize', description='Make figures from the results of a test.')
     kinds = parser.add_subparsers(dest='kind', required=True, metavar='KIND')
     for name in KINDS:
         kind = import_module(f'dstnet_arch.visualize.{name}')

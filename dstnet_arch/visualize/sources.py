@@ -1,10 +1,9 @@
-"""The footage that pictures are made of: one clip as several sources have it, matched frame by frame."""
+"""Sources of figures: one clip as several sources have it, matched frame by frame."""
 
 from __future__ import annotations
 
 import argparse
 import os
-import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -21,14 +20,14 @@ from dstnet_arch.data.frame_source import (
 )
 from dstnet_arch.data.lmdb_format import natural_key
 from dstnet_arch.errors import DataError, OptionsError
-from dstnet_arch.visualize.canvas import Image
+from dstnet_arch.visualize.figures import Image
 
 SHARP_NAMES = ('sharp', 'gt', 'GT')
-"""A source of such a name is taken for the ground truth."""
+"""Names of sources that are used as ground truth by default."""
 
 
 class Spec(NamedTuple):
-    """A source as it is asked for: its name in the picture, and its folder."""
+    """A source given by the user: its name in the figure and its folder."""
 
     name: str
     path: Path
@@ -36,79 +35,61 @@ class Spec(NamedTuple):
 
 @dataclass(frozen=True)
 class Track:
-    """One source's frames of the clip.
-
-    Attributes:
-        name: the source's name in pictures.
-        source: where they are read from.
-        clip: the clip's name there.
-        frames: frame -> its name there, which may have a suffix; in natural order.
-    """
+    """One source's frames of the clip."""
 
     name: str
     source: FrameSource
     clip: str
+    """Name of the clip in this source."""
     frames: Mapping[str, str]
+    """Frame -> its name in this source, which may have a suffix; in natural order."""
 
     def read(self, frame: str) -> Image:
-        """(H, W, 3) uint8 RGB, as stored. Raises DataError where it cannot be read."""
+        """Read a frame: (H, W, 3) uint8 RGB."""
         return self.source.read(self.clip, self.frames[frame])
 
     def shape(self, frame: str) -> tuple[int, int]:
-        """(height, width), without decoding the picture."""
+        """Return (height, width) of a frame."""
         return self.source.shape(self.clip, self.frames[frame])
-
-    def __str__(self) -> str:
-        return f'{self.name} ({self.source.root}, clip {self.clip})'
 
 
 @dataclass(frozen=True)
 class Footage:
-    """One clip as several sources have it.
-
-    Attributes:
-        clip: its name for titles; empty where the sources call it differently.
-        tracks: one for each source, under different names.
-    """
+    """One clip as several sources have it."""
 
     clip: str
+    """Name of the clip for titles; empty if the sources use different names."""
     tracks: Sequence[Track]
 
-    @property
-    def names(self) -> list[str]:
-        return [track.name for track in self.tracks]
-
     def title(self, frame: str) -> str:
+        """Return `CLIP/FRAME`."""
         return f'{self.clip}/{frame}' if self.clip else frame
 
     def read(self, frame: str) -> dict[str, Image]:
-        """The frame as each source has it."""
+        """Read the frame from each source."""
         return {track.name: track.read(frame) for track in self.tracks}
 
     def choose_frame(self, wanted: str | None) -> str:
-        """A frame that all sources have in one size: the wanted one, or the middle one of those that all have.
+        """Return a frame that all sources have in the same size: `wanted`, or the middle one of those in common.
 
         Raises:
-            OptionsError: no source has the wanted frame.
-            DataError: a source lacks it, or has it in another size.
+            OptionsError: no source has `wanted`.
+            DataError: some source lacks the frame, or has it in another size.
         """
+        everything = self._all()
         if wanted is None:
-            shared = self._shared()
-            if not shared:
-                raise DataError(self._lacking(self._all()))
-            wanted = shared[len(shared) // 2]
+            shared = [frame for frame in everything if all(frame in track.frames for track in self.tracks)]
+            wanted = shared[len(shared) // 2] if shared else everything[0]
         self._check_known('--frame', wanted)
-        if any(wanted not in track.frames for track in self.tracks):
-            raise DataError(self._lacking([wanted]))
-        self._check_sizes([wanted])
+        self._check([wanted])
         return wanted
 
     def choose_frames(self, start: str | None = None, end: str | None = None) -> list[str]:
-        """All frames from `start` to `end`, both included, which every source must have, in one size.
+        """Return all frames from `start` to `end`, inclusive.
 
         Raises:
             OptionsError: no source has `start` or `end`, or there is nothing between them.
-            DataError: a source lacks frames of others, or sizes differ.
+            DataError: some source lacks frames, or sizes differ.
         """
         for option, frame in (('--start', start), ('--end', end)):
             if frame is not None:
@@ -117,98 +98,107 @@ class Footage:
         first = 0 if start is None else everything.index(start)
         last = len(everything) if end is None else everything.index(end) + 1
         if not (chosen := everything[first:last]):
-            raise OptionsError(f'--start {start} comes after --end {end}. Exchange them.')
-        if any(frame not in track.frames for track in self.tracks for frame in chosen):
-            raise DataError(self._lacking(chosen))
-        self._check_sizes(chosen)
+            raise OptionsError(f'--start {start} comes after --end {end}. Swap them.')
+        self._check(chosen)
         return chosen
 
     def _all(self) -> list[str]:
         return sorted({frame for track in self.tracks for frame in track.frames}, key=natural_key)
 
-    def _shared(self) -> list[str]:
-        return [frame for frame in self._all() if all(frame in track.frames for track in self.tracks)]
-
     def _check_known(self, option: str, frame: str) -> None:
         frames = self._all()
         if frame not in frames:
-            hint = f' Did you mean {near}?' if (near := _nearest(frame, frames)) else ''
             raise OptionsError(
-                f'{option} {frame} is in none of the sources, whose frames are {frames[0]} to {frames[-1]}.{hint}'
+                f'{option} {frame} is in none of the sources; their frames are {frames[0]} to {frames[-1]}.'
+                f'{_suggestion(frame, frames)}'
             )
 
-    def _lacking(self, wanted: Sequence[str]) -> str:
-        lines = [f'The sources do not have the same frames of {self.clip or "the clip"}:']
-        for track in self.tracks:
-            if missing := [frame for frame in wanted if frame not in track.frames]:
-                lines.append(f'- {track} lacks {name_some(missing)}')
-        if shared := self._shared():
-            mend = f'All have {len(shared)} from {shared[0]} to {shared[-1]}: choose among them, or make the others'
-        else:
-            called = ', '.join(f'{next(iter(track.frames))} in {track.name}' for track in self.tracks)
-            mend = f'Their first frames are {called}. Where names end in "_NAME", --suffix NAME leaves that out'
-        return '\n'.join([*lines, f'{mend}.'])
-
-    def _check_sizes(self, frames: Iterable[str]) -> None:
-        seen: dict[tuple[int, int], str] = {}
-        for frame in frames:
-            for track in self.tracks:
-                seen.setdefault(track.shape(frame), f'{track.name} (frame {frame})')
-        if len(seen) > 1:
-            sizes = ', '.join(f'{size_text(size)} in {where}' for size, where in seen.items())
-            raise DataError(f'The frames differ in size: {sizes}. Only frames of one size can be put side by side.')
+    def _check(self, wanted: Sequence[str]) -> None:
+        """Check that all sources have these frames in the same size."""
+        lines = [
+            f'- {track.name} ({track.source.root}, clip {track.clip}) lacks {name_some(missing)}'
+            for track in self.tracks
+            if (missing := [frame for frame in wanted if frame not in track.frames])
+        ]
+        if lines:
+            shared = [frame for frame in self._all() if all(frame in track.frames for track in self.tracks)]
+            if shared:
+                advice = f'All have {len(shared)} frames from {shared[0]} to {shared[-1]}: choose among these.'
+            else:
+                names = ', '.join(f'{next(iter(track.frames))} in {track.name}' for track in self.tracks)
+                advice = f'Their first frames are {names}. If names end in "_NAME", use --suffix NAME.'
+            raise DataError(
+                '\n'.join([f'The sources have different frames of {self.clip or "the clip"}:', *lines, advice])
+            )
+        sizes = {
+            track.shape(frame): f'{size_text(track.shape(frame))} in {track.name} (frame {frame})'
+            for frame in wanted
+            for track in self.tracks
+        }
+        if len(sizes) > 1:
+            raise DataError(f'The frames differ in size: {", ".join(sizes.values())}. They must have the same size.')
 
 
 def open_footage(specs: Sequence[Spec], clip: str | None = None, suffixes: Collection[str] = ()) -> Footage:
-    """Open the sources at one clip.
+    """Open one clip of the sources.
 
     Args:
-        specs: each an LMDB folder or a folder of clip folders, of which the clip is taken; or a folder of frames,
-            which is the clip itself.
-        clip: by default the first that all have.
-        suffixes: what names of frames may end in, after an underscore: results that were saved with `val.suffix`.
+        specs: Each is an LMDB folder, a folder of clip folders, or the folder of one clip.
+        clip: Name of the clip; default: the first that all have.
+        suffixes: Suffixes of frame names after an underscore, from `val.suffix` of tests.
 
     Raises:
-        OptionsError: no source, or two of one name; the clip is unknown, or must be given.
-        DataError: a source cannot be read, or they have no clip in common.
+        OptionsError: no source, or two of the same name; the clip is unknown or ambiguous.
+        DataError: a source cannot be read, or the sources have no clip in common.
     """
     names = [spec.name for spec in specs]
     if not names:
-        raise OptionsError('No source was given. Give one or more as NAME=FOLDER, or -opt with the options of a test.')
+        raise OptionsError('No source was given. Give sources as NAME=FOLDER, or -opt with the options of a test.')
     if twice := {name for name in names if names.count(name) > 1}:
-        raise OptionsError(f'Two sources are called {", ".join(sorted(twice))}. Give each a name of its own.')
-    roots: dict[str, FrameSource] = {}
-    folders: dict[str, tuple[FrameSource, str]] = {}
+        raise OptionsError(f'Two sources have the name {", ".join(sorted(twice))}. Names must be unique.')
+    sources: dict[str, FrameSource] = {}
+    own: dict[str, str] = {}  # clips of the sources that are the folder of one clip
     for name, path in specs:
-        if _holds_frames(path) and not (clip and (path / clip).is_dir()):
-            folders[name] = FolderSource(path.parent, [path.name]), path.name
+        if _has_frames(path) and not (clip and (path / clip).is_dir()):
+            sources[name], own[name] = FolderSource(path.parent, [path.name]), path.name
         else:
-            roots[name] = open_source(path)
-    chosen = _choose_clip(roots, clip, alone=not folders) if roots else None
+            sources[name] = open_source(path)
+    with_clips = {name: source for name, source in sources.items() if name not in own}
+    chosen = _choose_clip(with_clips, clip, bool(own)) if with_clips else None
     tracks = []
-    for name in names:
-        source, own = folders[name] if name in folders else (roots[name], chosen or '')
-        tracks.append(Track(name, source, own, _strip(source.clips[own], suffixes)))
+    for name, source in sources.items():
+        track_clip = own.get(name, chosen or '')
+        tracks.append(Track(name, source, track_clip, _strip(source.clips[track_clip], suffixes)))
     return Footage(chosen or _common_name([Path(os.path.abspath(path)) for _, path in specs]), tracks)
 
 
-def _choose_clip(roots: Mapping[str, FrameSource], wanted: str | None, alone: bool) -> str:
+def sharp_of(names: Collection[str], wanted: str | None) -> str | None:
+    """Return the name of the ground truth, if there is one.
+
+    Raises:
+        OptionsError: `wanted` is not a source.
+    """
+    if wanted is not None and wanted not in names:
+        raise OptionsError(f'--sharp {wanted} is not a source; the sources are {", ".join(names)}.')
+    return wanted or next((name for name in SHARP_NAMES if name in names), None)
+
+
+def _choose_clip(sources: Mapping[str, FrameSource], wanted: str | None, ambiguous: bool) -> str:
+    for name, source in sources.items():
+        if wanted is not None and wanted not in source.clips:
+            raise OptionsError(
+                f'{name} ({source.root}) has no clip {wanted}; its clips are {name_some(list(source.clips))}.'
+                f'{_suggestion(wanted, source.clips)}'
+            )
     if wanted is not None:
-        for name, source in roots.items():
-            if wanted not in source.clips:
-                hint = f' Did you mean {near}?' if (near := _nearest(wanted, source.clips)) else ''
-                raise OptionsError(
-                    f'There is no clip {wanted} in {name} ({source.root}), which has {name_some(list(source.clips))}.'
-                    f'{hint}'
-                )
         return wanted
-    first = next(iter(roots.values()))
-    shared = [clip for clip in first.clips if all(clip in source.clips for source in roots.values())]
+    first = next(iter(sources.values()))
+    shared = [clip for clip in first.clips if all(clip in source.clips for source in sources.values())]
     if not shared:
-        lines = (f'- {name} ({source.root}): {name_some(list(source.clips))}' for name, source in roots.items())
-        raise DataError('\n'.join(['The sources have no clip in common; rename or choose others:', *lines]))
-    if not alone and len(shared) > 1:
-        # Clips of different videos often number their frames alike: a mismatch would not be noticed.
+        lines = (f'- {name} ({source.root}): {name_some(list(source.clips))}' for name, source in sources.items())
+        raise DataError('\n'.join(['The sources have no clip in common:', *lines]))
+    if ambiguous and len(shared) > 1:
+        # Clips of different videos often have the same frame names: a mismatch would not be noticed.
         raise OptionsError(
             f'Some sources are the folder of one clip, others have several: {name_some(shared)}. Choose with --clip.'
         )
@@ -216,21 +206,19 @@ def _choose_clip(roots: Mapping[str, FrameSource], wanted: str | None, alone: bo
 
 
 def _common_name(clips: Sequence[Path]) -> str:
-    """What folders of one clip are called, or the folder that they are in: `<clip>/blur` and `<clip>/sharp`."""
-    own, above = {clip.name for clip in clips}, {clip.parent.name for clip in clips}
-    return next((names.pop() for names in (own, above) if len(names) == 1), '')
+    """Name shared by the clip folders or by their parents (`<clip>/blur` and `<clip>/sharp`)."""
+    own, parents = {clip.name for clip in clips}, {clip.parent.name for clip in clips}
+    return next((names.pop() for names in (own, parents) if len(names) == 1), '')
 
 
-def _holds_frames(path: Path) -> bool:
-    """Whether a folder is that of one clip. What cannot be read is left to `open_source`, which says why."""
+def _has_frames(path: Path) -> bool:
     try:
-        with os.scandir(path) as entries:
-            return any(
-                entry.name.lower().endswith(IMAGE_EXTENSIONS) and not entry.name.startswith('.') and entry.is_file()
-                for entry in entries
-            )
+        return any(
+            entry.suffix.lower() in IMAGE_EXTENSIONS and not entry.name.startswith('.') and entry.is_file()
+            for entry in path.iterdir()
+        )
     except OSError:
-        return False
+        return False  # open_source reports the reason
 
 
 def _strip(names: Iterable[str], suffixes: Collection[str]) -> dict[str, str]:
@@ -239,19 +227,17 @@ def _strip(names: Iterable[str], suffixes: Collection[str]) -> dict[str, str]:
         ends = [f'_{suffix}' for suffix in suffixes if name.endswith(f'_{suffix}')]
         frame = name.removesuffix(max(ends, key=len, default=''))
         if frame in frames:
-            raise OptionsError(
-                f'Without --suffix, both {frames[frame]} and {name} are the frame {frame}. '
-                'Keep the frames of different networks in different folders.'
-            )
+            raise OptionsError(f'Without --suffix, {frames[frame]} and {name} are both frame {frame}.')
         frames[frame] = name
     return frames
 
 
-def _nearest(name: str, names: Iterable[str]) -> str | None:
-    return next(iter(get_close_matches(name, list(names), 1, 0.5)), None)
+def _suggestion(name: str, names: Iterable[str]) -> str:
+    near = get_close_matches(name, list(names), 1, 0.5)
+    return f' Did you mean {near[0]}?' if near else ''
 
 
-# The command line, which all kinds of pictures share
+# Command line
 
 
 def add_source_arguments(parser: argparse.ArgumentParser) -> None:
@@ -266,87 +252,85 @@ def add_source_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '-opt',
         metavar='FILE',
-        help='options of a test that has saved its pictures: shows blurry, restored and, where there is one, sharp; '
+        help='options of a test with saved images: shows blurry, restored and, if available, sharp; '
         'NAME=FOLDER adds others',
     )
-    parser.add_argument('--dataset', metavar='KEY', help='which one under datasets of -opt; by default the first')
-    parser.add_argument('--clip', help='by default the first that all sources have')
+    parser.add_argument('--dataset', metavar='KEY', help='key under datasets of -opt (default: the first)')
+    parser.add_argument('--clip', help='clip to show (default: the first that all sources have)')
     parser.add_argument(
         '--suffix',
         action='append',
         default=[],
         metavar='NAME',
-        help='leave "_NAME" out at the ends of names of frames (val.suffix of a test); may be repeated',
+        help='ignore "_NAME" at the end of frame names (val.suffix of a test); may be repeated',
     )
 
 
-def add_frame_argument(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('--frame', metavar='[CLIP/]FRAME', help='by default the middle one')
-
-
-def add_range_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('--start', metavar='FRAME', help='first frame; by default that of the clip')
-    parser.add_argument('--end', metavar='FRAME', help='last frame, included; by default that of the clip')
+def add_frame_arguments(parser: argparse.ArgumentParser) -> None:
+    """Define --frame and --sharp."""
+    parser.add_argument('--frame', metavar='[CLIP/]FRAME', help='frame to show (default: the middle one)')
+    parser.add_argument(
+        '--sharp', metavar='NAME', help=f'ground truth (default: the source {" or ".join(SHARP_NAMES)})'
+    )
 
 
 def footage_of(args: argparse.Namespace) -> Footage:
-    """The footage that the command line asks for. ``--frame CLIP/FRAME`` is split into its two arguments.
+    """Open the footage that the command line asks for; `--frame CLIP/FRAME` is split into its two arguments.
 
     Raises:
-        OptionsError, DataError: see `open_footage`; or the options file is wrong, or its test has saved no pictures.
+        OptionsError: see `open_footage`; or the options file is wrong.
+        DataError: see `open_footage`; or the test did not save images.
     """
-    if '/' in (getattr(args, 'frame', None) or ''):
+    if '/' in (args.frame or ''):
         clip, _, args.frame = args.frame.rpartition('/')
         if args.clip not in (None, clip):
-            raise OptionsError(f'--frame names the clip {clip}, --clip {args.clip}. Leave one of them out.')
+            raise OptionsError(f'--frame names the clip {clip}, but --clip is {args.clip}. Use one of them.')
         args.clip = clip
     specs, suffixes = list(args.sources), set(args.suffix)
     if args.opt:
-        before, after, suffix = _specs_of_test(args.opt, args.dataset)
-        specs = before + specs + after
+        dataset, results, suffix = options_of_test(args.opt, args.dataset)
+        images = results / 'visualization' / dataset['name']
+        if not images.is_dir():
+            raise DataError(
+                f'{images} does not exist (seen from {Path.cwd()}). Save the restored frames first: '
+                f'python -m basicsr.test -opt {args.opt} --force_yml val:save_img=true'
+            )
+        sharp = [Spec('sharp', Path(dataset['dataroot_gt']))] if dataset.get('dataroot_gt') else []
+        specs = [Spec('blurry', Path(dataset['dataroot_lq'])), Spec('restored', images), *specs, *sharp]
         suffixes |= {suffix} - {''}
     return open_footage(specs, args.clip, suffixes)
 
 
-def options_of_test(file: str, dataset: str | None) -> tuple[dict[str, Any], Path, str]:
-    """A test's data set, the folder of its results, and the suffix of the pictures in there.
+def options_of_test(file: str, key: str | None) -> tuple[dict[str, Any], Path, str]:
+    """Return a test's data set, the folder of its results, and the suffix of its saved images.
 
     Raises:
-        OptionsError: the file is wrong, or has no such data set.
+        OptionsError: the file is wrong or has no such data set.
     """
-    from dstnet_arch.plugin.options import read_options  # only here: it needs what registers BasicSR's parts
-    from dstnet_arch.plugin.options_sections import FILE_NAME
+    import yaml
 
-    opt = read_options(file, whoevers=True)
-    datasets = opt.get('datasets')
-    if not isinstance(datasets, dict) or not datasets or (dataset is not None and dataset not in datasets):
-        there = ', '.join(datasets) if isinstance(datasets, dict) else 'none'
-        raise OptionsError(f'{dataset or "no key"} given; the data sets of these options are: {there}.')
-    key = dataset or next(iter(datasets))
-    chosen, val = datasets[key], opt.get('val') or {}
-    for place, section in (('name', opt), (f'datasets:{key}:name', chosen)):
+    try:
+        opt = yaml.safe_load(Path(file).read_text(encoding='utf-8'))
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise OptionsError(f'-opt {file} cannot be read: {error}') from None
+    datasets = opt.get('datasets') if isinstance(opt, dict) else None
+    if not isinstance(datasets, dict) or not datasets:
+        raise OptionsError(f'-opt {file} has no data sets. Give the options file of a test.')
+    if key is not None and key not in datasets:
+        raise OptionsError(f'--dataset {key} is unknown; the data sets of {file} are {", ".join(map(str, datasets))}.')
+    dataset, val = datasets[key or next(iter(datasets))], opt.get('val')
+    for section in (opt, dataset):
         name = section.get('name') if isinstance(section, dict) else None
-        if not isinstance(name, str) or not re.fullmatch(FILE_NAME, name):
-            raise OptionsError(f'{file}: {place} is {name!r}; it names a folder of results: text without slashes.')
+        if not isinstance(name, str) or not name.strip('.') or set(name) & set('/\\:'):
+            raise OptionsError(f'{file}: name is {name!r}; it must be the name of a folder of results.')
+    if not isinstance(dataset.get('dataroot_lq'), str):
+        raise OptionsError(f'{file}: the data set {dataset["name"]} has no dataroot_lq.')
     suffix = val.get('suffix') if isinstance(val, dict) else None
-    return dict(chosen), Path('results', opt['name']), str(suffix or '')
-
-
-def _specs_of_test(file: str, key: str | None) -> tuple[list[Spec], list[Spec], str]:
-    dataset, results, suffix = options_of_test(file, key)
-    pictures = results / 'visualization' / dataset['name']
-    if not pictures.is_dir():
-        raise DataError(
-            f'There are no restored frames in {pictures} (seen from {Path.cwd()}). Make them with '
-            f'python -m basicsr.test -opt {file} --force_yml val:save_img=true'
-        )
-    before = [Spec('blurry', Path(dataset['dataroot_lq'])), Spec('restored', pictures)]
-    after = [Spec('sharp', Path(dataset['dataroot_gt']))] if dataset.get('dataroot_gt') else []
-    return before, after, suffix
+    return dataset, Path('results', opt['name']), str(suffix or '')
 
 
 def _spec(text: str) -> Spec:
     name, equals, path = text.partition('=')
     if not (name.strip() and equals and path):
-        raise argparse.ArgumentTypeError(f'{text!r} is no source: give NAME=FOLDER, e.g. blurry=datasets/test/blur')
+        raise argparse.ArgumentTypeError(f'{text!r} is not a source; write NAME=FOLDER, e.g. blurry=datasets/test/blur')
     return Spec(name.strip(), Path(path))
