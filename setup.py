@@ -1,4 +1,4 @@
-"""Metadata of the distribution, and the command that installs the start-up hook (dstnet_arch/plugin/startup)."""
+"""Metadata of the distribution, and the build step that copies the start-up hook and the options files."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ STARTUP = Path('dstnet_arch', 'plugin', 'startup')
 STARTUP_FILES = ('_dstnet_arch_hook.py', 'dstnet_arch.pth', 'dstnet_arch.start')
 
 
-class BuildStartup(Command):
-    """Copy the start-up hook to the top of site-packages, in wheels and in editable installs.
+class CopyFiles(Command):
+    """Copy what setuptools has no declaration for.
 
-    setuptools has no declaration for that: ``data_files`` land elsewhere.
+    The start-up hook goes to the top of site-packages (``data_files`` would land elsewhere), the options files go
+    into the package as ``dstnet_arch/options``. An editable install reads the options in the checkout.
     """
 
     user_options: list[tuple[str, str, str]] = []
@@ -31,25 +32,34 @@ class BuildStartup(Command):
         self.set_undefined_options('build_py', ('build_lib', 'build_lib'))
 
     def run(self) -> None:
-        self._target().mkdir(parents=True, exist_ok=True)
-        for name in STARTUP_FILES:
-            shutil.copyfile(ROOT / STARTUP / name, self._target() / name)
+        for target, source in self._copies().items():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / source, target)
 
     def get_outputs(self) -> list[str]:
-        return [str(self._target() / name) for name in STARTUP_FILES]
+        return [str(target) for target in self._copies()]
 
     def get_source_files(self) -> list[str]:
-        return [str(STARTUP / name) for name in STARTUP_FILES]
+        return [str(source) for source in self._copies().values()]
 
-    def _target(self) -> Path:
-        # An editable install takes nothing from build_lib; what it packs is the folder given to `install`.
-        return Path(self.get_finalized_command('install').install_lib if self.editable_mode else self.build_lib)
+    def _copies(self) -> dict[Path, Path]:
+        # The wheel of an editable install is packed from the folder given to `install`, not from build_lib.
+        top = Path(self.get_finalized_command('install').install_lib if self.editable_mode else self.build_lib)
+        copies = {top / name: STARTUP / name for name in STARTUP_FILES}
+        if not self.editable_mode:
+            options = (path.relative_to(ROOT) for path in sorted((ROOT / 'options').rglob('*.yml')))
+            copies |= {top / 'dstnet_arch' / path: path for path in options}
+        return copies
 
 
 class Build(build):
-    """The standard build, and the start-up hook."""
+    """The standard build and the copies, without modules that an earlier build left in the build folder."""
 
-    sub_commands = [*build.sub_commands, ('build_startup', None)]
+    sub_commands = [*build.sub_commands, ('copy_files', None)]
+
+    def run(self) -> None:
+        shutil.rmtree(self.build_lib, ignore_errors=True)
+        super().run()
 
 
 def read_version() -> str:
@@ -62,9 +72,8 @@ def read_version() -> str:
 EXTRAS = {
     'video': ['mmcv-lite>=2.2.0', 'mmengine>=0.10.7'],  # data_prep synthesize reads videos through mmcv
     'export': ['onnx', 'onnxruntime', 'onnxscript'],
-    'plot': ['matplotlib'],  # dstnet complexity --plot, dstnet benchmark growth --plot
-    'test': ['hypothesis', 'matplotlib', 'pytest', 'PyWavelets'],
-    'dev': ['mypy', 'ruff', 'types-psutil', 'types-PyYAML', 'types-tqdm'],
+    'test': ['hypothesis', 'pytest', 'pytest-xdist', 'PyWavelets'],
+    'dev': ['codespell', 'import-linter', 'mypy', 'ruff', 'types-psutil', 'types-PyYAML', 'types-requests', 'types-tqdm'],
     'fuzz': ["atheris; sys_platform == 'linux'"],
 }
 EXTRAS['test'] += EXTRAS['video'] + EXTRAS['export']
@@ -93,20 +102,23 @@ setup(
     # setuptools' finder module, costs no time at the start of the interpreter.
     package_dir={'': '.'},
     packages=find_packages(include=['dstnet_arch', 'dstnet_arch.*', 'data_prep', 'data_prep.*']),
-    package_data={'dstnet_arch': ['py.typed', 'metrics/*.json', 'ops/native.c']},
+    package_data={'dstnet_arch': ['py.typed', 'metrics/*.json', 'ops/native.c', 'plugin/basicsr_build/*.py']},
     python_requires='>=3.10',
     install_requires=[
-        'torch>=2.6',  # before, weights_only=True could be broken out of (CVE-2025-32434)
+        'torch>=2.6',  # before, weights_only=True could be bypassed (CVE-2025-32434)
         'torchvision>=0.21',
-        'basicsr>=1.4.2',
-        'av>=17.1,<19',  # reads and writes video files for dstnet deblur; 19 drops an argument that is used
+        # For train and test. On newer Pythons pip cannot build it without help: dstnet setup-basicsr
+        'basicsr>=1.4.2; python_version < "3.13"',
+        'av>=17.1,<19',  # reads and writes video files; 19 drops an argument that is used
         'filelock>=3.12',
+        'imageio-ffmpeg>=0.6',  # the ffmpeg program, which copies sound and other streams to the deblurred video
+        'jinja2>=3.1',  # the HTML report of dstnet deblur
         'lmdb>=1.4.1',
-        'matplotlib>=3.6',  # figures of dstnet visualize and benchmark
+        'matplotlib>=3.7',  # the figures of dstnet visualize and dstnet complexity
         'numpy>=1.24',
         'opencv-python>=4.7',
-        'pillow>=10.1',  # reads the size of an image without decoding it, and draws labels
-        'psutil>=5.9',  # free memory on every system, from which deblur chooses tiles and where states are kept
+        'pillow>=10.1',  # reads an image's size without decoding it
+        'psutil>=5.9',  # free memory
         'pydantic>=2.4',
         'pyyaml>=6.0.1',
         'requests>=2.28',
@@ -118,5 +130,5 @@ setup(
     ],
     extras_require=EXTRAS,
     entry_points={'console_scripts': ['dstnet = dstnet_arch.__main__:main']},
-    cmdclass={'build': Build, 'build_startup': BuildStartup},
+    cmdclass={'build': Build, 'copy_files': CopyFiles},
 )

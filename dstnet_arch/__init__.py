@@ -2,9 +2,8 @@
 
 >>> from dstnet_arch import DSTNet, DSTNetPlus, LiveStreamer, Streamer, load_checkpoint
 
-needs PyTorch alone. Where BasicSR is installed, importing this package also sees to it that the networks, the data
-sets, the model, the loss and the metric stand in BasicSR's registries as soon as BasicSR is imported, whichever of
-the two comes first.
+needs PyTorch only. If BasicSR is installed, importing this package also registers the networks, data sets, model, loss
+and metric in BasicSR's registries when BasicSR is imported, in either order.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ['DSTNet', 'DSTNetPlus', 'LiveStreamer', 'Streamer', '__version__', 'load_checkpoint']
 
-# Public name -> module. Loaded on first use: commands that need no network start without PyTorch.
+# Public name -> module. Imported on first use: commands that need no network start without PyTorch.
 _PUBLIC = {
     'DSTNet': 'dstnet_arch.archs.dstnet_arch',
     'DSTNetPlus': 'dstnet_arch.archs.dstnet_plus_arch',

@@ -1,3 +1,3 @@
-"""Version of the distribution. Imports nothing, so that ``setup.py`` can read it."""
+"""Version of the distribution. ``setup.py`` reads this file as text."""
 
 __version__ = '0.1.0'

@@ -8,11 +8,11 @@ from collections.abc import Callable
 from fractions import Fraction
 from typing import NamedTuple
 
-_MOST_FRAMES = 100_000  # a second
+_MAX_FRAME_RATE = 100_000  # frames per second
 
 
 class Size(NamedTuple):
-    """Size of a frame, or of a part of it, in pixels."""
+    """Width and height of a frame or a tile, in pixels."""
 
     width: int
     height: int
@@ -28,37 +28,37 @@ def size(text: str) -> Size:
     except (TypeError, ValueError):
         parsed = Size(0, 0)
     if min(parsed) < 1:
-        raise argparse.ArgumentTypeError(f'{text!r} is not a size; write it as 1280x720, width first')
+        raise argparse.ArgumentTypeError(f'{text!r} is not a size. Expected WIDTHxHEIGHT, such as 1280x720')
     return parsed
 
 
 def frame_rate(text: str) -> Fraction:
-    """Parse a number of frames a second: '25', '23.976', '30000/1001'."""
+    """Parse frames per second: '25', '23.976', '30000/1001'."""
     try:
         rate = Fraction(text)
     except (ValueError, ZeroDivisionError):
         rate = Fraction(0)
-    if not 0 < rate <= _MOST_FRAMES:
+    if not 0 < rate <= _MAX_FRAME_RATE:
         raise argparse.ArgumentTypeError(
-            f'{text!r} is no frame rate: give a number above 0, such as 25, or two as in 30000/1001'
+            f'{text!r} is not a frame rate. Expected frames per second, such as 25 or 30000/1001'
         )
     return rate
 
 
 def whole_number(minimum: int, maximum: int | None = None) -> Callable[[str], int]:
-    """A whole number of at least `minimum`, and at most `maximum`, if given."""
+    """Return a parser of integers from `minimum` to `maximum`, both included."""
 
     def number(text: str) -> int:
         if not (text.isascii() and text.isdigit()) or int(text) < minimum or (maximum and int(text) > maximum):
             to = 'up' if maximum is None else f'to {maximum}'
-            raise argparse.ArgumentTypeError(f'{text!r} is no whole number from {minimum} {to}')
+            raise argparse.ArgumentTypeError(f'{text!r} is not an integer from {minimum} {to}')
         return int(text)
 
     return number
 
 
 def real_number(minimum: float, maximum: float, exclusive: bool = False) -> Callable[[str], float]:
-    """A number from `minimum` to `maximum`; `minimum` itself is allowed unless `exclusive`."""
+    """Return a parser of numbers from `minimum` (itself allowed unless `exclusive`) to `maximum`."""
 
     def number(text: str) -> float:
         try:
@@ -67,7 +67,7 @@ def real_number(minimum: float, maximum: float, exclusive: bool = False) -> Call
             value = math.nan
         if not minimum <= value <= maximum or (exclusive and value == minimum):
             above = 'above' if exclusive else 'from'
-            raise argparse.ArgumentTypeError(f'{text!r} is no number {above} {minimum:g} to {maximum:g}')
+            raise argparse.ArgumentTypeError(f'{text!r} is not a number {above} {minimum:g} to {maximum:g}')
         return value
 
     return number

@@ -1,20 +1,25 @@
 """Errors that end a command with one message and exit status 2, without a traceback.
 
-A message has three parts: what was given, what is allowed, how to mend it.
+A message says what is wrong, what is expected and what to run.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from types import TracebackType
 
 EXIT_STATUS = 2
+INTERRUPTED = 130
+"""Exit status after Ctrl-C: 128 + SIGINT."""
+BASICSR_MISSING = 'BasicSR is not installed. Install it with: dstnet setup-basicsr'
 
 _LONGEST_LINE = 200
+_interrupted: Callable[[], str] | None = None
 
 
 class DSTNetError(Exception):
-    """Something that the user can mend. Catch this one to catch them all."""
+    """An error that the user can fix. The base class of this package's errors."""
 
 
 class OptionsError(DSTNetError):
@@ -22,7 +27,7 @@ class OptionsError(DSTNetError):
 
 
 class DataError(DSTNetError):
-    """Pictures, videos or data bases on disk are missing, damaged or do not fit together."""
+    """Images, videos or data bases on disk are missing, damaged or do not fit together."""
 
 
 class CheckpointError(DSTNetError):
@@ -30,50 +35,81 @@ class CheckpointError(DSTNetError):
 
 
 class TrainingError(DSTNetError):
-    """A training run cannot go on, for instance because its loss is no longer finite."""
+    """A training run cannot continue, for instance because its loss is no longer finite."""
 
 
 def message_of(error: DSTNetError) -> str:
-    """The message for the user, also where a loading process of PyTorch has put its traceback in front of it."""
+    """Return the message for the user, without the traceback that a loader process of PyTorch puts in front of it."""
     return printable(f'error: {str(error).rsplit(f"{type(error).__qualname__}: ", 1)[-1].rstrip()}')
 
 
 def first_line(error: BaseException) -> str:
-    """What an error of a library says, short enough for a message of ours: PyTorch's go on for pages."""
+    """Return the first line of a library's error, shortened: PyTorch's messages can fill pages."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:_LONGEST_LINE]
 
 
 def printable(text: str) -> str:
-    """Text with names from files in it, for a terminal: control characters, which could command it, are written out."""
+    """Escape control characters, which a name from a file could use to control the terminal."""
     return ''.join(c if c.isprintable() or c in '\n\t' else repr(c)[1:-1] for c in text)
 
 
-def install_excepthook() -> None:
-    """Have an uncaught error of this package end the program as described above; all others go their usual way.
+def explain(error: BaseException) -> tuple[str, int] | None:
+    """Return the message and the exit status of an error that is reported without a traceback.
 
-    For runs of stock BasicSR's own pipelines, which have no place to catch our errors in.
+    Returns:
+        None for all other errors.
     """
+    if isinstance(error, DSTNetError):
+        return message_of(error), EXIT_STATUS
+    if isinstance(error, KeyboardInterrupt):
+        return _interrupted() if _interrupted else 'Interrupted.', INTERRUPTED
+    if isinstance(error, ModuleNotFoundError) and (error.name or '').partition('.')[0] == 'basicsr':
+        return f'error: {BASICSR_MISSING}', EXIT_STATUS
+    if isinstance(error, UnicodeEncodeError) and sys.getfilesystemencoding() != 'utf-8':
+        text = ascii(error.object[:_LONGEST_LINE])
+        message = f'error: This locale uses {sys.getfilesystemencoding()}, which cannot represent {text}. '
+        return message + 'Set the environment variable PYTHONUTF8=1 and run the command again.', EXIT_STATUS
+    return None
+
+
+def escape_unencodable_output() -> None:
+    """Escape characters that the terminal cannot encode (cp1252, ASCII), instead of failing with UnicodeEncodeError."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, 'reconfigure'):  # else it was replaced, for example in a notebook
+            stream.reconfigure(errors='backslashreplace')
+
+
+def install_excepthook(interrupted: Callable[[], str] | None = None) -> None:
+    """Report uncaught errors of this package as described above, for pipelines of stock BasicSR.
+
+    Args:
+        interrupted: returns the message after Ctrl-C in a run of this package. Without it, only DSTNetError is
+            reported here; all other errors use the previous hook.
+    """
+    global _interrupted
+    _interrupted = interrupted
     previous = sys.excepthook
     if getattr(previous, '__module__', None) == __name__:
         return
 
     def excepthook(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
-        if not isinstance(error, DSTNetError):
+        explained = explain(error) if _interrupted or isinstance(error, DSTNetError) else None
+        if explained is None:
             previous(kind, error, traceback)
             return
-        print(message_of(error), file=sys.stderr)
-        sys.exit(EXIT_STATUS)
+        print(explained[0], file=sys.stderr)
+        sys.exit(explained[1])
 
     sys.excepthook = excepthook
 
 
 def counted(number: int, noun: str) -> str:
-    """`1 frame`, `2 frames`."""
+    """Return '1 frame', '2 frames'."""
     return f'{number} {noun}' if number == 1 else f'{number} {noun}s'
 
 
 class Problems:
-    """Collects everything that is wrong, so that it can be mended in one go instead of one at a time."""
+    """Collects problems, to report them all at once."""
 
     SHOWN = 10
 
@@ -81,19 +117,20 @@ class Problems:
         self.found: list[str] = []
 
     def add(self, problem: str) -> None:
+        """Add the description of a problem."""
         self.found.append(problem)
 
     def __len__(self) -> int:
         return len(self.found)
 
     def text(self) -> str:
-        """The first ten, a line each, and how many more there are."""
+        """Return the first ten problems, one on each line, and the number of the others."""
         lines = [f'  {problem}' for problem in self.found[: self.SHOWN]]
         if len(self) > self.SHOWN:
             lines.append(f'  ... and {len(self) - self.SHOWN} more')
         return '\n'.join(lines)
 
     def raise_if_any(self, heading: str, remedy: str = '') -> None:
-        """Raise DataError with `heading`, the list and `remedy`, unless nothing was found."""
+        """Raise DataError with `heading`, the problems and `remedy`, if there are problems."""
         if self.found:
             raise DataError('\n'.join(part for part in (f'{heading}:', self.text(), remedy) if part))

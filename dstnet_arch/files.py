@@ -1,4 +1,4 @@
-"""Files that appear when they are complete, and only then; and JSON. Needs nothing but the standard library."""
+"""Atomic files, and JSON. Needs the standard library only."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ INCOMPLETE_SUFFIX = '.incomplete'
 
 @contextmanager
 def atomic_file(path: Path, durable: bool = False) -> Iterator[BinaryIO]:
-    """Open a file for writing that appears under `path`, in place of an older one, only when it is complete.
+    """Open a file for writing that replaces `path` when it is complete, and never before.
 
     Args:
-        path: where the file is to be; its folder exists.
-        durable: wait until the disk holds the file, so that not even a power cut leaves an empty one.
+        path: of the new file; its folder exists.
+        durable: wait until the disk has the file, so that a power cut cannot leave an empty one.
 
     Raises:
-        OSError: it cannot be written; what stood under `path` is untouched, and nothing new is left behind.
+        OSError: the file cannot be written. An older file of that name is unchanged, and nothing new is left.
     """
     incomplete = incomplete_path(path)
     try:
@@ -31,7 +31,7 @@ def atomic_file(path: Path, durable: bool = False) -> Iterator[BinaryIO]:
                 file.flush()
                 os.fsync(file.fileno())
         os.replace(incomplete, path)
-    except BaseException:  # KeyboardInterrupt, too
+    except BaseException:  # including KeyboardInterrupt
         incomplete.unlink(missing_ok=True)
         raise
     if durable:
@@ -39,26 +39,27 @@ def atomic_file(path: Path, durable: bool = False) -> Iterator[BinaryIO]:
 
 
 def incomplete_path(path: Path) -> Path:
-    """Where a file lies while it is written: beside `path`, for libraries that write to a name and not to a file.
+    """Return the temporary name of a file, for libraries that write to a name.
 
-    Stock BasicSR, which goes on from the highest number in a folder, does not see names with a leading dot.
+    It is in the same folder and begins with a dot: stock BasicSR, which resumes from the file with the highest number
+    in a folder, ignores such names.
     """
     return path.with_name(f'.{path.name}{INCOMPLETE_SUFFIX}')
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a file that holds a JSON object.
+    """Read a file that contains a JSON object.
 
     Raises:
-        OSError: it cannot be read.
-        ValueError: it is damaged, or holds something else.
+        OSError: the file cannot be read.
+        ValueError: it is damaged, or contains something else.
     """
     try:
         content = json.loads(path.read_text(encoding='utf-8'))
     except RecursionError:
-        raise ValueError('its brackets are too many') from None
+        raise ValueError('too many nested brackets') from None
     if not isinstance(content, dict):
-        raise ValueError('it holds no object')
+        raise ValueError('not a JSON object')
     return content
 
 

@@ -1,16 +1,18 @@
-"""Repairs for stock BasicSR 1.4.2 on today's libraries, one function each; its files are never touched.
+"""Patches of stock BasicSR 1.4.2 for today's libraries, one function each. BasicSR's files are never changed.
 
-Each docstring names the defect and the condition under which the repair acts. Everything else keeps BasicSR's own
-behaviour. One more repair, for modules that torchvision and SciPy have moved, is needed while BasicSR is being imported
-and stands in the start-up hook (``startup/_dstnet_arch_hook.py``).
+Each docstring names the defect and when the patch acts. Everything else keeps BasicSR's own behaviour. Modules that
+torchvision and SciPy have moved are needed while BasicSR is imported: the start-up hook supplies them
+(``startup/_dstnet_arch_hook.py``).
 """
 
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import subprocess
 import sys
+import time
 import warnings
 from collections.abc import Callable, Sized
 from importlib import import_module
@@ -21,15 +23,17 @@ from typing import Any
 import torch
 import torch.distributed
 
-from dstnet_arch.errors import OptionsError, install_excepthook
-from dstnet_arch.plugin.options import checked_parse_options
+from dstnet_arch.errors import OptionsError, escape_unencodable_output, install_excepthook
+from dstnet_arch.plugin.options import checked_parse_options, concerns_us
+from dstnet_arch.plugin.progress import interrupted, show_progress
 from dstnet_arch.plugin.resume import resuming_anywhere
+from dstnet_arch.plugin.startup._dstnet_arch_hook import raise_on_interrupt
 
 _applied = False
 
 
 def apply() -> None:
-    """Apply every repair, once. One that does not fit the BasicSR at hand is named on stderr and left out."""
+    """Apply every patch, once. One that does not fit the installed BasicSR is named on stderr and left out."""
     global _applied
     if _applied:
         return
@@ -39,22 +43,23 @@ def apply() -> None:
             patch()
         except Exception as error:
             print(
-                f'dstnet_arch: BasicSR is used without the repair "{patch.__name__}" '
-                f'({type(error).__name__}: {error}); it was made for BasicSR 1.4.2.',
+                f'dstnet_arch: BasicSR is used without the patch "{patch.__name__}" '
+                f'({type(error).__name__}: {error}), which was made for BasicSR 1.4.2.',
                 file=sys.stderr,
             )
 
 
 def outputs_in_current_folder() -> None:
-    """Have ``experiments/``, ``results/`` and ``tb_logger/`` made in the current folder.
+    """Create ``experiments/``, ``results/`` and ``tb_logger/`` in the current folder.
 
     Defect: BasicSR writes to the parent of its package folder, which after ``pip install`` is site-packages; and
-    ``--auto_resume``, which looks in the current folder, finds nothing and begins the run anew.
-    Acts: where a pipeline is given that folder as its root. Other roots, and a source checkout of BasicSR, stay.
+    ``--auto_resume``, which looks in the current folder, finds nothing there and starts the run from the beginning.
+    Acts: if a pipeline is given that folder as its root. Other roots, and a source checkout of BasicSR, are unchanged.
     """
     options, misc, logger = (import_module(f'basicsr.utils.{name}') for name in ('options', 'misc', 'logger'))
     parse, rename, init_tb_logger = options.parse_options, misc.mkdir_and_rename, logger.init_tb_logger
-    installed = Path(import_module('basicsr').__file__ or '').resolve().parent.parent
+    # The parent first: an installer may have made the package, or each of its files, a link to another folder.
+    installed = Path(import_module('basicsr').__file__ or '').parent.parent.resolve()
     if (installed / 'setup.py').exists():
         return
 
@@ -86,26 +91,81 @@ def outputs_in_current_folder() -> None:
 def clear_option_errors() -> None:
     """Check options as a whole and report errors in one message.
 
-    Defect: a missing file, a misspelt key or a wrong value ends in a traceback from somewhere deep, or is passed over.
+    Defect: a missing file, a misspelt key or a wrong value ends in a traceback from deep inside, or is ignored.
     Acts: for options that name this package's model or data sets; a file that cannot be read is reported for all.
     """
     parse = import_module('basicsr.utils.options').parse_options
     _replace(parse, functools.wraps(parse)(checked_parse_options(parse)))
 
 
-def resume_anywhere() -> None:
-    """Resume without CUDA, and from the newest state that is whole.
+def clear_ending() -> None:
+    """End with one line after Ctrl-C and after errors that the user can fix.
 
-    Defect: ``load_resume_state`` asks for the current CUDA device, puts everything there (random states, too, which
+    Defect: tracebacks; and ``--local-rank``, which ``torch.distributed.launch`` passes since PyTorch 2.0, is an
+    unknown argument for BasicSR's parser, which knows ``--local_rank`` only.
+    Acts: for options that name this package's model or data sets; the argument is accepted for all.
+    """
+    parse = import_module('basicsr.utils.options').parse_options
+
+    @functools.wraps(parse)
+    def parse_options(root_path: str, is_train: bool = True) -> Any:
+        escape_unencodable_output()
+        sys.argv[1:] = [
+            argument.replace('-', '_').replace('__', '--', 1) if argument.startswith('--local-rank') else argument
+            for argument in sys.argv[1:]
+        ]
+        opt, args = parse(root_path, is_train)
+        raise_on_interrupt()
+        if concerns_us(opt):
+            install_excepthook(functools.partial(interrupted, opt))
+        return opt, args
+
+    _replace(parse, parse_options)
+
+
+def text_in_utf8() -> None:
+    """Write the log and the copy of the options file in UTF-8.
+
+    Defect: both use the locale's encoding, so names outside of cp1252 or ASCII end in a UnicodeEncodeError.
+    Acts: always. In a UTF-8 locale the files are the same as before.
+    """
+    get = import_module('basicsr.utils.logger').get_root_logger
+    copy = import_module('basicsr.utils.options').copy_opt_file
+
+    @functools.wraps(get)
+    def get_root_logger(*args: Any, **kwargs: Any) -> logging.Logger:
+        logger: logging.Logger = get(*args, **kwargs)
+        for handler in logger.handlers:
+            if isinstance(handler, logging.FileHandler) and handler.encoding != 'utf-8':
+                handler.encoding = 'utf-8'
+                handler.stream.reconfigure(encoding='utf-8', errors='backslashreplace')
+        return logger
+
+    @functools.wraps(copy)
+    def copy_opt_file(opt_file: str, experiments_root: str) -> None:
+        if int(os.environ.get('RANK', 0)):
+            return
+        header = f'# GENERATE TIME: {time.asctime()}\n# CMD:\n# {" ".join(sys.argv)}\n\n'
+        content = header.encode('utf-8', 'backslashreplace') + Path(opt_file).read_bytes()
+        Path(experiments_root, Path(opt_file).name).write_bytes(content)
+
+    _replace(get, get_root_logger)
+    _replace(copy, copy_opt_file)
+
+
+def resume_anywhere() -> None:
+    """Resume without CUDA, and from the newest state that is not damaged.
+
+    Defect: ``load_resume_state`` asks for the current CUDA device, loads everything to it (random states, too, which
     belong on the CPU), and stops at a damaged file.
-    Acts: where there is no CUDA, and for options that name this package's model or data sets.
+    Acts: without CUDA, and for options that name this package's model or data sets.
     """
     train = import_module('basicsr.train')
     load = train.load_resume_state
     _replace(load, functools.wraps(load)(resuming_anywhere(load)))
 
-    # `python -m basicsr.train` executes the file a second time, as __main__, after this. Parsing the options is the
-    # first thing that its pipeline does, so there is the place to reach that copy.
+    # `python -m basicsr.train` executes the file a second time, as __main__, after this. The first thing that its
+    # pipeline does is to parse the options, so that is the place to patch this second copy.
     parse = import_module('basicsr.utils.options').parse_options
 
     @functools.wraps(parse)
@@ -121,9 +181,10 @@ def resume_anywhere() -> None:
 def distributed_anywhere() -> None:
     """Run torch.distributed without a GPU, and on the right GPU of each machine.
 
-    Defect: ``init_dist`` divides by the number of GPUs and asks for NCCL, which needs one; and it takes the GPU from
-    the global rank, which is wrong where machines run different numbers of processes.
-    Acts: without a GPU the backend is gloo; with one it is taken from LOCAL_RANK (torchrun) or SLURM_LOCALID.
+    Defect: ``init_dist`` divides by the number of GPUs and asks for NCCL, which needs one; it derives the GPU from the
+    global rank, which is wrong if machines run different numbers of processes; and it ends in a KeyError without a
+    launcher.
+    Acts: without a GPU the backend is gloo; with one it is given by LOCAL_RANK (torchrun) or SLURM_LOCALID.
     """
     dist_util = import_module('basicsr.utils.dist_util')
 
@@ -139,11 +200,21 @@ def distributed_anywhere() -> None:
         elif backend == 'nccl':
             backend = 'gloo'
         torch.distributed.init_process_group(backend=backend, **kwargs)
-        install_excepthook()  # over PyTorch's own, which swallows what the one below it prints before it exits
+        install_excepthook()  # again: PyTorch has installed its own, which loses what the one below it prints
 
     def init_slurm(backend: str, port: int | None = None) -> None:
+        missing = [name for name in ('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_NODELIST') if name not in os.environ]
+        if missing:
+            raise OptionsError(
+                f'--launcher slurm given outside of a Slurm job: {missing[0]} is not set. Start it with srun, or use '
+                'torchrun and --launcher pytorch.'
+            )
         nodes = ['scontrol', 'show', 'hostnames', os.environ['SLURM_NODELIST']]
-        os.environ['MASTER_ADDR'] = subprocess.run(nodes, check=True, capture_output=True, text=True).stdout.split()[0]
+        try:
+            found = subprocess.run(nodes, check=True, capture_output=True, text=True).stdout.split()
+        except (OSError, subprocess.CalledProcessError) as error:
+            raise OptionsError(f'--launcher slurm given, but "{" ".join(nodes)}" failed: {error}') from None
+        os.environ['MASTER_ADDR'] = found[0]
         os.environ['MASTER_PORT'] = str(port or os.environ.get('MASTER_PORT', 29500))
         os.environ['WORLD_SIZE'] = os.environ['SLURM_NTASKS']
         os.environ['RANK'] = os.environ['SLURM_PROCID']
@@ -155,10 +226,10 @@ def distributed_anywhere() -> None:
 
 
 def folders_before_the_other_ranks() -> None:
-    """Have all ranks wait until rank 0 has made the folders of the run.
+    """Have all ranks wait until rank 0 has created the folders of the run.
 
-    Defect: nobody waits, so a rank that is quicker copies the options file into a folder that is not there, and ends.
-    Acts: where several ranks are in contact.
+    Defect: nothing waits, so a faster rank copies the options file into a folder that does not exist, and fails.
+    Acts: with several ranks.
     """
     make = import_module('basicsr.utils.misc').make_exp_dirs
 
@@ -173,12 +244,12 @@ def folders_before_the_other_ranks() -> None:
 
 
 def sampler_of_the_dataset() -> None:
-    """Let a training set bring the sampler that it needs, as the class attribute ``sampler_class``.
+    """Let a training set choose its sampler, as the class attribute ``sampler_class``.
 
-    Defect: ``train.py`` hard-codes ``EnlargedSampler``, which passes no position in the run to the data set, so that an
-    interrupted run cannot draw the same samples again; and which leaves an incomplete batch at the end of an epoch,
-    which is dropped, so that runs with few samples end before ``total_iter``.
-    Acts: for data sets with that attribute. All others get an ``EnlargedSampler``, and the class stays the same object.
+    Defect: ``train.py`` hard-codes ``EnlargedSampler``, which does not know the position in the run, so that a resumed
+    run cannot draw the same samples again; and which leaves an incomplete batch at the end of an epoch, which is
+    dropped, so that runs with few samples end before ``total_iter``.
+    Acts: for data sets with that attribute. All others get an ``EnlargedSampler``, and the class is the same object.
     """
     stock = import_module('basicsr.data.data_sampler').EnlargedSampler
 
@@ -189,6 +260,24 @@ def sampler_of_the_dataset() -> None:
         return object.__new__(cls)
 
     stock.__new__ = new
+
+
+def progress_from_the_start() -> None:
+    """Show the progress of training from the first iteration on.
+
+    Defect: nothing is shown until ``print_freq`` iterations are done, which takes minutes on a busy machine.
+    Acts: for options that name this package's model or data sets.
+    """
+    build = import_module('basicsr.models').build_model
+
+    @functools.wraps(build)
+    def build_model(opt: dict[str, Any]) -> Any:
+        model = build(opt)
+        if opt.get('is_train') and opt.get('rank') == 0 and concerns_us(opt):
+            show_progress(model, opt)
+        return model
+
+    _replace(build, build_model)
 
 
 def no_warning_at_start() -> None:
@@ -204,15 +293,18 @@ PATCHES = (
     no_warning_at_start,
     outputs_in_current_folder,
     clear_option_errors,
+    clear_ending,
+    text_in_utf8,
     resume_anywhere,
     distributed_anywhere,
     folders_before_the_other_ranks,
     sampler_of_the_dataset,
+    progress_from_the_start,
 )
 
 
 def _replace(old: Callable[..., Any], new: Callable[..., Any]) -> None:
-    """Put a function in another's place under every name that it has: BasicSR's modules import from each other."""
+    """Replace a function under every name that it has: BasicSR's modules import from each other."""
     for name, module in list(sys.modules.items()):
         if name.partition('.')[0] == 'basicsr':
             for attribute in [key for key, value in vars(module).items() if value is old]:

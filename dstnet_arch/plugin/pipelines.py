@@ -9,6 +9,8 @@ from importlib import import_module
 
 from dstnet_arch.errors import DSTNetError
 from dstnet_arch.plugin.options import given_options, read_options
+from dstnet_arch.plugin.startup._dstnet_arch_hook import exit_on_interrupt
+from dstnet_arch.plugin.stock import require_basicsr
 
 
 def train(arguments: Sequence[str]) -> None:
@@ -22,13 +24,12 @@ def test(arguments: Sequence[str]) -> None:
 
 
 def _run(name: str, arguments: Sequence[str]) -> None:
+    require_basicsr()
+    exit_on_interrupt()  # until the options are parsed
     try:
         module = import_module(f'basicsr.{name}')
     except ImportError as error:
-        raise DSTNetError(
-            f'BasicSR cannot be imported ({error}). If it is missing, install it: '
-            'pip install --no-build-isolation basicsr==1.4.2'
-        ) from error
+        raise DSTNetError(f'BasicSR cannot be imported: {error}') from error
     # BasicSR reads the arguments, and copies the command line into the folder of the run.
     sys.argv = [f'dstnet {name}', *arguments]
     if file := given_options().opt:

@@ -1,16 +1,17 @@
-"""Start the plugin when, and only when, BasicSR is imported.
+"""Activate the plugin when, and only when, BasicSR is imported.
 
-BasicSR has no way to discover extensions: it parses the options and builds from its registries. So a finder stands in
-front of ``sys.meta_path``. It acts on the one name ``basicsr``: the real loader runs, and right after it the plugin is
-activated, which is early enough for ``python -m basicsr.train``, because the parent package is imported first.
+BasicSR has no way to discover extensions: it parses the options and builds from its registries. So this module puts a
+finder at the front of ``sys.meta_path`` that acts on the one name ``basicsr``: the real loader runs, and right after it
+the plugin is activated. That is early enough for ``python -m basicsr.train``, because Python imports the parent package
+first.
 
-This module runs at every start of the interpreter where the package is installed. It therefore stands outside the
-package, imports nothing but ``sys``, and does nothing until somebody imports BasicSR.
+This module runs at every start of the interpreter in environments where the package is installed. It is therefore
+outside the package, imports only ``sys``, and does nothing until something imports BasicSR.
 """
 
 import sys
 
-# Modules that BasicSR imports and that are gone or announced to go, with those that hold their contents now.
+# Modules that BasicSR imports and that no longer exist or will be removed -> the modules that have their contents now.
 MOVED = {
     'torchvision.transforms.functional_tensor': 'torchvision.transforms.functional',  # since torchvision 0.17
     'scipy.ndimage.filters': 'scipy.ndimage',  # from SciPy 2.0 on
@@ -18,23 +19,28 @@ MOVED = {
 
 
 class BasicSRFinder:
-    """Lets the other finders find ``basicsr`` and has the plugin activated once it is imported."""
+    """Lets the other finders find ``basicsr``, and has the plugin activated once it is imported."""
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> object:
         if name != 'basicsr':
             return None
+        pipeline = _runs_pipeline()
         for finder in sys.meta_path[sys.meta_path.index(self) + 1 :]:  # type: ignore[arg-type]
             spec = finder.find_spec(name, path, target)  # type: ignore[arg-type]
             if spec is not None:
+                if pipeline:
+                    exit_on_interrupt()
                 _activate_after(spec.loader)
                 return spec
+        if pipeline:
+            print('dstnet_arch: BasicSR is not installed. Install it with: dstnet setup-basicsr', file=sys.stderr)
         return None
 
 
 class MovedModuleFinder:
-    """Supplies the modules that BasicSR imports under names they no longer have.
+    """Supplies modules that BasicSR imports under names that no longer exist.
 
-    It stands at the end of ``sys.meta_path``, and so acts only on names that nothing else can find.
+    It is at the end of ``sys.meta_path``, so it acts only on names that no other finder can find.
     """
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> object:
@@ -50,13 +56,13 @@ class MovedModuleFinder:
     def exec_module(self, module) -> None:  # type: ignore[no-untyped-def]
         from importlib import import_module
 
-        # Every name, and not BasicSR's alone: other packages that find the module expect a whole one.
+        # All names, not only those that BasicSR uses: other packages that find this module expect all of it.
         successor = vars(import_module(MOVED[module.__name__]))
         vars(module).update({name: value for name, value in successor.items() if not name.startswith('__')})
 
 
 def install() -> None:
-    """Arrange for the plugin to be activated as soon as BasicSR is imported, or now where it already is."""
+    """Have the plugin activated when BasicSR is imported, or now if it already is."""
     if not _installed(BasicSRFinder):
         sys.meta_path.insert(0, BasicSRFinder())  # type: ignore[arg-type]
     basicsr = sys.modules.get('basicsr')
@@ -64,24 +70,67 @@ def install() -> None:
         activate()
 
 
-def activate() -> None:
-    """Activate the plugin. Whatever goes wrong in it, whoever imports BasicSR is told so in one line and goes on."""
+def activate() -> bool:
+    """Activate the plugin. If that fails, print one line: BasicSR must work for everyone else in this environment.
+
+    Returns:
+        True if the plugin is active.
+    """
     try:
         from dstnet_arch.plugin import activate as activate_plugin
 
-        activate_plugin()
+        return activate_plugin()
     except Exception as error:
         reason = ' '.join(f'{type(error).__name__}: {error}'.split())
         print(
-            f'dstnet_arch: the plugin is not available in BasicSR ({reason}). BasicSR itself goes on. Mend it with '
-            '"pip install --force-reinstall --no-deps FOLDER" (that of its source), or remove it with '
+            f'dstnet_arch: the plugin is not available in BasicSR ({reason}). Reinstall it with '
+            '"pip install --force-reinstall --no-deps FOLDER" (the folder of its source), or remove it with '
             '"pip uninstall dstnet-arch".',
             file=sys.stderr,
         )
+        return False
+
+
+def exit_on_interrupt() -> None:
+    """End the process at once on Ctrl-C, until `raise_on_interrupt`.
+
+    For the seconds in which libraries are imported: some of them catch every exception of an import, and Python drops
+    those raised in callbacks of its import locks, so that a KeyboardInterrupt could be lost.
+    """
+    import signal
+    import threading
+
+    if threading.current_thread() is threading.main_thread():
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            signal.signal(signal.SIGINT, _exit)
+
+
+def raise_on_interrupt() -> None:
+    """Have Ctrl-C raise KeyboardInterrupt again."""
+    import signal
+
+    # By name: this module exists twice, in the package and at the top of site-packages.
+    if getattr(signal.getsignal(signal.SIGINT), '__module__', None) in (__name__, '_dstnet_arch_hook'):
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _exit(number: int, frame: object) -> None:
+    import os
+
+    os.write(2, b'Interrupted before the run began. Earlier checkpoints are unchanged: --auto_resume continues them.\n')
+    os._exit(130)
+
+
+def _runs_pipeline() -> bool:
+    """Return True for ``python -m basicsr.train`` and ``python -m basicsr.test``."""
+    arguments = sys.orig_argv
+    return any(
+        option == '-m' and module in ('basicsr.train', 'basicsr.test')
+        for option, module in zip(arguments, arguments[1:])  # noqa: B905, RUF007 - imports nothing
+    )
 
 
 def _installed(kind: type) -> bool:
-    # By name: this module exists twice, in the package and at the top of site-packages.
     return any(type(finder).__name__ == kind.__name__ for finder in sys.meta_path)
 
 
@@ -101,14 +150,31 @@ def _activate_after(loader) -> None:  # type: ignore[no-untyped-def]
                 f'torchvision does not fit torch in this environment ({error}). '
                 'Install a matching pair: pip install --upgrade --force-reinstall torch torchvision'
             ) from None
-        activate()
+        except ImportError:
+            _report_copy(module)
+            raise
+        if not activate():
+            raise_on_interrupt()
 
     # The loader keeps its class and all its other methods (source, resources, pickling of specs).
     loader.exec_module = exec_module
 
 
+def _report_copy(module) -> None:  # type: ignore[no-untyped-def]
+    """Name the folder of a package that is called basicsr, is not stock BasicSR and cannot be imported."""
+    try:
+        from dstnet_arch.plugin.stock import report_copy
+
+        report_copy(module)
+    except Exception:  # the error of the import itself is more important
+        pass
+
+
 def _provide_distutils() -> None:
-    """Python 3.12 dropped what BasicSR imports. setuptools has it, but gives it unasked only from site-packages."""
+    """Import setuptools if it has to supply distutils, which Python 3.12 removed and BasicSR imports.
+
+    setuptools supplies it without an import only if it is in site-packages.
+    """
     from importlib.util import find_spec
 
     if find_spec('distutils') is None and find_spec('setuptools') is not None:

@@ -1,8 +1,8 @@
-"""Let BasicSR 1.4.2 be built on Python 3.13 and later; on PYTHONPATH for that one pip command alone (see Makefile).
+"""Let pip build BasicSR 1.4.2 on Python 3.13 and later. Only ``dstnet setup-basicsr`` puts this folder on PYTHONPATH.
 
-Its setup.py executes version.py inside a function and then looks for ``__version__`` among ``locals()``. Since PEP 667
-(Python 3.13) a plain ``exec`` works on a copy of them. Given the frame's own, it assigns as it did before. Nothing of
-BasicSR itself is changed.
+BasicSR's setup.py executes version.py inside a function and then reads ``__version__`` from ``locals()``. Since
+Python 3.13 (PEP 667) a plain ``exec`` in a function works on a copy of the locals. This ``exec`` uses the caller's own
+namespaces, as earlier versions of Python did. BasicSR's files are not changed.
 """
 
 import builtins
