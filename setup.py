@@ -73,7 +73,16 @@ EXTRAS = {
     'video': ['mmcv-lite>=2.2.0', 'mmengine>=0.10.7'],  # data_prep synthesize reads videos through mmcv
     'export': ['onnx', 'onnxruntime', 'onnxscript'],
     'test': ['hypothesis', 'pytest', 'pytest-xdist', 'PyWavelets'],
-    'dev': ['codespell', 'import-linter', 'mypy', 'ruff', 'types-psutil', 'types-PyYAML', 'types-requests', 'types-tqdm'],
+    'dev': [
+        'codespell',
+        'import-linter',
+        'mypy',
+        'ruff',
+        'types-psutil',
+        'types-PyYAML',
+        'types-requests',
+        'types-tqdm',
+    ],
     'fuzz': ["atheris; sys_platform == 'linux'"],
 }
 EXTRAS['test'] += EXTRAS['video'] + EXTRAS['export']

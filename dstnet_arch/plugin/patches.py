@@ -131,6 +131,7 @@ def text_in_utf8() -> None:
     """
     get = import_module('basicsr.utils.logger').get_root_logger
     copy = import_module('basicsr.utils.options').copy_opt_file
+    dist_util = import_module('basicsr.utils.dist_util')
 
     @functools.wraps(get)
     def get_root_logger(*args: Any, **kwargs: Any) -> logging.Logger:
@@ -143,7 +144,7 @@ def text_in_utf8() -> None:
 
     @functools.wraps(copy)
     def copy_opt_file(opt_file: str, experiments_root: str) -> None:
-        if int(os.environ.get('RANK', 0)):
+        if dist_util.get_dist_info()[0] > 0:
             return
         header = f'# GENERATE TIME: {time.asctime()}\n# CMD:\n# {" ".join(sys.argv)}\n\n'
         content = header.encode('utf-8', 'backslashreplace') + Path(opt_file).read_bytes()

@@ -27,7 +27,7 @@ def show_progress(model: Any, opt: dict[str, Any]) -> None:
     def optimize_parameters(current_iter: int) -> None:
         nonlocal progress, last
         if progress is None:
-            progress = Progress(total - current_iter + 1, 'iteration', 'training')
+            progress = Progress(total, 'iteration', 'training', done=current_iter - 1)
             last = current_iter + print_freq
             _shown.callback(progress.close)
             # The bar stays at the bottom, below the lines of the log.

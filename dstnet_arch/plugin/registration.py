@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 
 class Part(NamedTuple):
-    """Something that options files can name: the registry it goes to, and where it is defined."""
+    """An object that options files can name: its registry, its name, and the module that defines it."""
 
     registry: str
     name: str
@@ -28,15 +28,15 @@ PARTS = (
 
 
 def names(registry: str) -> frozenset[str]:
-    """Names that this package puts into one of BasicSR's registries."""
+    """Return the names that this package adds to one of BasicSR's registries."""
     return frozenset(part.name for part in PARTS if part.registry == registry)
 
 
 def register_all() -> None:
     """Register every part that is not registered yet.
 
-    Nothing here raises because of a single part: one that cannot be imported, or whose name is taken by somebody
-    else's object, is named in one line on stderr, and the others are registered.
+    A part that cannot be imported, or whose name another object has, is named in one line on stderr, and the others
+    are registered.
     """
     registries = import_module('basicsr.utils.registry')
     for part in PARTS:
@@ -54,8 +54,8 @@ def _register(registry: Any, name: str, ours: Any) -> None:
     elif registry.get(name) is not ours:
         theirs = registry.get(name)
         _warn(
-            f'{name} in BasicSR stays what {theirs.__module__} has registered; DSTNet cannot be trained or tested '
-            f'with it. Rename that one, or do not import it in the same process.'
+            f'{theirs.__module__} has registered another {name} in BasicSR, which is kept. To train or test DSTNet, '
+            'rename it or do not import it in the same process.'
         )
 
 

@@ -32,7 +32,9 @@ def explain_copy(folder: Path) -> str:
     for entry in sys.path:
         other = Path(entry or '.', 'basicsr')
         if other.resolve() != folder.resolve() and is_stock(other):
-            return f'{problem} It hides the one in {other}. Run the command in another folder, or use: dstnet train|test'
+            return (
+                f'{problem} It hides the one in {other}. Run the command in another folder, or use: dstnet train|test'
+            )
     return f'{problem} Install stock BasicSR with: dstnet setup-basicsr'
 
 

@@ -1,4 +1,4 @@
-"""How the plugin gets into BasicSR: the start-up hook, registration, and what happens where something is missing."""
+"""The start-up hook, registration, and what happens if BasicSR or the plugin is missing, broken or something else."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dstnet_arch.plugin import registration
 
 NAMES = {
     'ARCH_REGISTRY': ['DSTNet', 'DSTNetPlus', 'SlidingWindow'],
-    'DATASET_REGISTRY': ['VideoRecurrentDeblurTestDataset', 'VideoRecurrentDeblurDataset'],
+    'DATASET_REGISTRY': ['VideoRecurrentDeblurDataset', 'VideoRecurrentDeblurTestDataset'],
     'MODEL_REGISTRY': ['VideoRecurrentDeblurModel'],
     'LOSS_REGISTRY': ['FrequencyLoss'],
     'METRIC_REGISTRY': ['calculate_ssim3d'],
@@ -37,31 +37,27 @@ REPORT = dedent("""
         'sampler': EnlargedSampler.__new__ is not object.__new__,
     }))
 """)
+BROKEN = "import sys; sys.modules['dstnet_arch.plugin.patches'] = None\n"  # so that importing the patches fails
 
 
-def fake_basicsr(folder: Path, init: str = '') -> None:
-    (folder / 'basicsr').mkdir()
-    (folder / 'basicsr' / '__init__.py').write_text(dedent(init))
+def fake_basicsr(folder: Path, init: str = '', version: str | None = '1.4.2') -> Path:
+    package = folder / 'basicsr'
+    package.mkdir()
+    (package / '__init__.py').write_text(dedent(init))
+    if version:
+        (package / 'version.py').write_text(f"__version__ = '{version}'\n")
+    return package
 
 
-def test_start_of_python_stays_light(run_python: RunPython, tmp_path: Path) -> None:
+def test_interpreter_start_imports_nothing_else(run_python: RunPython, tmp_path: Path) -> None:
     code = 'import sys; print(*sys.modules); print(*(type(finder).__name__ for finder in sys.meta_path))'
     done = run_python('-I', '-c', code, cwd=tmp_path)
     modules, finders = (line.split() for line in done.stdout.splitlines())
     assert '_dstnet_arch_hook' in modules
-    assert not {'torch', 'numpy', 'basicsr', 'dstnet_arch', 'pathlib', 're'} & set(modules)
+    assert not {'torch', 'numpy', 'basicsr', 'dstnet_arch', 'pathlib', 're', 'signal'} & set(modules)
     assert 'BasicSRFinder' in finders
     assert 'MovedModuleFinder' not in finders
     assert done.stderr == ''
-
-
-def test_import_of_basicsr_registers_everything(run_python: RunPython, tmp_path: Path) -> None:
-    done = run_python('-I', '-c', f'import basicsr\n{REPORT}', cwd=tmp_path)
-    assert done.stderr == ''
-    report = json.loads(done.stdout)
-    assert report['names'] == NAMES
-    assert all(report['wrapped'])
-    assert report['sampler']
 
 
 OTHERS = ', '.join(sorted({part.module for part in registration.PARTS if part.registry != 'MODEL_REGISTRY'}))
@@ -70,15 +66,12 @@ OTHERS = ', '.join(sorted({part.module for part in registration.PARTS if part.re
 @pytest.mark.parametrize(
     ('modules', 'with_hook'),
     [
-        pytest.param('dstnet_arch.models.video_recurrent_deblur_model', True, id='the model'),
-        pytest.param(
-            'dstnet_arch.models.video_recurrent_deblur_model', False, id='the model, without the start-up hook'
-        ),
-        pytest.param('dstnet_arch.models.reporting', True, id='what the model needs'),
+        pytest.param('basicsr', True, id='basicsr'),
+        pytest.param('dstnet_arch.models.video_recurrent_deblur_model', False, id='the model without hook'),
         pytest.param(OTHERS, True, id='all others'),
     ],
 )
-def test_import_of_a_part_before_basicsr_registers_everything(
+def test_importing_any_part_registers_everything(
     run_python: RunPython, tmp_path: Path, modules: str, with_hook: bool
 ) -> None:
     options, start = ['-I'], ''
@@ -86,80 +79,115 @@ def test_import_of_a_part_before_basicsr_registers_everything(
         options, start = ['-I', '-S'], f'import sys; sys.path += {[entry for entry in sys.path if entry]}'
     done = run_python(*options, '-c', f'{start}\nimport {modules}\n{REPORT}', cwd=tmp_path)
     assert done.stderr == ''
-    assert json.loads(done.stdout)['names'] == NAMES
+    report = json.loads(done.stdout)
+    assert {name: sorted(keys) for name, keys in report['names'].items()} == NAMES
+    assert all(report['wrapped'])
+    assert report['sampler']
 
 
-def test_import_of_the_package_after_basicsr_needs_no_hook(run_python: RunPython, tmp_path: Path) -> None:
+def test_importing_the_package_after_basicsr_needs_no_hook(run_python: RunPython, tmp_path: Path) -> None:
     fake_basicsr(tmp_path)
     code = """
-        import sys
         sys.meta_path[:] = [f for f in sys.meta_path if type(f).__name__ != 'BasicSRFinder']
-        sys.modules['dstnet_arch.plugin.patches'] = None  # so that one can see when it is wanted
         import basicsr
         print('imported', file=sys.stderr)
         import dstnet_arch
     """
-    done = run_python('-c', dedent(code), cwd=tmp_path)
+    done = run_python('-c', BROKEN + dedent(code), cwd=tmp_path)
     assert done.stderr.startswith('imported\ndstnet_arch: the plugin is not available')
 
 
-def test_a_broken_plugin_does_not_break_basicsr(run_python: RunPython, tmp_path: Path) -> None:
+def test_broken_plugin_does_not_break_basicsr(run_python: RunPython, tmp_path: Path) -> None:
     fake_basicsr(tmp_path, 'value = 1')
-    code = "import sys; sys.modules['dstnet_arch.plugin.patches'] = None; import basicsr; print(basicsr.value)"
-    done = run_python('-W', 'error', '-c', code, cwd=tmp_path)
-    assert done.stdout == '1\n'
+    code = 'import importlib, inspect, basicsr\n'
+    code += 'print(type(basicsr.__loader__).__name__, inspect.getsource(basicsr), importlib.reload(basicsr).value)'
+    done = run_python('-W', 'error', '-c', BROKEN + code, cwd=tmp_path)
+    assert done.stdout.split() == ['SourceFileLoader', 'value', '=', '1', '1']
+    assert 'the plugin is not available' in done.stderr.splitlines()[0]
+    assert 'pip uninstall dstnet-arch' in done.stderr.splitlines()[0]
+
+
+# Packages called basicsr that are something else
+
+
+@pytest.mark.parametrize(('init', 'version'), [('', None), ('', '1.3.5'), ('from .version import x', None)])
+def test_copy_of_basicsr_in_the_current_folder_is_named(
+    run_python: RunPython, tmp_path: Path, init: str, version: str | None
+) -> None:
+    folder = fake_basicsr(tmp_path, init, version)
+    (folder / 'train.py').write_text('print("their training")')
+    done = run_python('-m', 'basicsr.train', '-opt', 'x.yml', cwd=tmp_path)
+    ours = [line for line in done.stderr.splitlines() if line.startswith('dstnet_arch: ')]
+    assert len(ours) == 1
+    assert f'{folder} is not stock BasicSR 1.4.2' in ours[0]
+    assert 'It hides the one in' in ours[0]
+    assert 'einstall' not in done.stderr
+    assert ('their training' in done.stdout) == (done.returncode == 0)
+    assert done.returncode == (1 if init else 0)
+
+
+def test_dstnet_train_in_the_folder_of_a_copy_names_it(run_python: RunPython, tmp_path: Path) -> None:
+    fake_basicsr(tmp_path, version=None)
+    done = run_python('-m', 'dstnet_arch', 'train', '-opt', 'x.yml', cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f'error: {tmp_path}/basicsr is not stock BasicSR')
     assert done.stderr.count('\n') == 1
-    assert 'the plugin is not available' in done.stderr
-    assert 'pip uninstall dstnet-arch' in done.stderr
 
 
-def test_the_loader_of_basicsr_stays_itself(run_python: RunPython, tmp_path: Path) -> None:
-    fake_basicsr(tmp_path, 'value = 1')
-    code = """
-        import importlib, inspect, sys
-        sys.modules['dstnet_arch.plugin.patches'] = None
-        import basicsr
-        print(type(basicsr.__loader__).__name__, inspect.getsource(basicsr), importlib.reload(basicsr).value)
+@pytest.mark.parametrize('command', [['-m', 'dstnet_arch', 'train'], ['-m', 'basicsr.train']])
+def test_missing_basicsr_names_the_command_that_installs_it(
+    run_python: RunPython, tmp_path: Path, command: list[str]
+) -> None:
+    hide = """
+        import importlib.machinery, runpy, sys
+        find = importlib.machinery.PathFinder.find_spec
+        def find_spec(name, path=None, target=None):
+            return None if name == 'basicsr' else find(name, path, target)
+        importlib.machinery.PathFinder.find_spec = find_spec
     """
-    assert run_python('-c', dedent(code), cwd=tmp_path).stdout.split() == ['SourceFileLoader', 'value', '=', '1', '1']
+    (tmp_path / 'sitecustomize.py').write_text(dedent(hide))
+    done = run_python(*command, '-opt', 'x.yml', cwd=tmp_path, PYTHONPATH=str(tmp_path))
+    assert done.stderr.count('BasicSR is not installed. Install it with: dstnet setup-basicsr\n') == 1
+    assert 'Traceback' not in done.stderr
+    assert done.returncode in (1, 2)
 
 
 @pytest.mark.parametrize(
-    ('failure', 'told'),
+    ('failure', 'expected'),
     [
         ("RuntimeError('operator torchvision::nms does not exist')", 'pip install --upgrade --force-reinstall torch'),
         ("RuntimeError('something else')", 'RuntimeError: something else'),
     ],
 )
-def test_a_torchvision_that_does_not_fit(run_python: RunPython, tmp_path: Path, failure: str, told: str) -> None:
+def test_mismatched_torchvision_is_explained(
+    run_python: RunPython, tmp_path: Path, failure: str, expected: str
+) -> None:
     fake_basicsr(tmp_path, f'raise {failure}')
     done = run_python('-c', 'import basicsr', cwd=tmp_path)
     assert done.returncode == 1
-    assert told in done.stderr.splitlines()[-1]
+    assert expected in done.stderr.splitlines()[-1]
     assert 'nms' not in failure or done.stderr.splitlines()[-1].startswith('ImportError')
 
 
-def test_moved_modules_are_supplied_only_where_they_are_missing(run_python: RunPython, tmp_path: Path) -> None:
+def test_moved_modules_are_supplied_only_if_they_are_missing(run_python: RunPython, tmp_path: Path) -> None:
     (tmp_path / 'torchvision' / 'transforms').mkdir(parents=True)
     (tmp_path / 'torchvision' / '__init__.py').touch()
     (tmp_path / 'torchvision' / 'transforms' / '__init__.py').touch()
     (tmp_path / 'torchvision' / 'transforms' / 'functional.py').write_text("rgb_to_grayscale = 'moved'")
     fake_basicsr(tmp_path, 'from torchvision.transforms.functional_tensor import rgb_to_grayscale')
-    code = (
-        "import sys; sys.modules['dstnet_arch.plugin.patches'] = None; import basicsr; print(basicsr.rgb_to_grayscale)"
-    )
+    code = f'{BROKEN}import basicsr; print(basicsr.rgb_to_grayscale)'
     assert run_python('-c', code, cwd=tmp_path).stdout == 'moved\n'
     (tmp_path / 'torchvision' / 'transforms' / 'functional_tensor.py').write_text("rgb_to_grayscale = 'still there'")
     assert run_python('-c', code, cwd=tmp_path).stdout == 'still there\n'
 
 
-def test_pytorch_alone_is_enough_for_the_network(run_python: RunPython, tmp_path: Path) -> None:
+def test_network_needs_only_pytorch(run_python: RunPython, tmp_path: Path) -> None:
     code = """
         import importlib.abc, sys
 
         class Blocker(importlib.abc.MetaPathFinder):
-            blocked = ('basicsr', 'cv2', 'data_prep', 'lmdb', 'mmcv', 'pydantic', 'safetensors', 'scipy', 'skimage',
-                       'torchvision', 'tqdm', 'yaml')
+            blocked = ('av', 'basicsr', 'cv2', 'data_prep', 'lmdb', 'mmcv', 'psutil', 'pydantic', 'safetensors',
+                       'scipy', 'skimage', 'torchvision', 'tqdm', 'yaml')
             def find_spec(self, name, path=None, target=None):
                 if name.partition('.')[0] in self.blocked:
                     raise ModuleNotFoundError(f'No module named {name!r}', name=name)
@@ -168,7 +196,7 @@ def test_pytorch_alone_is_enough_for_the_network(run_python: RunPython, tmp_path
         import dstnet_arch
         print('torch' in sys.modules)
         import torch
-        from dstnet_arch import DSTNet, load_checkpoint
+        from dstnet_arch import DSTNet, Streamer, load_checkpoint
         net = DSTNet(num_feat=8, num_block=1)
         torch.save({'params': net.state_dict()}, 'net.pth')
         with torch.no_grad():
@@ -188,12 +216,15 @@ def test_public_names() -> None:
         _ = dstnet_arch.DTSNet
 
 
-def test_hook_is_the_same_everywhere(root: Path) -> None:
+def test_installed_hook_is_current(root: Path) -> None:
     installed = find_spec('_dstnet_arch_hook')
     assert installed is not None
     assert installed.origin is not None
     source = root / 'dstnet_arch' / 'plugin' / 'startup' / '_dstnet_arch_hook.py'
     assert Path(installed.origin).read_text() == source.read_text(), 'the hook has changed: pip install -e . again'
+
+
+# Registration
 
 
 class Registry(dict[str, object]):
@@ -204,12 +235,12 @@ class Registry(dict[str, object]):
 
 @pytest.fixture
 def registries(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """Empty registries, and two parts, of which one cannot be imported."""
+    """Empty registries, and two parts, one of which cannot be imported."""
     fake = SimpleNamespace(ARCH_REGISTRY=Registry(), LOSS_REGISTRY=Registry())
     part = ModuleType('a_part')
     part.Sharpen = type('Sharpen', (), {})  # type: ignore[attr-defined]
     parts = (
-        registration.Part('LOSS_REGISTRY', 'Missing', 'there_is_no_such_part'),
+        registration.Part('LOSS_REGISTRY', 'Missing', 'missing_module'),
         registration.Part('ARCH_REGISTRY', 'Sharpen', 'a_part'),
     )
     monkeypatch.setitem(sys.modules, 'a_part', part)
@@ -218,7 +249,7 @@ def registries(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     return fake
 
 
-def test_a_missing_part_is_named_and_the_others_registered(
+def test_missing_part_is_named_and_the_others_registered(
     registries: SimpleNamespace, capsys: pytest.CaptureFixture[str]
 ) -> None:
     registration.register_all()
@@ -227,10 +258,10 @@ def test_a_missing_part_is_named_and_the_others_registered(
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 2
     assert 'Missing is not available' in lines[0]
-    assert 'there_is_no_such_part' in lines[0]
+    assert 'missing_module' in lines[0]
 
 
-def test_somebody_elses_object_of_the_same_name_stays(
+def test_object_of_the_same_name_is_not_replaced(
     registries: SimpleNamespace, capsys: pytest.CaptureFixture[str]
 ) -> None:
     theirs = type('Sharpen', (), {'__module__': 'their_plugin'})

@@ -80,10 +80,13 @@ REPLACED = {
     'outputs_in_current_folder': ('parse_options', 'mkdir_and_rename', 'init_tb_logger'),
     'resume_anywhere': ('parse_options', 'load_resume_state'),
     'clear_option_errors': ('parse_options',),
+    'clear_ending': ('parse_options',),
+    'text_in_utf8': ('get_root_logger', 'copy_opt_file'),
+    'progress_from_the_start': ('build_model',),
     'distributed_anywhere': ('_init_dist_pytorch', '_init_dist_slurm'),
     'folders_before_the_other_ranks': ('make_exp_dirs',),
 }
-"""Repair -> functions of BasicSR that it puts others in place of."""
+"""Patch -> functions of BasicSR that it replaces."""
 
 STOCK: dict[str, Any] = {
     'name': 'stock',

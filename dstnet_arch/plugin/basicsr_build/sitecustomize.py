@@ -13,6 +13,7 @@ if sys.version_info >= (3, 13):
     _exec = builtins.exec
 
     def exec_in_frame(source: Any, /, *namespaces: Any, **keywords: Any) -> None:
+        """Execute `source`, by default in the namespaces of the caller."""
         if not namespaces and 'globals' not in keywords:
             caller = sys._getframe(1)
             namespaces = (caller.f_globals, caller.f_locals)

@@ -21,6 +21,8 @@ MOVED = {
 class BasicSRFinder:
     """Lets the other finders find ``basicsr``, and has the plugin activated once it is imported."""
 
+    missing = False  # reported
+
     def find_spec(self, name: str, path: object = None, target: object = None) -> object:
         if name != 'basicsr':
             return None
@@ -32,7 +34,8 @@ class BasicSRFinder:
                     exit_on_interrupt()
                 _activate_after(spec.loader)
                 return spec
-        if pipeline:
+        if pipeline and not self.missing:
+            self.missing = True
             print('dstnet_arch: BasicSR is not installed. Install it with: dstnet setup-basicsr', file=sys.stderr)
         return None
 
@@ -100,9 +103,9 @@ def exit_on_interrupt() -> None:
     import signal
     import threading
 
-    if threading.current_thread() is threading.main_thread():
-        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-            signal.signal(signal.SIGINT, _exit)
+    main = threading.current_thread() is threading.main_thread()  # others cannot set a handler
+    if main and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _exit)
 
 
 def raise_on_interrupt() -> None:
