@@ -1,13 +1,14 @@
-"""Reading weights: from whatever file, into a network built from the tensors themselves."""
+"""Loading weights from any file, into a network built from the tensors themselves."""
 
 from __future__ import annotations
 
 import pickle
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Collection, Mapping
 from os import PathLike
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,87 +19,95 @@ from dstnet_arch.archs.released_keys import from_released
 from dstnet_arch.archs.video_net import CONFIG_KEY, VideoNet, stored_config
 from dstnet_arch.errors import CheckpointError, first_line
 
-# Keys under which a file may hold the weights, the most wanted first: BasicSR's averaged and plain weights,
-# Lightning's.
-_PARAM_KEYS = ('params_ema', 'params', 'state_dict')
-_NAMED_AT_MOST = 5
-_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-
 ARCHITECTURES: tuple[type[VideoNet], ...] = (DSTNet, DSTNetPlus)
+
+_FIRST_WEIGHTS = ('extract.weight', 'feat_extractor.weight')
+"""A weight of every network of the family: our name and the released one."""
+
+# Keys under which files hold weights, in order of preference: BasicSR's averaged and plain weights, Lightning's and
+# mmengine's, those of training scripts.
+_WRAPPERS = ('params_ema', 'params', 'state_dict', 'model_state_dict', 'model', 'net_g', 'generator')
+# Prefixes of names: DataParallel, torch.compile, and modules that hold the network.
+_PREFIX = re.compile(r'(?:module|_orig_mod|(?:generator|net_g|model)(?:_ema)?)\.')
+_NAMES_SHOWN = 5
+_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def read_state_dict(
-    path: str | PathLike[str], param_key: str | None = None, map_location: str | torch.device = 'cpu'
+    path: str | PathLike[str],
+    param_key: str | None = None,
+    map_location: str | torch.device = 'cpu',
+    expected: Collection[str] = (),
 ) -> dict[str, Tensor]:
     """Read the weights from a checkpoint file.
 
-    Nothing in the file is executed: ``.pth`` files load with ``weights_only=True``, ``.safetensors`` hold tensors only.
+    No code in the file is executed: ``.pth`` files load with ``weights_only=True``, ``.safetensors`` hold tensors only.
 
     Args:
-        path: a ``.pth``/``.pt``/``.ckpt`` file (BasicSR's ``{'params': …, 'params_ema': …}``, ``{'state_dict': …}``
-            or bare weights) or a ``.safetensors`` file.
-        param_key: which weights to take; None takes 'params_ema' where there, else 'params'. As in BasicSR, a key
-            that the file lacks falls back to 'params'.
-        map_location: where the tensors go.
+        path: A ``.pth``, ``.pt`` or ``.ckpt`` file (weights, or weights below 'params_ema', 'params', 'state_dict' or
+            'model', also nested) or a ``.safetensors`` file.
+        param_key: Which weights to read if the file holds several; None prefers 'params_ema' to 'params'. A key that
+            the file lacks falls back to the others.
+        map_location: Device of the tensors.
+        expected: Names of the network's weights. They tell which prefixes to remove (``module.``, ``_orig_mod.``,
+            ``generator.``, ``net_g.``, ``model.``). Not needed for networks of this family.
 
     Returns:
-        Name -> tensor, names as in the file but for a ``module.`` of (Distributed)DataParallel in front, which is
-        dropped.
+        Name -> tensor, without prefixes. A stored configuration that cannot be read is left out.
 
     Raises:
-        CheckpointError: no such file, not a checkpoint, objects other than tensors in it, or no weights.
+        CheckpointError: the file does not exist, is not a checkpoint, or holds no weights.
     """
     path = Path(path)
     if not path.is_file():
-        raise CheckpointError(f'There is no checkpoint {path}. Check the path; it is relative to the current folder.')
+        raise CheckpointError(f'{path} does not exist. Check the path; it is relative to the current folder.')
     content = (
         _read_safetensors(path, map_location) if path.suffix == '.safetensors' else _read_pickle(path, map_location)
     )
-    return _unwrap(content, param_key, str(path))
+    return _unwrap(content, param_key, str(path), expected)
 
 
 def load_checkpoint(
     path_or_state_dict: str | PathLike[str] | Mapping[str, Any], map_location: str | torch.device = 'cpu'
 ) -> VideoNet:
-    """Build the network that a checkpoint belongs to, with its weights.
+    """Build the network of a checkpoint and load its weights.
 
-    Our own checkpoints store their configuration. For others (released files, bare weights) architecture, width and
-    depth are read off the tensors, and what leaves no trace in them (`boundary`) is as released.
+    Our checkpoints store their configuration. For others (released files, averaged weights, bare weights) architecture,
+    width and depth follow from the shapes of the tensors, and `boundary` is as released.
 
     Args:
-        path_or_state_dict: a file for `read_state_dict` (the authors' released files among them), or what it holds.
-        map_location: device of the network.
+        path_or_state_dict: A file for `read_state_dict` or the content of one.
+        map_location: Device of the network.
 
     Returns:
-        The network in evaluation mode, float32 or whatever the file holds. Call `.train()` on it to go on training.
+        The network in evaluation mode, in float64 if the weights are, else in float32.
 
     Raises:
         CheckpointError: as `read_state_dict`; or the weights are of another network: the message names the first keys
             that do not fit.
     """
     if isinstance(path_or_state_dict, Mapping):
-        source, state_dict = 'The state dict', _unwrap(path_or_state_dict, None, 'The state dict')
+        source = 'The state dict'
+        state_dict = _unwrap(path_or_state_dict, None, source, ())
     else:
         source, state_dict = str(path_or_state_dict), read_state_dict(path_or_state_dict, map_location=map_location)
     dtype = next((v.dtype for v in state_dict.values() if v.is_floating_point()), torch.float32)
     if dtype not in _DTYPES:
-        raise CheckpointError(
-            f'{source} holds numbers of {dtype}; allowed: {", ".join(map(str, _DTYPES))}. Convert it.'
-        )
-    with torch.device('meta'):  # what a file says of itself costs neither time nor memory until its tensors fit
+        raise CheckpointError(f'{source} has weights of {dtype}; convert it to one of {", ".join(map(str, _DTYPES))}.')
+    with torch.device('meta'):  # costs no memory until the tensors are known to fit
         _match(_build(state_dict, source), state_dict, source)
-    net = _build(state_dict, source).to(map_location, dtype=dtype)
+    net = _build(state_dict, source).to(map_location, dtype=torch.promote_types(dtype, torch.float32))
     load_weights(net, state_dict, source)
     return net.eval()
 
 
 def load_weights(net: VideoNet, state_dict: Mapping[str, Any], source: str) -> None:
-    """Load weights into a network that exists, every key of it.
+    """Load weights into an existing network; all keys must match.
 
     Args:
-        net: the network; changed only if everything fits.
-        state_dict: our key names or released ones.
-        source: what the weights are called in an error.
+        net: Network; unchanged unless everything fits.
+        state_dict: Weights with our key names or the released ones.
+        source: Name of the weights in an error.
 
     Raises:
         CheckpointError: names the first keys that are missing, unknown or of another shape.
@@ -106,19 +115,19 @@ def load_weights(net: VideoNet, state_dict: Mapping[str, Any], source: str) -> N
     given = _match(net, state_dict, source)
     try:
         net.load_state_dict(given)
-    except RuntimeError as error:  # another configuration behind tensors of the same shapes
+    except RuntimeError as error:  # another configuration with tensors of the same shapes
         raise CheckpointError(f'{source}: {str(error).splitlines()[-1].strip()}') from None
 
 
 def _match(net: VideoNet, state_dict: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """The weights under our names, if they are those that the network wants, in the same shapes."""
+    """Return the weights under our names if they have the names and shapes of the network."""
     wanted = net.state_dict()
     given = from_released(net.released_keys, state_dict)
     given.setdefault(CONFIG_KEY, wanted[CONFIG_KEY])
     shapes = [
-        f'{k} is {tuple(given[k].shape)}, not {tuple(wanted[k].shape)}'
-        for k in wanted
-        if _other_shape(given, wanted, k)
+        f'{k} is {tuple(given[k].shape)}, not {tuple(v.shape)}'
+        for k, v in wanted.items()
+        if k in given and k != CONFIG_KEY and given[k].shape != v.shape
     ]
     problems = [
         _first('missing', [k for k in wanted if k not in given]),
@@ -126,20 +135,20 @@ def _match(net: VideoNet, state_dict: Mapping[str, Any], source: str) -> dict[st
         _first('of another shape', shapes),
     ]
     if any(problems):
+        arguments = ', '.join(f'{k}={v!r}' for k, v in net.config.items())
         raise CheckpointError(
-            f'{source} does not fit {type(net).__name__}({_arguments(net.config)}): '
-            + '; '.join(p for p in problems if p)
+            f'{source} does not fit {type(net).__name__}({arguments}): ' + '; '.join(p for p in problems if p)
         )
     return given
 
 
 def _build(state_dict: Mapping[str, Tensor], source: str) -> VideoNet:
-    """The network that a state dict belongs to, its weights not yet loaded."""
+    """Build the network of a state dict without loading the weights."""
     missing = []
     for architecture in ARCHITECTURES:
         ours = from_released(architecture.released_keys, state_dict)
         try:
-            stored = stored_config(ours[CONFIG_KEY]) if CONFIG_KEY in ours else {}
+            stored = stored_config(ours.get(CONFIG_KEY))
             if stored.pop('type', architecture.__name__) != architecture.__name__:
                 continue
             if too_large := [k for k, v in stored.items() if isinstance(v, int) and v > _largest_size(ours)]:
@@ -149,18 +158,18 @@ def _build(state_dict: Mapping[str, Tensor], source: str) -> VideoNet:
             missing.append(f'{architecture.__name__} has a {error.args[0]}')
         except (TypeError, ValueError) as error:
             raise CheckpointError(
-                f'{source} holds a configuration that {architecture.__name__} of this version does not take '
-                f'({first_line(error)}). Was it made by a later version? Then update this one.'
+                f'{source} stores a configuration that {architecture.__name__} of this version does not accept '
+                f'({first_line(error)}). If a later version wrote it, update dstnet-arch.'
             ) from None
     names = ' or '.join(a.__name__ for a in ARCHITECTURES)
     raise CheckpointError(
         f'{source} is not a checkpoint of {names}: it holds {", ".join(list(state_dict)[:3])}, …, but '
-        f'{", ".join(missing)}. Give a file that BasicSR made with this project, or one of the authors.'
+        f'{", ".join(missing)}. Give a file saved by this project or one of the released files.'
     )
 
 
 def _largest_size(state_dict: Mapping[str, Tensor]) -> int:
-    """No number of channels or of blocks can be larger in a network with these tensors."""
+    """Upper limit of the numbers of channels and blocks in a network with these tensors."""
     return max(len(state_dict), *(side for k, v in state_dict.items() if k != CONFIG_KEY for side in v.shape))
 
 
@@ -168,16 +177,17 @@ def _read_pickle(path: Path, map_location: str | torch.device) -> Any:
     try:
         return torch.load(path, map_location=map_location, weights_only=True)
     except pickle.UnpicklingError as error:
-        # Of PyTorch's text only what it met: it goes on to recommend what would run the code.
+        # Only the object's name from PyTorch's text, which goes on to recommend a way to run the code.
         met = re.search(r'GLOBAL [\w.]+|Unsupported \w+ \d+', str(error))
         raise CheckpointError(
-            f'{path} holds more than tensors, or is no checkpoint; it was not loaded, because that could run code '
-            f'from the file{f" ({met[0]})" if met else ""}. Where you trust it, save its weights alone (torch.save of '
-            'a state dict).'
+            f'{path} is not a checkpoint, or holds more than tensors{f" ({met[0]})" if met else ""}. It was not '
+            'loaded, because that could run code from the file. If you trust it, save only its state dict with '
+            'torch.save.'
         ) from None
     except Exception as error:  # a damaged file can make the unpickler raise nearly anything
         raise CheckpointError(
-            f'{path} cannot be read as a checkpoint. Is it complete? Fetch or save it again. [{first_line(error)}]'
+            f'{path} cannot be read as a checkpoint. It may be incomplete; fetch or save it again. '
+            f'[{first_line(error)}]'
         ) from None
 
 
@@ -189,44 +199,55 @@ def _read_safetensors(path: Path, map_location: str | torch.device) -> dict[str,
         return load_file(path, device=str(map_location))
     except SafetensorError as error:
         raise CheckpointError(
-            f'{path} cannot be read as safetensors. Is it complete? Fetch or save it again. [{first_line(error)}]'
+            f'{path} cannot be read as safetensors. It may be incomplete; fetch or save it again. [{first_line(error)}]'
         ) from None
 
 
-def _unwrap(content: Any, param_key: str | None, source: str) -> dict[str, Tensor]:
-    keys = _PARAM_KEYS if param_key is None else (param_key, 'params')
-    if isinstance(content, Mapping):
-        content = next((content[key] for key in keys if isinstance(content.get(key), Mapping)), content)
-    if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
-        what = (
-            f'keys {", ".join(map(str, list(content)[:3]))}' if isinstance(content, Mapping) else type(content).__name__
-        )
+def _unwrap(content: Any, param_key: str | None, source: str, expected: Collection[str]) -> dict[str, Tensor]:
+    """Find the weights in the content of a file."""
+    keys = _WRAPPERS if param_key is None else (param_key, 'params', *_WRAPPERS)
+    while isinstance(content, Mapping) and (found := [k for k in keys if isinstance(content.get(k), Mapping)]):
+        content = content[found[0]]
+    weights = {str(k): v for k, v in content.items()} if isinstance(content, Mapping) else {}
+    # Averaging and other tools may change the configuration as if it were a weight.
+    weights = {k: v for k, v in weights.items() if not k.endswith(CONFIG_KEY) or stored_config(v)}
+    if not weights or not all(isinstance(v, Tensor) for v in weights.values()):
+        what = f'keys {", ".join(list(weights)[:3])}' if weights else type(content).__name__
         raise CheckpointError(
-            f'{source} holds no weights: expected one of {", ".join(keys)}, or bare tensors; found {what}.'
+            f'{source} holds no weights: expected tensors, or one of {", ".join(dict.fromkeys(keys))}; found {what}.'
         )
-    if odd := [k for k, v in content.items() if not _is_dense(v)]:
+    if odd := [k for k, v in weights.items() if not _is_dense(v)]:
         raise CheckpointError(
-            f'{source} holds {odd[0]} as something else than a plain tensor with all its values. Save it as one: '
-            'tensor.to_dense().contiguous().'
+            f'{source} holds {odd[0]} in a form other than a dense tensor. Save it as tensor.to_dense().contiguous().'
         )
-    return {str(k).removeprefix('module.'): cast(Tensor, v) for k, v in content.items()}
+    return _without_prefixes(weights, expected)
+
+
+def _without_prefixes(weights: Mapping[str, Tensor], expected: Collection[str]) -> dict[str, Tensor]:
+    """Return the weights below the prefix that makes most names match `expected`."""
+    weights = {k.replace('_orig_mod.', ''): v for k, v in weights.items()}
+    names = {*expected, *_FIRST_WEIGHTS}
+    matches: Counter[str] = Counter()
+    for key in weights:
+        start = 0
+        while True:
+            matches[key[:start]] += key[start:] in names
+            if not (part := _PREFIX.match(key, start)):
+                break
+            start = part.end()
+    best = max(matches, key=lambda prefix: (matches[prefix], '_ema.' in prefix))
+    if not matches[best]:  # of an unknown network
+        return {k.removeprefix('module.'): v for k, v in weights.items()}
+    return {k.removeprefix(best): v for k, v in weights.items() if k.startswith(best)}
 
 
 def _is_dense(tensor: Tensor) -> bool:
-    """Whether all values are stored: else a small file could stand for any amount of memory."""
+    """True if all values are stored; otherwise a small file could expand to any amount of memory."""
     if tensor.layout is not torch.strided or tensor.is_meta or tensor.is_quantized or tensor.is_nested:
         return False
     return tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
 
 
-def _other_shape(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor], key: str) -> bool:
-    return key in given and key != CONFIG_KEY and given[key].shape != wanted[key].shape
-
-
 def _first(what: str, keys: list[str]) -> str:
-    more = f' and {len(keys) - _NAMED_AT_MOST} more' if len(keys) > _NAMED_AT_MOST else ''
-    return f'{what}: {", ".join(keys[:_NAMED_AT_MOST])}{more}' if keys else ''
-
-
-def _arguments(config: Mapping[str, Any]) -> str:
-    return ', '.join(f'{k}={v!r}' for k, v in config.items())
+    more = f' and {len(keys) - _NAMES_SHOWN} more' if len(keys) > _NAMES_SHOWN else ''
+    return f'{what}: {", ".join(keys[:_NAMES_SHOWN])}{more}' if keys else ''

@@ -32,7 +32,7 @@ def load_weights(net: nn.Module, path: str, strict: bool = True, param_key: str 
     Raises:
         CheckpointError: the file cannot be read, or its weights do not fit and `strict` is set.
     """
-    state_dict = read_state_dict(path, param_key)
+    state_dict = read_state_dict(path, param_key, expected=net.state_dict())
     get_root_logger().info(f'Loading {type(net).__name__} from {path}, key {param_key}.')
     try:
         net.load_state_dict(state_dict, strict=True)

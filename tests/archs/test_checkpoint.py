@@ -1,9 +1,10 @@
-"""Reading weights: released key names, every kind of file, and what is said of files that do not fit."""
+"""Loading weights: released key names, all kinds of files, wrappers and prefixes, and errors for other files."""
 
 from __future__ import annotations
 
 import pickle
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -62,29 +63,116 @@ def test_own_state_dict_needs_no_translation() -> None:
     assert from_released(DSTNET, state_dict) == dict(state_dict)
 
 
-@pytest.mark.parametrize('wrap', ['params', 'params_ema', 'state_dict', 'bare', 'module', 'safetensors'])
+@pytest.mark.parametrize('name', ['net.pth', 'net.safetensors'])
 @pytest.mark.parametrize(('released', 'boundary'), [(False, 'zeros'), (False, 'paper'), (True, 'zeros')])
-def test_every_kind_of_file(tmp_path: Path, boundary: str, wrap: str, released: bool) -> None:
+def test_load_checkpoint_builds_the_network_of_a_file(tmp_path: Path, boundary: str, name: str, released: bool) -> None:
     net = make_net(boundary=boundary)
-    state_dict: dict[str, Tensor] = dict(net.state_dict())
-    if released:
-        state_dict = to_released(DSTNET, state_dict)
-    path = tmp_path / ('net.safetensors' if wrap == 'safetensors' else 'net.pth')
-    if wrap == 'safetensors':
-        save_file({k: v.contiguous() for k, v in state_dict.items()}, path)
-    elif wrap == 'bare':
-        torch.save(state_dict, path)
-    elif wrap == 'module':
-        torch.save({'params': {f'module.{k}': v for k, v in state_dict.items()}}, path)
+    state_dict = to_released(DSTNET, net.state_dict()) if released else dict(net.state_dict())
+    if name.endswith('safetensors'):
+        save_file({k: v.contiguous() for k, v in state_dict.items()}, tmp_path / name)
     else:
-        torch.save({wrap: state_dict}, path)
-    loaded = load_checkpoint(path)
+        torch.save(state_dict, tmp_path / name)
+    loaded = load_checkpoint(tmp_path / name)
     assert loaded.config == net.config
     assert not loaded.training
     assert_same_weights(loaded, net)
 
 
-def test_averaged_weights_are_preferred_and_can_be_chosen(tmp_path: Path) -> None:
+WRAPPERS: dict[str, Callable[[dict[str, Tensor]], Any]] = {
+    'params': lambda s: {'params': s},
+    'params_ema': lambda s: {'params_ema': s},
+    'state_dict': lambda s: {'state_dict': s, 'epoch': 3},
+    'model': lambda s: {'model': s, 'optimizer': {'param_groups': []}},
+    'nested': lambda s: {'model': {'params': s, 'iter': 5}},
+    'DataParallel': lambda s: prefixed('module.', s),
+    'torch.compile': lambda s: {'params': prefixed('_orig_mod.', s)},
+    'compiled part': lambda s: {k.replace('_dtff.', '_dtff._orig_mod.'): v for k, v in s.items()},
+    'net_g': lambda s: {'state_dict': {**prefixed('net_g.', s), 'net_d.conv.weight': torch.zeros(1)}},
+    'Lightning': lambda s: {'state_dict': {**prefixed('model.', s), 'loss.vgg.weight': torch.zeros(1)}},
+    'averaged model': lambda s: {'n_averaged': torch.tensor(3), **prefixed('module.', s)},
+    'combined': lambda s: {'model': {'state_dict': prefixed('module._orig_mod.generator.', s)}},
+    'mmengine': lambda s: {
+        'state_dict': {
+            **prefixed('generator.', {k: torch.zeros_like(v) for k, v in s.items()}),
+            **prefixed('generator_ema.', s),
+            'step_counter': torch.tensor(7),
+        }
+    },
+}
+
+
+def prefixed(prefix: str, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {prefix + k: v for k, v in state_dict.items()}
+
+
+@pytest.mark.parametrize('released', [False, True])
+@pytest.mark.parametrize('name', WRAPPERS)
+def test_load_checkpoint_unwraps(tmp_path: Path, name: str, released: bool) -> None:
+    net = make_net(boundary='zeros' if released else 'paper')
+    state_dict = to_released(DSTNET, net.state_dict()) if released else dict(net.state_dict())
+    torch.save(WRAPPERS[name](state_dict), tmp_path / 'net.pth')
+    loaded = load_checkpoint(tmp_path / 'net.pth')
+    assert loaded.config == net.config
+    assert_same_weights(loaded, net)
+
+
+def test_read_state_dict_removes_prefixes_of_other_networks(tmp_path: Path) -> None:
+    net = torch.nn.Sequential(torch.nn.Linear(2, 3))
+    torch.save({'state_dict': prefixed('model.', net.state_dict())}, tmp_path / 'net.pth')
+    assert list(read_state_dict(tmp_path / 'net.pth', expected=net.state_dict())) == ['0.weight', '0.bias']
+    own = torch.nn.ModuleDict({'model': net})  # here the prefix is a name of the network
+    torch.save({'params': own.state_dict()}, tmp_path / 'net.pth')
+    assert list(read_state_dict(tmp_path / 'net.pth', expected=own.state_dict())) == list(own.state_dict())
+    assert list(read_state_dict(tmp_path / 'net.pth')) == list(own.state_dict())
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_halved_checkpoint_loads_in_float32_with_its_configuration(dtype: torch.dtype) -> None:
+    net = make_net(boundary='paper')
+    halved = {k: v.to(dtype) for k, v in net.state_dict().items()}
+    loaded = load_checkpoint(halved)
+    assert loaded.config == net.config
+    for key, value in loaded.named_parameters():
+        assert torch.equal(value, halved[key].float())
+    other = make_net(boundary='paper')
+    other.load_state_dict(halved)
+    assert_same_weights(other, loaded)
+
+
+@pytest.mark.parametrize('weight', [0.5, 0.3])
+def test_averaged_checkpoints_load(weight: float) -> None:
+    a, b = make_net(boundary='paper'), make_net(boundary='paper')
+    with torch.no_grad():
+        b.extract.weight += 1
+    first, second = a.state_dict(), b.state_dict()
+    averaged = {k: weight * first[k] + (1 - weight) * second[k] for k in first}
+    loaded = load_checkpoint({'params': averaged})
+    assert loaded.config == a.config
+    assert torch.equal(loaded.extract.weight, averaged['extract.weight'])
+
+
+@pytest.mark.parametrize(
+    'extra_state',
+    [
+        None,
+        'text',
+        {'a': 1},
+        [1],
+        torch.rand(9),
+        torch.tensor(5.0),
+        torch.full((4,), torch.nan),
+        torch.tensor([91, 93]),
+    ],
+    ids=str,
+)
+def test_damaged_configuration_is_ignored(extra_state: Any) -> None:
+    net = make_net()
+    state_dict = {**net.state_dict(), '_extra_state': extra_state}
+    assert_same_weights(load_checkpoint(state_dict), net)
+    make_net().load_state_dict(state_dict)
+
+
+def test_params_ema_is_preferred_and_param_key_chooses(tmp_path: Path) -> None:
     plain, averaged = make_net(), make_net()
     averaged.extract.weight.data += 1
     torch.save({'params': plain.state_dict(), 'params_ema': averaged.state_dict()}, tmp_path / 'net.pth')
@@ -96,14 +184,14 @@ def test_averaged_weights_are_preferred_and_can_be_chosen(tmp_path: Path) -> Non
     assert torch.equal(fallback['extract.weight'], plain.extract.weight)
 
 
-def test_double_precision_stays() -> None:
+def test_load_checkpoint_keeps_float64() -> None:
     net = make_net().double()
     net.extract.weight.data += 1e-12
     assert_same_weights(load_checkpoint(net.state_dict()), net)
 
 
-def test_plain_load_state_dict_takes_released_names() -> None:
-    """What stock BasicSR does with `path.pretrain_network_g`."""
+def test_load_state_dict_accepts_released_names() -> None:
+    """As stock BasicSR loads `path.pretrain_network_g`."""
     net, other = make_net(), make_net()
     other.extract.weight.data += 1
     other.load_state_dict(to_released(DSTNET, net.state_dict()), strict=True)
@@ -117,7 +205,7 @@ def test_nested_network_loads_released_names() -> None:
     assert_same_weights(outer['net'], net)
 
 
-def test_architecture_is_recognised(tmp_path: Path) -> None:
+def test_load_checkpoint_recognises_the_architecture(tmp_path: Path) -> None:
     net = DSTNetPlus(num_feat=4, num_kernel_block=2, num_block=1)
     torch.save({'params': net.state_dict()}, tmp_path / 'net.pth')
     for source in (tmp_path / 'net.pth', to_released(net.released_keys, net.state_dict())):
@@ -129,7 +217,7 @@ def test_architecture_is_recognised(tmp_path: Path) -> None:
     assert isinstance(load_checkpoint(bare), DSTNetPlus)
 
 
-def test_another_boundary_is_not_loaded_silently() -> None:
+def test_load_state_dict_refuses_another_boundary() -> None:
     state_dict = make_net(boundary='paper').state_dict()
     with pytest.raises(RuntimeError, match="boundary='paper'; this one was built with boundary='zeros'"):
         make_net().load_state_dict(state_dict)
@@ -138,7 +226,7 @@ def test_another_boundary_is_not_loaded_silently() -> None:
     assert load_checkpoint(state_dict).config['boundary'] == 'paper'
 
 
-def test_first_keys_that_do_not_fit_are_named() -> None:
+def test_load_weights_names_keys_that_do_not_fit() -> None:
     net, state_dict = make_net(), dict(make_net(num_feat=5).state_dict())
     del state_dict['reconstruct.bias']
     state_dict['extra'] = torch.zeros(1)
@@ -155,7 +243,7 @@ def test_first_keys_that_do_not_fit_are_named() -> None:
 
 
 class Malicious:
-    """What a hostile file could hold: unpickling it calls a function."""
+    """An object that calls a function when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -166,7 +254,9 @@ class Malicious:
 
 def test_nothing_in_a_file_is_executed(tmp_path: Path) -> None:
     torch.save({'params': {'extract.weight': Malicious(tmp_path / 'executed')}}, tmp_path / 'net.pth')
-    with pytest.raises(CheckpointError, match=r'could run code from the file \(GLOBAL \w+\)') as told:
+    with pytest.raises(
+        CheckpointError, match=r'more than tensors \(GLOBAL \w+\)\. It was not loaded, because that could run code'
+    ) as told:
         load_checkpoint(tmp_path / 'net.pth')
     assert 'weights_only' not in str(told.value)  # PyTorch recommends to set it to False
     (tmp_path / 'raw.pth').write_bytes(pickle.dumps(Malicious(tmp_path / 'executed')))
@@ -177,7 +267,7 @@ def test_nothing_in_a_file_is_executed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize('name', ['net.pth', 'net.safetensors'])
 @pytest.mark.parametrize('length', [0, 10, 2000])
-def test_damaged_files(tmp_path: Path, name: str, length: int) -> None:
+def test_load_checkpoint_refuses_damaged_files(tmp_path: Path, name: str, length: int) -> None:
     path = tmp_path / name
     if name.endswith('pth'):
         torch.save({'params': make_net().state_dict()}, path)
@@ -201,14 +291,14 @@ def test_damaged_files(tmp_path: Path, name: str, length: int) -> None:
     ],
     ids=['training state', 'list', 'empty', 'another network'],
 )
-def test_files_of_something_else(tmp_path: Path, content: Any, message: str) -> None:
+def test_load_checkpoint_refuses_other_files(tmp_path: Path, content: Any, message: str) -> None:
     torch.save(content, tmp_path / 'net.pth')
     with pytest.raises(CheckpointError, match=message):
         load_checkpoint(tmp_path / 'net.pth')
 
 
 def test_missing_file() -> None:
-    with pytest.raises(CheckpointError, match=r'There is no checkpoint nowhere\.pth'):
+    with pytest.raises(CheckpointError, match=r'nowhere\.pth does not exist'):
         load_checkpoint('nowhere.pth')
 
 

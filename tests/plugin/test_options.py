@@ -619,7 +619,7 @@ def test_weights_that_cannot_be_read_are_named_before_anything_is_created(
     (tmp_path / 'x.pth').write_bytes(b'no weights')
     weights = {'path:pretrain_network_g': 'x.pth'}
     (line,) = problems(gopro(weights), check_paths=True)
-    assert line.startswith('path:pretrain_network_g: x.pth holds more than tensors, or is no checkpoint')
+    assert line.startswith('path:pretrain_network_g: x.pth is not a checkpoint, or holds more than tensors')
     assert problems(gopro(weights), check_paths=False) == []
 
 

@@ -509,7 +509,7 @@ def test_conversions_that_are_refused(tmp_path: Path, monkeypatch: pytest.Monkey
         convert(start, out)
     with pytest.raises(CheckpointError, match=r'Allowed are names that end in \.safetensors or \.pth'):
         convert(start, tmp_path / 'out.onnx')
-    with pytest.raises(CheckpointError, match='There is no checkpoint'):
+    with pytest.raises(CheckpointError, match='does not exist'):
         convert(tmp_path / 'none.pth', tmp_path / 'new.pth')
     with pytest.raises(CheckpointError, match='cannot be written'):
         convert(start, start / 'new.pth')
