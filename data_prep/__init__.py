@@ -1,1 +1,1 @@
-"""Public video-deblurring data sets to LMDB, pairs from one's own footage, and a sample set made from nothing."""
+"""Preparing data: public data sets to LMDB, pairs from own footage, a sample set, verification."""

@@ -11,36 +11,34 @@ from pathlib import Path
 from data_prep import synthesize_command
 from data_prep.layouts import LAYOUTS, Layout
 from dstnet_arch.arguments import whole_number
-from dstnet_arch.deblur.ranks import Ranks, ranks_here
-from dstnet_arch.errors import DataError
+from dstnet_arch.errors import EXIT_STATUS, INTERRUPTED, DSTNetError, escape_unencodable_output, printable
 
 _CONVERT_TEXT = """\
-Convert {title} to LMDB, as both this project and stock BasicSR read it.
+Convert {title} to LMDB for this project and stock BasicSR.
 
 SOURCE is the folder that the data set was unpacked to, in one of these arrangements:
 {arrangements}
 {notes}
-Files are copied byte for byte (with --raw, their pixels are), and each is decoded once to see that it is whole. Names,
-partners and sizes are checked before anything is written. An interrupted run continues when the same command is given
-again; finished data is never overwritten. Processes that torchrun has started share the LMDBs out
-among them (docs/distributed.md)."""
+Files are copied byte for byte (with --raw, their pixels are), and each is decoded once to check that it is complete.
+Names, partners and sizes are checked before anything is written. To resume an interrupted run, give the same command
+again. Finished data is never overwritten."""
 
 _VERIFY_TEXT = """\
 Read converted data back: decode every frame, compare meta_info.txt with the contents, and the keys of blurry sets
-with those of their sharp ones. Ends with status 1 where something is wrong, and names it."""
+with those of their sharp ones. Faults are listed and give exit status 1."""
 
 _SAMPLE_TEXT = """\
 Make a small data set without any download: photographs that come with scikit-image, filmed by a shaky virtual camera.
 Many short exposures are averaged in linear light to a blurry frame; the middle one is its sharp partner. The frames
-land in OUTPUT/raw in GoPro's layout, and are converted from there like any other data set. Needs scikit-image."""
+are written to OUTPUT/raw in GoPro's layout and converted like any other data set. Needs scikit-image."""
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """All sub-commands; the converters follow from the descriptions in `layouts.py`."""
+    """Return the parser of all sub-commands; the converters are made from the descriptions in `layouts.py`."""
     parser = argparse.ArgumentParser(
         prog='python -m data_prep',
-        description='Make data sets for training and testing: from public ones, own footage, or nothing.',
-        epilog='python -m data_prep COMMAND --help explains a command, with examples.',
+        description='Make data sets for training and testing.',
+        epilog='python -m data_prep COMMAND --help explains a command, with an example.',
     )
     commands = parser.add_subparsers(dest='command', required=True, metavar='COMMAND')
     for layout in LAYOUTS:
@@ -49,20 +47,18 @@ def build_parser() -> argparse.ArgumentParser:
     verify = _add_command(
         commands, 'verify', 'check converted data', _VERIFY_TEXT, 'python -m data_prep verify datasets/GoPro'
     )
-    verify.add_argument('path', metavar='PATH', type=Path, help='an .lmdb folder, or a folder that holds several')
+    verify.add_argument('path', metavar='PATH', type=Path, help='an .lmdb folder, or a folder that contains several')
     _add_threads(verify)
 
     sample = _add_command(
         commands,
         'sample',
-        'make a small data set out of nothing',
+        'make a small data set without any download',
         _SAMPLE_TEXT,
         'python -m data_prep sample -o datasets/sample',
     )
     sample.add_argument('-o', '--output', type=Path, required=True, help='folder for the result')
-    sample.add_argument(
-        '--seed', type=whole_number(0), default=0, help='of the camera paths: another seed, other blur (default 0)'
-    )
+    sample.add_argument('--seed', type=whole_number(0), default=0, help='random seed of the camera paths (default 0)')
     _add_threads(sample)
 
     synthesize = _add_command(
@@ -77,17 +73,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command.
 
     Returns:
-        Exit status: 0 done; 1 `verify` found faults; 2 an error, told in one message; 130 interrupted.
+        Exit status: 0 success; 1 `verify` found faults; 2 an error, printed as one message; 130 interrupted.
     """
     arguments = build_parser().parse_args(argv)
     try:
         return _run(arguments)
-    except (DataError, OSError) as error:
-        print(f'error: {error}', file=sys.stderr)
-        return 2
+    except (DSTNetError, OSError) as error:
+        print(printable(f'error: {error}'), file=sys.stderr)
+        return EXIT_STATUS
     except KeyboardInterrupt:
-        print('\ninterrupted; the same command continues where it stopped', file=sys.stderr)
-        return 130
+        print('\ninterrupted; run the same command again to resume', file=sys.stderr)
+        return INTERRUPTED
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -106,18 +102,8 @@ def _run(arguments: argparse.Namespace) -> int:
     from data_prep.convert import convert
 
     layout = next(layout for layout in LAYOUTS if layout.command == arguments.command)
-    ranks = _ranks()
-    convert(
-        layout, arguments.source, arguments.output, arguments.choice, arguments.threads, raw=arguments.raw, ranks=ranks
-    )
+    convert(layout, arguments.source, arguments.output, arguments.choice, arguments.threads, raw=arguments.raw)
     return 0
-
-
-def _ranks() -> Ranks:
-    try:
-        return ranks_here()
-    except ValueError as error:
-        raise DataError(str(error)) from None
 
 
 def _add_converter(commands: argparse._SubParsersAction[argparse.ArgumentParser], layout: Layout) -> None:
@@ -126,7 +112,7 @@ def _add_converter(commands: argparse._SubParsersAction[argparse.ArgumentParser]
     if layout.choice is not None and layout.choice.default is None:
         value = next(iter(layout.choice.values))
         example += f'_{value} {layout.choice.option} {value}'
-    arrangements = '\n'.join(f'  {layout.spelt_out(arrangement)}' for arrangement in layout.arrangements)
+    arrangements = '\n'.join(f'  {layout.format_arrangement(arrangement)}' for arrangement in layout.arrangements)
     text = _CONVERT_TEXT.format(title=layout.title, arrangements=arrangements, notes=_notes(layout))
     command = _add_command(commands, layout.command, f'convert {layout.title}', text, example)
     command.add_argument('source', metavar='SOURCE', type=Path, help='folder of the unpacked data set')
@@ -146,16 +132,17 @@ def _add_converter(commands: argparse._SubParsersAction[argparse.ArgumentParser]
     command.add_argument(
         '--raw',
         action='store_true',
-        help='store pixels in place of files: 3 bytes a pixel, about twice a PNG; training then decodes nothing',
+        help='store pixels instead of files: training then decodes nothing; takes 3 bytes per pixel (6 for images of '
+        '16 bits), about twice a PNG',
     )
     _add_threads(command)
 
 
 def _notes(layout: Layout) -> str:
-    value = f'<{layout.choice.option.lstrip("-")}>' if layout.choice is not None else ''
+    value = f'<{layout.choice.name}>' if layout.choice is not None else ''
     roots = ' or '.join(root.replace('{choice}', value) for root in layout.roots)
     remark = f'\n{textwrap.fill(layout.remark, 115)}\n' if layout.remark else ''
-    return f'or the folder that holds this as {roots}.\n{remark}'
+    return f'or the folder that contains it as {roots}.\n{remark}'
 
 
 def _add_command(
@@ -173,11 +160,10 @@ def _add_command(
 
 def _add_threads(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        '--threads', type=whole_number(1), metavar='N', help='threads that read and decode (default: as many as cores)'
+        '--threads', type=whole_number(1), metavar='N', help='threads that read and decode (default: number of cores)'
     )
 
 
 if __name__ == '__main__':
-    # File names may hold bytes that no encoding knows; showing one must not end the command.
-    sys.stdout.reconfigure(errors='backslashreplace')  # type: ignore[union-attr]
+    escape_unencodable_output()
     sys.exit(main())

@@ -1,8 +1,8 @@
 """The sample data set: photographs from scikit-image, filmed by a shaky virtual camera, in GoPro's layout.
 
-Each clip is one photograph seen through a camera that moves on a smooth random path (translation, rotation, slight
-zoom). The path is rendered at a high frame rate, and `blur_model` turns runs of those frames into blurry and sharp
-ones. Test clips show photographs that no training clip shows.
+Each clip shows one photograph through a camera on a smooth random path (translation, rotation, slight zoom). The path
+is rendered at a high frame rate, and `blur_model` turns groups of those frames into blurry and sharp ones. Photographs
+of test clips are in no training clip.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -23,45 +24,61 @@ from data_prep.convert import convert
 from data_prep.layouts import GOPRO
 from data_prep.lmdb_writer import PARTIAL_SUFFIX, write_text
 from dstnet_arch.errors import DataError
+from dstnet_arch.files import read_json
+from dstnet_arch.progress import Progress
 
 RECIPE = 'sample.json'
-# In GoPro's terms: its `blur` is the mean of the stored values, `blur_gamma` the mean of the light.
+# GoPro's `blur` is the mean of the stored values, `blur_gamma` the mean in linear light.
 BLUR_FOLDER = 'blur_gamma'
 _LAYOUT = replace(GOPRO, title='Sample data', roots=(), clips={}, totals={})
 
 
+# Small files; they are encoded once and decoded often.
+_PNG_SETTINGS = (cv2.IMWRITE_PNG_COMPRESSION, 6)
+
+
 @dataclass(frozen=True)
 class ClipPlan:
-    """One clip to render."""
+    """One clip to render.
+
+    Attributes:
+        split: train or test.
+        name: name of the clip.
+        photograph: name of a function of `skimage.data`.
+        first_number: number of the first frame; as in GoPro, clips do not start at 0.
+        size: (height, width) of the frames.
+        num_frames: length of the clip.
+        blur_length: mean camera movement while the shutter is open, in pixels.
+    """
 
     split: str
     name: str
     photograph: str
-    """A function of `skimage.data`."""
     first_number: int
-    """Number of the first frame; like GoPro's clips, the sample's do not start at 0."""
     size: tuple[int, int]
-    """(height, width) of the frames."""
     num_frames: int
     blur_length: float
-    """How far the camera moves while its shutter is open, pixels, mean over the clip."""
 
 
 @dataclass(frozen=True)
 class Camera:
-    """How all clips are filmed."""
+    """The virtual camera of all clips.
+
+    Attributes:
+        subframes: short exposures per blurry frame; odd.
+        gamma: of the camera response.
+        knot_spacing: frames from one random position of the camera to the next, with smooth movement in between.
+        angle: standard deviation of the rotation in degrees.
+        zoom: standard deviation of the logarithm of the scale.
+        margin: least distance from the frame to the border of the photograph at rest, in pixels.
+    """
 
     subframes: int = 11
-    """Short exposures that make a blurry frame; odd."""
     gamma: float = 2.2
     knot_spacing: float = 4.0
-    """Frames from one random position of the camera to the next; it moves smoothly in between."""
     angle: float = 0.9
-    """Standard deviation, degrees."""
     zoom: float = 0.012
-    """Standard deviation of the logarithm of the scale."""
     margin: int = 32
-    """Least distance from the frame to the photograph's border when the camera is at rest, pixels."""
 
 
 _TRAIN_SIZE = (160, 240)
@@ -87,11 +104,18 @@ def make_sample(
 ) -> None:
     """Render the sample data set to `<output>/raw` and convert it to `<output>/{train,test}_{blur,sharp}.lmdb`.
 
-    The same seed gives the same bytes (on one machine, with one set of library versions). What an earlier run has
-    finished is kept.
+    The same seed gives the same bytes on one machine with one set of library versions. Finished parts of an earlier
+    run are kept.
+
+    Args:
+        output: folder for the result.
+        seed: of the camera paths.
+        threads: threads that read and decode during the conversion.
+        plans: the clips.
+        camera: the virtual camera.
 
     Raises:
-        DataError: `output` holds a sample of another recipe or something else in its place; scikit-image is missing.
+        DataError: `output` contains a sample of another recipe or something else; scikit-image is missing.
     """
     output, camera = Path(output), camera or Camera()
     raw = output / 'raw'
@@ -104,7 +128,7 @@ def make_sample(
         made = _read_recipe(raw)
         if made is None or {key: made.get(key) for key in recipe} != recipe:
             raise DataError(
-                f'{raw} exists already and is no sample of this recipe (seed {seed}). '
+                f'{raw} exists already and is not a sample of this recipe (seed {seed}). '
                 'Move it away, or choose another folder with -o.'
             )
         print(f'{raw}: already rendered.')
@@ -120,21 +144,21 @@ def make_sample(
 
 
 def camera_path(rng: np.random.Generator, num_frames: int, blur_length: float, camera: Camera) -> NDArray[np.float64]:
-    """A smooth random path, sampled at every short exposure.
+    """Return a smooth random camera path, sampled at every short exposure.
 
-    It runs through random positions with cubic splines in between, so that the camera swings, speeds up and slows
-    down, and a clip has sharper and blurrier frames, as hand-held ones have.
+    Cubic splines connect random positions, so that the camera speeds up and slows down, and a clip has sharper and
+    blurrier frames, like hand-held ones.
 
     Returns:
         (num_frames * subframes, 4): x and y in pixels, angle in radians, logarithm of the scale. x and y stay within
-        the camera's margin, even where that makes the blur shorter than `blur_length`.
+        the camera's margin, even if that makes the blur shorter than `blur_length`.
     """
     from scipy.interpolate import CubicSpline
 
     count = math.ceil(num_frames / camera.knot_spacing) + 2
     spread = np.array([1.0, 1.0, math.radians(camera.angle), camera.zoom])
     spline = CubicSpline(camera.knot_spacing * np.arange(count), rng.standard_normal((count, 4)) * spread)
-    # Not from the first knot on: beyond the ends there is nothing to keep the curve calm.
+    # Not from the first knot on: near the ends the curve is less smooth.
     times = camera.knot_spacing / 2 + np.arange(num_frames * camera.subframes) / camera.subframes
     path: NDArray[np.float64] = spline(times)
     path -= path.mean(axis=0)
@@ -145,18 +169,16 @@ def camera_path(rng: np.random.Generator, num_frames: int, blur_length: float, c
 
 
 def film(photograph: Image, path: NDArray[np.float64], size: tuple[int, int]) -> Iterator[Image]:
-    """What the camera sees at each point of its path.
+    """Render the photograph at each point of a camera path.
 
     Args:
         photograph: (height, width, 3), uint8.
-        path: See `camera_path`; (0, 0, 0, 0) looks straight at the middle.
+        path: see `camera_path`; (0, 0, 0, 0) shows the centre.
         size: (height, width) of a frame.
 
     Yields:
         (height, width, 3), uint8, one for each point.
     """
-    import cv2
-
     height, width = size
     middle = np.array([photograph.shape[1] - 1, photograph.shape[0] - 1]) / 2
     for x, y, angle, log_scale in path:
@@ -175,45 +197,37 @@ def _render(
     raw: Path, seed: int, plans: Sequence[ClipPlan], camera: Camera, recipe: dict[str, Any]
 ) -> dict[str, float]:
     """Write all frames and the recipe; return the mean PSNR of each clip's blurry frames."""
-    import cv2
-    from tqdm import tqdm
-
     photographs = {plan.photograph: _load_photograph(plan.photograph) for plan in plans}
     partial = raw.with_name(raw.name + PARTIAL_SUFFIX)
     if partial.exists():
-        print(f'{partial}: left by an interrupted run, made anew.')
+        print(f'{partial}: left by an interrupted run, rendered again.')
         shutil.rmtree(partial)
     psnr: dict[str, float] = {}
-    with tqdm(total=sum(plan.num_frames for plan in plans), desc='Rendering', unit='frame') as bar:
+    with Progress(sum(plan.num_frames for plan in plans), 'frame', 'Rendering') as progress:
         for index, plan in enumerate(plans):
-            # A stream for each clip, so that a clip does not depend on those before it.
+            # Random numbers of its own, so that a clip does not depend on the others.
             path = camera_path(np.random.default_rng([seed, index]), plan.num_frames, plan.blur_length, camera)
             photograph = _fit(photographs[plan.photograph], plan.size, camera.margin)
             values = []
             clip = partial / plan.split / plan.name
-            for number, (blurry, sharp) in enumerate(
-                blurry_and_sharp(film(photograph, path, plan.size), camera.subframes, power_law(camera.gamma)),
-                start=plan.first_number,
-            ):
+            for folder in (BLUR_FOLDER, 'sharp'):
+                (clip / folder).mkdir(parents=True)
+            exposures = film(photograph, path, plan.size)
+            pairs = blurry_and_sharp(exposures, camera.subframes, power_law(camera.gamma))
+            for number, (blurry, sharp) in enumerate(pairs, start=plan.first_number):
                 for folder, image in ((BLUR_FOLDER, blurry), ('sharp', sharp)):
                     data = cv2.imencode('.png', np.ascontiguousarray(image[..., ::-1]), _PNG_SETTINGS)[1]
-                    target = clip / folder / f'{number:06d}.png'
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    target.write_bytes(data.tobytes())
+                    (clip / folder / f'{number:06d}.png').write_bytes(data.tobytes())
                 values.append(_psnr(blurry, sharp))
-                bar.update()
+                progress.update()
             psnr[f'{plan.split}/{plan.name}'] = round(float(np.mean(values)), 3)
     write_text(partial / RECIPE, json.dumps({**recipe, 'psnr_of_blurry': psnr}, indent=2) + '\n')
     partial.rename(raw)
     return psnr
 
 
-# Small files; the images are decoded often and encoded once.
-_PNG_SETTINGS = (16, 6)  # cv2.IMWRITE_PNG_COMPRESSION, best
-
-
 def _load_photograph(name: str) -> Image:
-    """A photograph of `skimage.data` as (height, width, 3) uint8."""
+    """Load a photograph of `skimage.data` as (height, width, 3) uint8."""
     try:
         import skimage.data
 
@@ -231,9 +245,7 @@ def _load_photograph(name: str) -> Image:
 
 
 def _fit(photograph: Image, size: tuple[int, int], margin: int) -> Image:
-    """Shrink a photograph until the frame with its margin just fits in: as much to see as possible, and crisp."""
-    import cv2
-
+    """Shrink a photograph until the frame with its margin just fits into it."""
     height, width = map(int, photograph.shape[:2])
     factor = max((size[0] + 2 * margin) / height, (size[1] + 2 * margin) / width)
     if factor >= 1:
@@ -246,18 +258,16 @@ def _psnr(a: Image, b: Image) -> float:
     return 10 * math.log10(255**2 / max(error, 1e-10))
 
 
-def _read_recipe(raw: Path) -> Mapping[str, Any] | None:
+def _read_recipe(raw: Path) -> dict[str, Any] | None:
     try:
-        recipe = json.loads((raw / RECIPE).read_text(encoding='utf-8'))
-    except (OSError, ValueError, RecursionError):
+        recipe = read_json(raw / RECIPE)
+    except (OSError, ValueError):
         return None
-    return recipe if isinstance(recipe, dict) and isinstance(recipe.get('psnr_of_blurry'), dict) else None
+    return recipe if isinstance(recipe.get('psnr_of_blurry'), dict) else None
 
 
 def _versions() -> dict[str, str]:
     from importlib.metadata import version
-
-    import cv2
 
     versions = {name: version(name) for name in ('numpy', 'scipy', 'scikit-image')}
     return {**versions, 'opencv': cv2.__version__}

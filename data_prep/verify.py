@@ -1,25 +1,33 @@
-"""Read a converted data set back: everything is decoded and compared with what the text files say."""
+"""Verifying a converted data set: decode everything and compare it with `meta_info.txt`."""
 
 from __future__ import annotations
 
+import multiprocessing
+import signal
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import lmdb
+import numpy as np
 
-from data_prep.lmdb_writer import PARTIAL_SUFFIX, default_threads, in_order, open_for_reading, read_keys
-from dstnet_arch.data.image_check import decode_image
+from data_prep.lmdb_writer import PARTIAL_SUFFIX, default_threads, in_order, read_keys
+from dstnet_arch.data.image_file import decode
+from dstnet_arch.data.lmdb_file import open_lmdb
 from dstnet_arch.data.lmdb_format import META_INFO, MetaEntry, read_meta_info
 from dstnet_arch.errors import DataError, Problems, counted
+from dstnet_arch.progress import Progress
 
-# Names that pair off: ours, and those in use with stock BasicSR.
+# Names of pairs: ours, and those in use with stock BasicSR.
 _PAIRS = (('blur', 'sharp'), ('blur', 'gt'), ('input', 'gt'), ('lq', 'gt'), ('LQ', 'GT'))
 
 
 @dataclass
 class Report:
-    """What was found in one LMDB."""
+    """Contents and problems of one LMDB."""
 
     name: str
     keys: set[str] = field(default_factory=set)
@@ -31,14 +39,15 @@ class Report:
 def verify(path: Path, threads: int | None = None) -> bool:
     """Check an LMDB folder, or all of those in a folder, and print a table.
 
-    Every image is decoded; `meta_info.txt` must name exactly the keys there are, with the right sizes; a blurry set
-    and its sharp one must hold the same keys. An unfinished conversion counts as a fault.
+    Every image is decoded; `meta_info.txt` must list exactly the existing keys with the right sizes; a blurry set and
+    its sharp one must have the same keys. An unfinished conversion is a fault. LMDBs are read in a child process,
+    because a damaged one can end the process that reads it.
 
     Returns:
-        Whether everything is right.
+        True if there is no fault.
 
     Raises:
-        DataError: nothing to check at `path`.
+        DataError: there is nothing to check at `path`.
     """
     path = Path(path)
     if (path / 'data.mdb').exists() or path.suffix == '.lmdb':
@@ -49,11 +58,11 @@ def verify(path: Path, threads: int | None = None) -> bool:
         folders = sorted(path.glob('*.lmdb'))
         unfinished = sorted(path.glob('*.lmdb' + PARTIAL_SUFFIX))
     if not folders and not unfinished:
-        raise DataError(f'{path} holds no .lmdb folders; give one of them, or the folder that data_prep wrote with -o')
-    reports = [verify_lmdb(folder, threads or default_threads()) for folder in folders]
+        raise DataError(f'{path} contains no .lmdb folders; give one, or the folder that data_prep wrote with -o')
+    reports = _verify_in_child(folders, threads or default_threads())
     for folder in unfinished:
         report = Report(folder.name)
-        report.problems.add('unfinished: run the conversion again, it will continue')
+        report.problems.add('unfinished: run the conversion again to resume it')
         reports.append(report)
     _compare_pairs(reports)
     _print_table(reports)
@@ -61,7 +70,7 @@ def verify(path: Path, threads: int | None = None) -> bool:
 
 
 def verify_lmdb(path: Path, threads: int) -> Report:
-    """Check a single LMDB folder; what is wrong is in the report, nothing is raised."""
+    """Check a single LMDB folder in this process; all faults are in the report."""
     report = Report(path.name)
     entries: dict[str, MetaEntry] = {}
     try:
@@ -70,33 +79,73 @@ def verify_lmdb(path: Path, threads: int) -> Report:
         report.problems.add(str(error))
     report.num_clips = len({entry.clip for entry in entries.values()})
     try:
-        with open_for_reading(path) as env:
+        with closing(open_lmdb(path)) as env:
             report.num_bytes = (path / 'data.mdb').stat().st_size
             report.keys = read_keys(env)
             _decode_all(env, entries, threads, report)
     except (OSError, DataError) as error:
         report.problems.add(str(error))
+    except lmdb.Error as error:
+        report.problems.add(f'data.mdb is damaged ({error})')
     if entries:
         for key in sorted(entries.keys() - report.keys):
-            report.problems.add(f'{key} stands in {META_INFO}, but not in the data')
+            report.problems.add(f'{key} is in {META_INFO}, but not in the data')
         for key in sorted(report.keys - entries.keys()):
             report.problems.add(f'{key} is in the data, but not in {META_INFO}')
     return report
 
 
+def _verify_in_child(folders: Sequence[Path], threads: int) -> list[Report]:
+    """Verify the folders in a child process, and those after one that ends it in another one."""
+    context = multiprocessing.get_context('spawn')
+    reports: list[Report] = []
+    while len(reports) < len(folders):
+        receiver, sender = context.Pipe(duplex=False)
+        process = context.Process(target=_child, args=(folders[len(reports) :], threads, sender), daemon=True)
+        with _interrupts_ignored():  # inherited by the child; this process handles Ctrl-C
+            process.start()
+        sender.close()
+        try:
+            while len(reports) < len(folders):
+                reports.append(receiver.recv())
+        except EOFError:
+            process.join()
+            report = Report(folders[len(reports)].name)
+            report.problems.add(
+                f'data.mdb is damaged: reading it ended the process (exit code {process.exitcode}). Delete the folder '
+                'and convert the data again'
+            )
+            reports.append(report)
+        finally:
+            process.terminate()
+            process.join()
+    return reports
+
+
+def _child(folders: Sequence[Path], threads: int, sender: Connection) -> None:
+    for folder in folders:
+        sender.send(verify_lmdb(folder, threads))
+
+
+@contextmanager
+def _interrupts_ignored() -> Iterator[None]:
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+
+
 def _decode_all(env: lmdb.Environment, entries: dict[str, MetaEntry], threads: int, report: Report) -> None:
-    from tqdm import tqdm
+    def read_size(key: str) -> tuple[int, int]:
+        with env.begin(buffers=True) as transaction:
+            return decode(np.frombuffer(transaction.get(key.encode('ascii'), b''), np.uint8))[1]
 
-    def decode(key: str) -> tuple[int, int]:
-        with env.begin() as transaction:
-            image = decode_image(transaction.get(key.encode('ascii'), b''))
-        return image.shape[0], image.shape[1]
-
-    # Keys that are not plain ASCII were reported as missing from meta_info.txt already.
+    # Keys that are not ASCII are reported as missing from meta_info.txt.
     keys = sorted(key for key in report.keys if '\\' not in key)
-    with ThreadPoolExecutor(threads) as pool, tqdm(total=len(keys), desc=report.name, unit='frame', leave=False) as bar:
-        for key, decoding in in_order(pool, decode, keys, ahead=4 * threads):
-            bar.update()
+    with ThreadPoolExecutor(threads) as pool, Progress(len(keys), 'frame', report.name) as progress:
+        for key, decoding in in_order(pool, read_size, keys, ahead=4 * threads):
+            progress.update()
             try:
                 height, width = decoding.result()
             except ValueError as error:
@@ -104,7 +153,7 @@ def _decode_all(env: lmdb.Environment, entries: dict[str, MetaEntry], threads: i
                 continue
             if key in entries and entries[key].shape[:2] != (height, width):
                 shape = entries[key].shape
-                report.problems.add(f'{key} is {width}x{height}, but {shape[1]}x{shape[0]} by {META_INFO}')
+                report.problems.add(f'{key} is {width}x{height}, but {shape[1]}x{shape[0]} in {META_INFO}')
 
 
 def _compare_pairs(reports: list[Report]) -> None:

@@ -1,1 +1,1 @@
-"""Data sets of blurry and sharp videos, and what they are read from."""
+"""Data sets of blurry and sharp videos, and the formats they are read from."""

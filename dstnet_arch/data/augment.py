@@ -1,18 +1,25 @@
-"""Random crops and symmetries of the square, one for all frames of a clip."""
+"""Random crops, flips and transpositions, the same for all frames of a clip."""
 
 from __future__ import annotations
 
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-Window: TypeAlias = tuple[slice, slice]
-"""Rows and columns of a picture."""
+from dstnet_arch.data.image_file import Pixels, Window
 
 
 class Augmentation(NamedTuple):
-    """A square crop, then flips, then a transposition; the three together reach the square's eight symmetries."""
+    """A square crop, then flips, then a transposition: together the eight symmetries of the square.
+
+    Attributes:
+        top: first row of the crop.
+        left: first column of the crop.
+        size: side of the crop in pixels.
+        hflip: reverse the columns.
+        vflip: reverse the rows.
+        transpose: exchange rows and columns.
+    """
 
     top: int
     left: int
@@ -23,11 +30,11 @@ class Augmentation(NamedTuple):
 
     @property
     def window(self) -> Window:
-        """The crop: what is needed of a frame."""
+        """Rows and columns of the crop."""
         return slice(self.top, self.top + self.size), slice(self.left, self.left + self.size)
 
-    def flip(self, crop: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """What is to be done to the crop: (size, size, 3) -> the same shape, a view."""
+    def flip(self, crop: Pixels) -> Pixels:
+        """Apply flips and transposition to the crop: (size, size, 3) -> a view of the same shape."""
         image = crop
         if self.hflip:
             image = image[:, ::-1]
@@ -41,13 +48,19 @@ class Augmentation(NamedTuple):
 def draw_augmentation(
     rng: np.random.Generator, height: int, width: int, size: int, use_hflip: bool, use_rot: bool
 ) -> Augmentation:
-    """Draw a crop of `size` pixels a side in a frame of (height, width), and the flips that are allowed.
+    """Draw a random crop and random flips, each with probability 1/2.
 
-    `use_hflip` allows the horizontal flip; `use_rot` the vertical flip and the transposition, by which quarter turns
-    come about. Each has a chance of one half.
+    Args:
+        rng: random numbers.
+        height: of the frames in pixels.
+        width: of the frames in pixels.
+        size: side of the crop in pixels.
+        use_hflip: allow the horizontal flip.
+        use_rot: allow the vertical flip and the transposition, which together with the horizontal flip make quarter
+            turns.
     """
     top = int(rng.integers(height - size + 1))
     left = int(rng.integers(width - size + 1))
-    # All are drawn, so that one option does not change what another one does.
+    # All are drawn, so that one option does not change the draws of another.
     hflip, vflip, transpose = (bool(flip) for flip in rng.integers(2, size=3))
     return Augmentation(top, left, size, use_hflip and hflip, use_rot and vflip, use_rot and transpose)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class Clip(NamedTuple):
-    """Frames start:stop of a video, of which keep_start:keep_stop count. All are positions in the video."""
+    """Frames start:stop of a video, of which keep_start:keep_stop are used. All are positions in the video."""
 
     start: int
     stop: int
@@ -15,13 +15,13 @@ class Clip(NamedTuple):
 
 
 def clip_schedule(num_frames: int, clip_length: int | None) -> list[Clip]:
-    """The schedule of the released code: clips without overlap, the last one shifted back to end at the last frame.
+    """Return the clips of the released code: no overlap, the last one shifted back to end at the last frame.
 
-    A clip shifted back repeats frames; only those not restored before count. A video shorter than a clip is one clip.
+    The shifted clip repeats frames; only those not yet restored are used. A video shorter than a clip is one clip.
 
     Args:
         num_frames: length of the video.
-        clip_length: frames in a clip; None for whole videos.
+        clip_length: frames per clip; None for whole videos.
 
     Raises:
         ValueError: `clip_length` is less than 1.
@@ -29,7 +29,7 @@ def clip_schedule(num_frames: int, clip_length: int | None) -> list[Clip]:
     if clip_length is None:
         clip_length = max(num_frames, 1)
     if clip_length < 1:
-        raise ValueError(f'clip_length is {clip_length}; it can be 1 or more, or None for whole videos')
+        raise ValueError(f'clip_length is {clip_length}, expected 1 or more, or None for whole videos')
     schedule = []
     for keep_start in range(0, num_frames, clip_length):
         keep_stop = min(keep_start + clip_length, num_frames)

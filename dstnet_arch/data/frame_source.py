@@ -1,41 +1,39 @@
-"""Where frames come from: an LMDB folder made by data_prep, or a folder of clip folders.
+"""Sources of frames: an LMDB folder made by data_prep, or folders of image files.
 
-Frames are handed out as 8-bit RGB with the pixels as stored: gray is repeated over the three channels, alpha is
-dropped, 16 bits are reduced to 8 (all of it as OpenCV's `IMREAD_COLOR` does), an EXIF orientation is not applied.
+Frames are RGB of 8 or 16 bits with the pixels as stored: gray is repeated over the three channels, alpha is dropped,
+an EXIF orientation is not applied.
 """
 
 from __future__ import annotations
 
+import io
 import os
-import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
 
 import lmdb
 import numpy as np
 from numpy.typing import NDArray
 
-from dstnet_arch.data.augment import Window
-from dstnet_arch.data.decoding import decode
-from dstnet_arch.data.lmdb_check import check_pages
+from dstnet_arch.data.image_file import Pixels, Window, decode, read_header
+from dstnet_arch.data.lmdb_file import close_if_replaced, shared_environment
+from dstnet_arch.data.lmdb_format import IMAGE_EXTENSIONS as IMAGE_EXTENSIONS
 from dstnet_arch.data.lmdb_format import META_INFO, natural_key, read_meta_info
 from dstnet_arch.errors import DataError, OptionsError
 
 BACKENDS = ('auto', 'lmdb', 'disk')
-IMAGE_EXTENSIONS = ('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.webp')
 
 
 class FrameSource(ABC):
-    """Clips of frames, each read by the names of its clip and itself.
+    """Clips of frames, addressed by the names of clip and frame.
 
-    Sources pickle, and may be read in any process, forked or spawned; nothing that must not cross over is kept in them.
+    A source can be pickled and read in any process, forked or spawned.
 
     Attributes:
-        root: the folder, as it was given.
-        clips: names of the clips and, for each, of its frames (without extension), both in natural order.
+        root: the folder, as given.
+        clips: frame names (without extension) by clip name, both in natural order.
     """
 
     root: str
@@ -43,107 +41,119 @@ class FrameSource(ABC):
 
     @abstractmethod
     def shape(self, clip: str, frame: str) -> tuple[int, int]:
-        """(height, width) in pixels, without decoding the picture.
+        """Return (height, width) in pixels without decoding the image.
 
         Raises:
-            DataError: the file is no picture.
+            DataError: the file is not a readable image.
         """
 
     @abstractmethod
     def describe(self, clip: str, frame: str) -> str:
-        """The frame's place, for messages."""
+        """Return the location of a frame for messages."""
 
     @abstractmethod
     def _encoded(self, clip: str, frame: str) -> AbstractContextManager[NDArray[np.uint8]]:
-        """The bytes of the picture's file; valid inside the context only."""
+        """Content of the image file, valid only inside the context."""
 
-    def read(self, clip: str, frame: str, window: Window | None = None) -> NDArray[np.uint8]:
-        """The picture, or a window of it: (H, W, 3) uint8, RGB, contiguous.
+    def bit_depth(self) -> int:
+        """Return 16 if the first frame of any clip has 16 bits per sample, else 8.
 
         Raises:
-            DataError: the frame is missing or damaged, or has another size than was announced.
+            DataError: the first frame of a clip is not a readable image.
+        """
+        depths = {8}
+        for clip, frames in self.clips.items():
+            with self._encoded(clip, frames[0]) as data:
+                try:
+                    depths.add(read_header(io.BytesIO(data.tobytes())).bit_depth)
+                except ValueError as error:
+                    raise DataError(f'{self.describe(clip, frames[0])} {error}') from None
+        return max(depths)
+
+    def read(self, clip: str, frame: str, window: Window | None = None) -> Pixels:
+        """Read an image, or a window of it: (H, W, 3), RGB, uint8 or uint16, contiguous.
+
+        Raises:
+            DataError: the frame is missing or damaged, or its size is not `shape(clip, frame)`.
         """
         with self._encoded(clip, frame) as data:
-            decoded = decode(data, window)
-        if decoded is None:
-            raise DataError(
-                f'{self.describe(clip, frame)} cannot be decoded: the file is damaged or no picture. '
-                'Replace it; `python -m data_prep verify` finds all such frames.'
-            )
-        image, shape = decoded
+            try:
+                image, shape = decode(data, window)
+            except ValueError as error:
+                raise DataError(
+                    f'{self.describe(clip, frame)} {error}. Replace the file; `python -m data_prep verify` lists all '
+                    'damaged frames of an LMDB.'
+                ) from None
         if shape != self.shape(clip, frame):
             raise DataError(
-                f'{self.describe(clip, frame)} has {size_text(shape)} pixels, but '
-                f'{size_text(self.shape(clip, frame))} were announced: the data changed after they were listed. '
-                'Start again, or make the LMDB anew.'
+                f'{self.describe(clip, frame)} has {size_text(shape)} pixels, expected '
+                f'{size_text(self.shape(clip, frame))}: the data changed after they were listed. Start the run again; '
+                'if this is an LMDB, convert the data again.'
             )
         return image
 
 
 class FolderSource(FrameSource):
-    """Frames as files: `<root>/<clip>/<frame>.png` (or another of IMAGE_EXTENSIONS).
-
-    Hidden files and files of other kinds are passed over.
+    """Frames as files, one folder per clip. Hidden files and files that are not images are ignored.
 
     Args:
-        root: the folder that holds the clips.
-        clips: look at these folders in it only; by default at all.
+        root: the folder that contains the clips.
+        folders: folder of each clip by the clip's name; default: every folder in `root` that contains images.
 
     Raises:
-        DataError: there are no frames in this layout, two files of a clip differ in their extensions only, or a name is
-            not UTF-8.
+        DataError: there are no frames, two files of a clip differ only in extension, or a name is not UTF-8.
     """
 
-    def __init__(self, root: str | os.PathLike[str], clips: Iterable[str] | None = None) -> None:
+    def __init__(self, root: str | os.PathLike[str], folders: Mapping[str, Path] | None = None) -> None:
         self.root = os.fspath(root)
-        self._folder = Path(root).absolute()
+        if folders is None:
+            folders = {folder.name: folder for folder in subfolders(Path(root))}
+        self._folders = {clip: folders[clip].absolute() for clip in sorted(folders, key=natural_key)}
         self._files: dict[str, dict[str, str]] = {}
         self._shapes: dict[tuple[str, str], tuple[int, int]] = {}
-        for clip in sorted(_names(self._folder, folders=True) if clips is None else clips, key=natural_key):
+        for clip in self._folders:
             if files := self._find_frames(clip):
                 self._files[clip] = files
         if not self._files:
             raise DataError(
-                f'{self.root} holds no frames in the layout <clip>/<frame>.png. Give the folder that holds the clips; '
-                '`python -m data_prep` converts data sets as they are distributed.'
+                f'{self.root} contains no frames in the layout <clip>/<frame>.png. Give the folder that contains the '
+                'clips, or convert the data with `python -m data_prep`.'
             )
         self.clips = {clip: list(files) for clip, files in self._files.items()}
 
     def _find_frames(self, clip: str) -> dict[str, str]:
+        folder = self._folders[clip]
         files: dict[str, str] = {}
-        for file in sorted(_names(self._folder / clip, folders=False), key=natural_key):
-            frame, extension = os.path.splitext(file)
-            if extension.lower() not in IMAGE_EXTENSIONS:
-                continue
-            if not _is_text(clip + frame):
-                raise DataError(
-                    f'The name of {os.path.join(self.root, clip, file)!r} is no UTF-8, and could stand in no table. '
-                    'Rename it.'
-                )
+        for file in sorted(image_files(folder), key=natural_key):
+            frame = os.path.splitext(file)[0]
+            if not _is_utf8(clip + frame):
+                raise DataError(f'The name of {os.path.join(folder, file)!r} is not UTF-8. Rename the file or folder.')
             if frame in files:
                 raise DataError(
-                    f'{os.path.join(self.root, clip)} holds both {files[frame]} and {file}, but a frame is known by '
-                    'its name without extension. Keep one of them.'
+                    f'{folder} contains both {files[frame]} and {file}, but frames are identified by their names '
+                    'without extension. Remove one of the two.'
                 )
             files[frame] = file
         return files
 
     def shape(self, clip: str, frame: str) -> tuple[int, int]:
+        """Return (height, width) by the file's header, see `FrameSource.shape`."""
         if (clip, frame) not in self._shapes:
-            from PIL import Image  # reads headers only, unlike OpenCV; LMDB folders do without it
-
             try:
-                with Image.open(self._path(clip, frame)) as image:
-                    self._shapes[clip, frame] = (image.height, image.width)
-            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-                raise DataError(f'{self.describe(clip, frame)} cannot be read as a picture: {error}') from None
+                with open(self._path(clip, frame), 'rb') as file:
+                    header = read_header(file)
+            except (OSError, ValueError) as error:
+                reason = f'cannot be read: {error.strerror or error}' if isinstance(error, OSError) else error
+                raise DataError(f'{self.describe(clip, frame)} {reason}') from None
+            self._shapes[clip, frame] = (header.height, header.width)
         return self._shapes[clip, frame]
 
     def describe(self, clip: str, frame: str) -> str:
-        return os.path.join(self.root, clip, self._files[clip][frame])
+        """Return the path of the file, relative to the root as it was given."""
+        return os.path.join(self.root, os.path.relpath(self._path(clip, frame), os.path.abspath(self.root)))
 
     def _path(self, clip: str, frame: str) -> Path:
-        return self._folder / clip / self._files[clip][frame]
+        return self._folders[clip] / self._files[clip][frame]
 
     def _encoded(self, clip: str, frame: str) -> AbstractContextManager[NDArray[np.uint8]]:
         try:
@@ -153,13 +163,12 @@ class FolderSource(FrameSource):
 
 
 class LMDBSource(FrameSource):
-    """Frames in an LMDB folder: see dstnet_arch/data/lmdb_format.py for its form.
+    """Frames in an LMDB folder, see `dstnet_arch.data.lmdb_format`.
 
-    The database is opened in the process that reads, when it first does, and once in a process however many sources
-    read it: LMDB refuses to open one path twice.
+    The database is opened on the first read in each process, and once per process however many sources read it.
 
     Raises:
-        DataError: the folder is not such a database, or frames listed in `meta_info.txt` are not in it.
+        DataError: the folder is not such a database, or frames listed in `meta_info.txt` are missing.
     """
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
@@ -174,12 +183,12 @@ class LMDBSource(FrameSource):
         for entry in sorted(entries, key=lambda entry: (natural_key(entry.clip), natural_key(entry.frame))):
             if not entry.clip:
                 raise DataError(
-                    f'{os.path.join(self.root, META_INFO)} lists {entry.key!r}, which names no clip: keys are '
-                    '<clip>/<frame>. Make the LMDB with `python -m data_prep`.'
+                    f'{os.path.join(self.root, META_INFO)} lists {entry.key!r}, expected <clip>/<frame>. '
+                    'Convert the data with `python -m data_prep`.'
                 )
             self.clips.setdefault(entry.clip, []).append(entry.frame)
             self._shapes[entry.clip, entry.frame] = entry.shape[:2]
-        _close_if_replaced(self._path)
+        close_if_replaced(self._path)
         self._check_keys()
 
     def _check_keys(self) -> None:
@@ -189,51 +198,58 @@ class LMDBSource(FrameSource):
         missing = [key for key in listed if key.encode() not in stored]
         if missing:
             raise DataError(
-                f'{self.root} lacks {name_some(missing)}, though its {META_INFO} lists them: the conversion was not '
-                'finished, or the files belong to different ones. Make the LMDB anew with `python -m data_prep`.'
+                f'{self.root} lacks {name_some(missing)}, which its {META_INFO} lists: the two files do not belong '
+                'together. Delete the folder and convert the data again with `python -m data_prep`.'
             )
 
     def shape(self, clip: str, frame: str) -> tuple[int, int]:
+        """Return (height, width) by `meta_info.txt`."""
         return self._shapes[clip, frame]
 
     def describe(self, clip: str, frame: str) -> str:
+        """Return the key and the folder."""
         return f'{clip}/{frame} in {self.root}'
 
     @contextmanager
     def _transaction(self) -> Iterator[lmdb.Transaction]:
+        remedy = 'Delete the folder and convert the data again with `python -m data_prep`.'
         try:
-            with _open_environment(self._path).begin(buffers=True) as transaction:
+            environment = shared_environment(self._path)
+        except DataError as error:
+            raise DataError(f'{error}. {remedy}') from None
+        try:
+            with environment.begin(buffers=True) as transaction:
                 yield transaction
         except lmdb.Error as error:
-            raise DataError(
-                f'{self.root} cannot be read as an LMDB: {error}. If the file is damaged, make it anew with '
-                '`python -m data_prep`; if other code of this process has it open, close it there.'
-            ) from None
+            raise DataError(f'{self.root} is damaged ({error}). {remedy}') from None
 
     @contextmanager
     def _encoded(self, clip: str, frame: str) -> Iterator[NDArray[np.uint8]]:
         with self._transaction() as transaction:
             data = transaction.get(f'{clip}/{frame}'.encode())
             if data is None:
-                raise DataError(
-                    f'{self.describe(clip, frame)} does not exist: the database was changed after it was opened.'
-                )
-            yield np.frombuffer(data, dtype=np.uint8)
+                raise DataError(f'{self.describe(clip, frame)} does not exist: the LMDB changed during the run.')
+            yield np.frombuffer(data, np.uint8)
 
 
-def open_source(root: str | os.PathLike[str], backend: str = 'auto') -> LMDBSource | FolderSource:
-    """Open a folder of frames, an LMDB or plain files.
+def open_source(root: str | os.PathLike[str], backend: str = 'auto') -> FrameSource:
+    """Open a folder of frames: an LMDB, or `<clip>/<frame>.png`.
 
     Args:
-        root: the LMDB folder, or the folder that holds the folders of the clips.
-        backend: 'lmdb', 'disk', or 'auto': LMDB where `root` looks like one.
+        root: the LMDB folder, or the folder that contains the clips' folders.
+        backend: 'lmdb', 'disk', or 'auto': LMDB if `root` looks like one.
 
     Raises:
-        OptionsError: `backend` is none of these.
-        DataError: there is no such folder, or it does not hold what the backend reads.
+        OptionsError: `backend` is unknown.
+        DataError: the folder does not exist, or does not contain what the backend reads.
     """
+    return LMDBSource(root) if is_lmdb(root, backend) else FolderSource(root)
+
+
+def is_lmdb(root: str | os.PathLike[str], backend: str = 'auto') -> bool:
+    """Return True if `open_source` reads `root` as an LMDB. Raises as `open_source` does."""
     if backend not in BACKENDS:
-        raise OptionsError(f'io_backend type is {backend!r}; it can be {", ".join(BACKENDS)}.')
+        raise OptionsError(f'io_backend type is {backend!r}, expected one of: {", ".join(BACKENDS)}.')
     root = os.fspath(root)
     if not os.path.isdir(root):
         what = 'is not a folder' if os.path.exists(root) else 'does not exist'
@@ -241,20 +257,30 @@ def open_source(root: str | os.PathLike[str], backend: str = 'auto') -> LMDBSour
             f'{root} {what} (the current folder is {os.getcwd()}). Correct the path, or make the data with '
             '`python -m data_prep`.'
         )
-    is_lmdb = root.rstrip('/\\').endswith('.lmdb') or os.path.exists(os.path.join(root, 'data.mdb'))
-    return LMDBSource(root) if backend == 'lmdb' or (backend == 'auto' and is_lmdb) else FolderSource(root)
+    looks_so = root.rstrip('/\\').endswith('.lmdb') or os.path.exists(os.path.join(root, 'data.mdb'))
+    return backend == 'lmdb' or (backend == 'auto' and looks_so)
 
 
 def size_text(shape: Iterable[int]) -> str:
-    """(height, width) in the order in which people name it: '1280x720'."""
+    """Format (height, width) in the usual order: '1280x720'."""
     height, width = shape
     return f'{width}x{height}'
 
 
 def name_some(names: list[str], limit: int = 5) -> str:
-    """The first few of the names, and how many more there are."""
+    """Join the first few names and the number of those left out."""
     more = f' and {len(names) - limit} more' if len(names) > limit else ''
     return ', '.join(names[:limit]) + more
+
+
+def subfolders(folder: Path) -> list[Path]:
+    """Return the visible folders in `folder`, in natural order. Raises DataError if it cannot be listed."""
+    return [folder / name for name in sorted(_names(folder, folders=True), key=natural_key)]
+
+
+def image_files(folder: Path) -> list[str]:
+    """Return the names of the visible image files in `folder`. Raises DataError if it cannot be listed."""
+    return [name for name in _names(folder, folders=False) if name.lower().endswith(IMAGE_EXTENSIONS)]
 
 
 def _names(folder: Path, folders: bool) -> list[str]:
@@ -265,58 +291,6 @@ def _names(folder: Path, folders: bool) -> list[str]:
         raise DataError(f'{folder} cannot be listed: {error}') from None
 
 
-def _is_text(name: str) -> bool:
-    """Whether a name from the file system is UTF-8: Python keeps other bytes as half characters."""
+def _is_utf8(name: str) -> bool:
+    """Python represents other bytes in file names as surrogates."""
     return not any('\ud800' <= character <= '\udfff' for character in name)
-
-
-# Environments of this process, by real path, each with the number of the file that it maps.
-_environments: dict[str, tuple[int, Any]] = {}
-_environments_lock = threading.Lock()
-
-
-def _open_environment(path: str) -> lmdb.Environment:
-    with _environments_lock:
-        if path not in _environments:
-            file = os.path.join(path, 'data.mdb')
-            if os.path.isfile(file):
-                try:
-                    check_pages(Path(file))
-                except ValueError as error:
-                    raise lmdb.CorruptedError(f'data.mdb {error}') from None
-            # Locks would need a writable folder; frames are read in random order, so reading ahead wastes memory.
-            environment = lmdb.open(path, create=False, readonly=True, lock=False, readahead=False, meminit=False)
-            # Reading beyond the end of a file that was cut short would kill the process.
-            needed = (environment.info()['last_pgno'] + 1) * environment.stat()['psize']
-            if os.path.getsize(os.path.join(path, 'data.mdb')) < needed:
-                environment.close()
-                raise lmdb.CorruptedError('data.mdb is cut short')
-            _environments[path] = (_file_number(path), environment)
-        return _environments[path][1]
-
-
-def _close_if_replaced(path: str) -> None:
-    """Forget an environment whose file has been made anew since: its old file would go on being read."""
-    with _environments_lock:
-        if path in _environments and _environments[path][0] != _file_number(path):
-            _environments.pop(path)[1].close()
-
-
-def _file_number(path: str) -> int:
-    try:
-        return os.stat(os.path.join(path, 'data.mdb')).st_ino
-    except OSError:
-        return -1
-
-
-def _drop_inherited_environments() -> None:
-    """A forked child must not use its parent's environments, and cannot open its own while it holds them."""
-    global _environments_lock
-    _environments_lock = threading.Lock()  # another thread of the parent may have held it
-    for _, environment in _environments.values():
-        environment.close()
-    _environments.clear()
-
-
-if hasattr(os, 'register_at_fork'):
-    os.register_at_fork(after_in_child=_drop_inherited_environments)

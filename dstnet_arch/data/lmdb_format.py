@@ -1,16 +1,16 @@
-"""The format on disk: LMDB folders that this project and stock BasicSR both read.
+"""The LMDB format that this project and stock BasicSR both read.
 
-A data set `train_blur.lmdb/` holds LMDB's own `data.mdb` and a text file `meta_info.txt`. The key of a frame is
-`<clip>/<frame>` without extension, e.g. `GOPR0372_07_00/000047`; the value is the PNG or JPEG file, byte for byte, or
-its pixels as a PPM file: a header of one kind (`raw_header`), then rows of RGB bytes. OpenCV, and so stock BasicSR,
-decodes that like any picture; who knows where the pixels begin reads any part of them without decoding the rest.
-`meta_info.txt` has one line a frame, `GOPR0372_07_00/000047.png (720,1280,3) 1`: file name, (height, width, channels)
+A data set such as `train_blur.lmdb/` contains LMDB's `data.mdb` and a text file `meta_info.txt`. The key of a frame is
+`<clip>/<frame>` without extension, e.g. `GOPR0372_07_00/000047`. The value is the image file, byte for byte, or a
+binary PPM file: a header of fixed form (`raw_header`), then rows of RGB samples of 8 bits or of 16 bits (big-endian).
+OpenCV, and so stock BasicSR, decodes PPM like any image; this project reads parts of it without decoding.
+`meta_info.txt` has one line per frame, `GOPR0372_07_00/000047.png (720,1280,3) 1`: file name, (height, width, channels)
 and the PNG compression level that stock BasicSR writes there.
 
-BasicSR takes the text before the first dot for the key and encodes keys as ASCII, and LMDB's keys are at most 511
-bytes long: that is where the rules for names come from.
+BasicSR uses the text before the first dot as the key and encodes keys as ASCII; LMDB's keys have at most 511 bytes.
+`check_key` enforces these rules.
 
-Needs the standard library alone, so that whoever reads the data pays nothing for it.
+This module needs the standard library only.
 """
 
 from __future__ import annotations
@@ -23,27 +23,32 @@ from typing import NamedTuple
 META_INFO = 'meta_info.txt'
 MAX_KEY_BYTES = 511
 RAW_EXTENSION = '.ppm'
-"""Of frames that are stored as their pixels."""
+"""Extension of frames that are stored as pixels."""
+IMAGE_EXTENSIONS = ('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.webp')
+"""Extensions of frames in folders, in lower case."""
 
 _META_LINE = re.compile(r'(?P<key>[^.]+)(?P<extension>\.[A-Za-z0-9]+) \((?P<shape>[0-9]+,[0-9]+,[0-9]+)\)( [0-9]+)?')
 _NUMBER = re.compile('([0-9]+)')
-_RAW_HEADER = re.compile(rb'P6\n([1-9][0-9]{0,8}) ([1-9][0-9]{0,8})\n255\n')
-_RAW_HEADER_BYTES = 26  # at most
+_RAW_HEADER = re.compile(rb'P6\n([1-9][0-9]{0,8}) ([1-9][0-9]{0,8})\n(255|65535)\n')
+_RAW_HEADER_BYTES = 28  # at most
 
 
 class MetaEntry(NamedTuple):
-    """One line of `meta_info.txt`."""
+    """One line of `meta_info.txt`.
+
+    Attributes:
+        key: `<clip>/<frame>`, without extension.
+        extension: extension of the stored file with its dot, e.g. `.png`.
+        shape: (height, width, channels), each at least 1.
+    """
 
     key: str
-    """`<clip>/<frame>`, without extension."""
     extension: str
-    """Of the source file, with its dot, e.g. `.png`."""
     shape: tuple[int, int, int]
-    """(height, width, channels), all at least 1."""
 
     @property
     def clip(self) -> str:
-        """The part of the key before the last slash; empty where the key has none."""
+        """The part of the key before the last slash; empty if there is no slash."""
         return self.key.rpartition('/')[0]
 
     @property
@@ -52,10 +57,31 @@ class MetaEntry(NamedTuple):
         return self.key.rpartition('/')[2]
 
 
-def natural_key(name: str) -> tuple[tuple[object, ...], str]:
-    """Sort key under which numbers within names count as numbers: `frame9` before `frame10`.
+class RawHeader(NamedTuple):
+    """The header of a frame that is stored as pixels.
 
-    Names that differ in leading zeros only keep a fixed order, too.
+    Attributes:
+        height: in pixels.
+        width: in pixels.
+        bit_depth: 8 or 16 bits per sample.
+        start: position of the first sample.
+    """
+
+    height: int
+    width: int
+    bit_depth: int
+    start: int
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of the whole file."""
+        return self.start + 3 * self.height * self.width * self.bit_depth // 8
+
+
+def natural_key(name: str) -> tuple[tuple[object, ...], str]:
+    """Sort key that compares numbers within names by value: `frame9` before `frame10`.
+
+    Names that differ only in leading zeros have a fixed order, too.
     """
     # Even positions are text, odd ones digits, so like is compared with like. Digits are compared by length, then
     # as text: int() refuses very long ones.
@@ -67,14 +93,18 @@ def natural_key(name: str) -> tuple[tuple[object, ...], str]:
 
 
 def check_key(key: str) -> None:
-    """Raise ValueError where `key` cannot be used by BasicSR or LMDB, or could lead out of a folder as a path."""
-    rule = f'keys are <clip>/<frame> in printable ASCII, with no dot, at most {MAX_KEY_BYTES} bytes'
+    """Check that BasicSR and LMDB accept a key and that it stays inside a folder when used as a path.
+
+    Raises:
+        ValueError: the key is not allowed.
+    """
+    rule = f'keys are <clip>/<frame> in printable ASCII without dots, at most {MAX_KEY_BYTES} bytes'
     if not key.isascii():
         raise ValueError(f'{key!r} is not ASCII: {rule}')
     if not key.isprintable():
-        raise ValueError(f'{key!r} holds control characters: {rule}')
+        raise ValueError(f'{key!r} contains control characters: {rule}')
     if '.' in key:
-        raise ValueError(f'{key!r} holds a dot, but BasicSR ends a key at the first one: {rule}')
+        raise ValueError(f'{key!r} contains a dot, but BasicSR ends a key at the first dot: {rule}')
     if '\\' in key or ':' in key or not all(part.strip() for part in key.split('/')):
         raise ValueError(f'{key!r} is not a plain relative name: {rule}')
     if len(key) > MAX_KEY_BYTES:
@@ -82,76 +112,75 @@ def check_key(key: str) -> None:
 
 
 def frame_key(clip: str, frame: str) -> str:
-    """`<clip>/<frame>` for a clip and a frame name without extension.
+    """Return the key `<clip>/<frame>` of a frame name without extension.
 
     Raises:
-        ValueError: the names cannot be used (see the rules at the top of this module).
+        ValueError: the names are not allowed, see `check_key`.
     """
     if '/' in frame:
-        raise ValueError(f'the frame name {frame!r} holds a slash')
+        raise ValueError(f'the frame name {frame!r} contains a slash')
     key = f'{clip}/{frame}'
     check_key(key)
     return key
 
 
-def raw_header(height: int, width: int) -> bytes:
-    """What stands before the pixels, rows of RGB bytes, of a frame that is stored as them."""
-    return b'P6\n%d %d\n255\n' % (width, height)
+def raw_header(height: int, width: int, bit_depth: int = 8) -> bytes:
+    """Return the bytes that precede the samples of a frame stored as pixels."""
+    return b'P6\n%d %d\n%d\n' % (width, height, 2**bit_depth - 1)
 
 
-def parse_raw_header(data: bytes | memoryview) -> tuple[int, int, int] | None:
-    """(height, width, position of the first pixel) of a frame that is stored as its pixels; None for other files.
+def parse_raw_header(data: bytes | memoryview) -> RawHeader | None:
+    """Return the header of a frame stored as pixels, or None for other files.
 
     Raises:
-        ValueError: the pixels are not all there.
+        ValueError: the file is truncated.
     """
     match = _RAW_HEADER.match(bytes(data[:_RAW_HEADER_BYTES]))
     if match is None:
         return None
-    width, height = int(match[1]), int(match[2])
-    if len(data) < match.end() + 3 * height * width:
+    header = RawHeader(int(match[2]), int(match[1]), 8 if match[3] == b'255' else 16, match.end())
+    if len(data) < header.num_bytes:
         raise ValueError('is truncated')
-    return height, width, match.end()
+    return header
 
 
 def format_meta_line(entry: MetaEntry, compress_level: int = 1) -> str:
-    """The line of `meta_info.txt` for a frame, without the line end.
+    """Return the line of `meta_info.txt` for a frame, without line end.
 
-    `compress_level` says nothing here, files being copied as they are; stock BasicSR wants a number in its place.
+    Files are copied unchanged, so `compress_level` has no meaning; stock BasicSR expects a number there.
     """
     height, width, channels = entry.shape
     return f'{entry.key}{entry.extension} ({height},{width},{channels}) {compress_level}'
 
 
 def parse_meta_line(line: str) -> MetaEntry:
-    """Read one line of `meta_info.txt`; the compression level may be absent.
+    """Parse one line of `meta_info.txt`; the compression level is optional.
 
     Raises:
-        ValueError: the line has another form, or its key is refused (a dot, an absolute path, ...).
+        ValueError: the line has another form or its key is not allowed.
     """
     match = _META_LINE.fullmatch(line.rstrip('\r\n'))
     if match is None:
         raise ValueError(f'expected "<clip>/<frame>.png (height,width,channels) 1", found {line.rstrip()[:120]!r}')
     check_key(match['key'])
-    # The pattern allows digits of any number; no image has a side of more.
     sides = match['shape'].split(',')
-    if max(map(len, sides)) > 9 or min(map(int, sides)) < 1:
-        raise ValueError(f'({match["shape"][:60]}) is no (height,width,channels)')
+    if max(map(len, sides)) > 9 or min(map(int, sides)) < 1:  # int() refuses very long numbers
+        raise ValueError(f'({match["shape"][:60]}) is not a valid (height,width,channels)')
     height, width, channels = map(int, sides)
     return MetaEntry(match['key'], match['extension'], (height, width, channels))
 
 
 def read_meta_info(lmdb_path: str | PathLike[str]) -> list[MetaEntry]:
-    """All entries of an LMDB folder's `meta_info.txt`, in the file's order.
+    """Read all entries of an LMDB folder's `meta_info.txt`, in the file's order.
 
     Raises:
-        FileNotFoundError: no such folder, or no `meta_info.txt` in it.
-        ValueError: the file is empty or not text, a line is malformed (its number is given), or a key comes twice.
+        FileNotFoundError: the folder or its `meta_info.txt` does not exist.
+        ValueError: the file is empty or not text, or a line is malformed or repeats a key (the line number is given).
     """
     path = Path(lmdb_path) / META_INFO
     if not path.is_file():
         what = f'has no {META_INFO}' if Path(lmdb_path).is_dir() else 'does not exist'
-        raise FileNotFoundError(f'{lmdb_path} {what}; python -m data_prep makes such folders (see its --help)')
+        raise FileNotFoundError(f'{lmdb_path} {what}. To make such a folder, see `python -m data_prep --help`')
     try:
         lines = path.read_text(encoding='ascii').split('\n')
     except UnicodeDecodeError as error:
@@ -166,7 +195,7 @@ def read_meta_info(lmdb_path: str | PathLike[str]) -> list[MetaEntry]:
         except ValueError as error:
             raise ValueError(f'{path}, line {number}: {error}') from None
         if entry.key in first_seen:
-            raise ValueError(f'{path}, line {number}: {entry.key!r} stands in line {first_seen[entry.key]} already')
+            raise ValueError(f'{path}, line {number}: {entry.key!r} is already in line {first_seen[entry.key]}')
         first_seen[entry.key] = number
         entries.append(entry)
     if not entries:

@@ -1,4 +1,4 @@
-"""The order of training samples: a function of the seed and the position in the run alone."""
+"""Order of training samples as a function of the seed and the position in the run."""
 
 from __future__ import annotations
 
@@ -9,36 +9,35 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Sampler
 
-_PERMUTATION = 0  # marks the sampler's random numbers; those of the samples themselves are marked otherwise
+_PERMUTATION = 0  # stream of the sampler's random numbers; the data set uses another one
 
 
-class VideoDeblurSampler(Sampler[tuple[int, int]]):
-    """Endless passes over the data set, dealt out to ranks and cut into epochs, in place of stock `EnlargedSampler`.
+class ResumableSampler(Sampler[tuple[int, int]]):
+    """Endless shuffled passes over the data set, divided among ranks and epochs; replaces stock `EnlargedSampler`.
 
-    Samples form one endless sequence: shuffled passes over the data set, one after the other, each using every index
-    once. Epoch e is the e-th section of it. Rank r takes the elements r, r + num_replicas, ... of each section, so two
-    ranks with half the batch each see together, at every iteration, what one process with the whole batch sees.
+    Samples form one endless sequence of shuffled passes, each of which contains every index once. Epoch e is the e-th
+    section of it. Rank r takes the elements r, r + num_replicas, ... of a section, so at every iteration N ranks with
+    batches of B together see what one process with batches of N * B sees.
 
-    Each element is a pair (index, draw), draw being its position in the endless sequence: unique over epochs and ranks.
+    Elements are pairs (index, draw). The draw is the position in the endless sequence, unique over epochs and ranks.
 
-    An epoch is `ratio` times the data set, rounded up to whole batches of all ranks (`batch_size_per_gpu` of the data
-    set's options): the loader then drops nothing, and an epoch has as many iterations as stock `train_pipeline` counts
-    on. With fewer, it would end before `total_iter`.
+    An epoch is `ratio` passes, rounded up to full batches of all ranks: the loader then drops nothing, and an epoch has
+    as many iterations as stock `train_pipeline` expects.
 
     Args:
-        dataset: the training set; of its attributes `opt` gives `batch_size_per_gpu` (1 where it does not), and
-            `manual_seed` the seed (0 where there is none). Where a run is resumed, its options hold `resume_at`
-            ({'epoch', 'iter'} of the training state): the samples of that epoch already trained on are left out.
+        dataset: the training set. Read from its attributes: `manual_seed` (default 0) and `opt` with
+            `batch_size_per_gpu` (default 1) and, in a resumed run, `resume_at` ({'epoch', 'iter'} of the training
+            state): samples of that epoch that the run has already seen are skipped.
         num_replicas: number of ranks.
-        rank: of this process, from 0.
-        ratio: length of an epoch in passes over the data set; more than 0, and not necessarily whole.
+        rank: rank of this process, from 0.
+        ratio: passes over the data set per epoch, more than 0, not necessarily an integer.
     """
 
     def __init__(self, dataset: Sized, num_replicas: int, rank: int, ratio: float = 1) -> None:
         if not 0 <= rank < num_replicas:
-            raise ValueError(f'rank is {rank}; with {num_replicas} ranks it can be 0 to {num_replicas - 1}')
+            raise ValueError(f'rank is {rank}, expected 0 to {num_replicas - 1} with {num_replicas} ranks')
         if len(dataset) < 1 or not ratio > 0:
-            raise ValueError(f'there is nothing to draw from {len(dataset)} samples at a ratio of {ratio}')
+            raise ValueError(f'cannot draw from {len(dataset)} samples at a ratio of {ratio}')
         opt: dict[str, Any] = getattr(dataset, 'opt', {})
         batch_size = opt.get('batch_size_per_gpu') or 1
         self.dataset = dataset
@@ -52,25 +51,28 @@ class VideoDeblurSampler(Sampler[tuple[int, int]]):
         if resume_at := opt.get('resume_at'):
             epoch = resume_at['epoch']
             position = resume_at['iter'] * batch_size - epoch * self.num_samples
-            if 0 <= position <= self.num_samples:  # else the run was begun with another batch or number of ranks
+            if 0 <= position <= self.num_samples:  # else the run was started with another batch size or world size
                 self.start_at(position, epoch)
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that the next iteration goes through."""
+        """Choose the epoch of the next iteration over the sampler."""
         self.epoch = epoch
 
     def start_at(self, position: int, epoch: int) -> None:
-        """Leave out the first `position` samples of this rank whenever `epoch` is iterated; other epochs stay whole.
+        """Skip the first `position` samples of this rank whenever `epoch` is iterated; other epochs are complete.
 
-        Resuming a run needs it: `position` is the number of batches of the epoch already trained on, times the batch
-        size of this rank. It is tied to the epoch because loaders may begin another one before that, for nothing.
+        The epoch is an argument because a loader may start another epoch before the one that is resumed.
+
+        Args:
+            position: number of batches of the epoch already trained on, times the batch size of this rank.
+            epoch: the epoch to resume.
         """
         if not 0 <= position <= self.num_samples:
-            raise ValueError(f'position is {position}; in an epoch of this rank it can be 0 to {self.num_samples}')
+            raise ValueError(f'position is {position}, expected 0 to {self.num_samples}, the samples of an epoch')
         self._start = (epoch, position)
 
     def __len__(self) -> int:
-        """Samples of this rank in a whole epoch, whatever `start_at` leaves out."""
+        """Samples of this rank in a complete epoch, including those that `start_at` skips."""
         return self.num_samples
 
     def __iter__(self) -> Iterator[tuple[int, int]]:

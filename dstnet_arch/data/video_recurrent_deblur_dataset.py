@@ -1,7 +1,7 @@
-"""The two data sets of video deblurring: random clips to train on, whole videos to test on.
+"""Data sets for video deblurring: random clips for training, whole videos for testing.
 
-Both take BasicSR's single argument `opt`, the section of the options file with the keys named below. All data are
-checked when the data set is made: BasicSR's loaders handle errors that come later badly.
+Both take BasicSR's single argument `opt`, the data set's section of the options file. The constructors check all data
+and read names and headers only: BasicSR's loaders handle later errors badly.
 """
 
 from __future__ import annotations
@@ -22,47 +22,52 @@ from torch.utils.data import Dataset, get_worker_info
 from dstnet_arch.data.augment import Augmentation, draw_augmentation
 from dstnet_arch.data.clips import Clip, clip_schedule
 from dstnet_arch.data.frame_source import FrameSource, size_text
-from dstnet_arch.data.pairing import find_problems, open_sources, raise_problems
-from dstnet_arch.data.sampler import VideoDeblurSampler
-from dstnet_arch.errors import DataError, OptionsError
+from dstnet_arch.data.image_file import Pixels
+from dstnet_arch.data.pairing import find_bit_depth, find_problems, open_sources, raise_problems
+from dstnet_arch.data.sampler import ResumableSampler
+from dstnet_arch.errors import DataError, OptionsError, counted
 
-_MOST_THREADS = 8  # for reading; beyond, the memory is the limit
-_SAMPLE = 1  # marks the random numbers of a sample; those of the sampler are marked otherwise
+_MAX_THREADS = 8  # for reading; more only take memory
+_SAMPLE = 1  # stream of a sample's random numbers; the sampler uses another one
 
 
 class VideoRecurrentDeblurDataset(Dataset[dict[str, Any]]):
-    """Clips of blurry frames and their sharp partners, cropped and flipped alike.
+    """Clips of blurry frames and their sharp partners with the same random crops and flips.
 
-    An index is a start frame, counted over all clips; starts run as far as the smallest interval leaves room. Of the
-    intervals in `interval_list`, those that fit between the start and the end of the clip are drawn from, with equal
-    chances.
+    An index is a start frame, counted over all clips, that leaves room for the smallest interval. The interval is drawn
+    uniformly from those in `interval_list` that fit between the start frame and the end of the clip.
 
-    An item is {'lq': (T, 3, S, S), 'gt': (T, 3, S, S), 'key': '<clip>/<its first frame>'}, float32 RGB in [0, 1] and
-    contiguous.
+    An item is {'lq': (T, 3, S, S), 'gt': (T, 3, S, S), 'key': '<clip>/<first frame>'}, contiguous float32 RGB in [0, 1]
+    with the full depth of 8 or 16 bits.
 
-    `dataset[index, draw]` makes every random choice a function of (`manual_seed`, draw), whatever the process: what
-    VideoDeblurSampler asks for, so that a resumed run sees the same samples. `dataset[index]` takes them from torch's
-    global random numbers, which a loader seeds differently in each worker.
+    `dataset[index, draw]` makes every random choice a function of (`manual_seed`, draw) in any process, which is what
+    ResumableSampler asks for: a resumed run sees the same samples. `dataset[index]` draws from torch's global random
+    numbers, which a loader seeds differently in each worker.
 
     Options:
-        dataroot_lq, dataroot_gt: LMDB folders, or folders `<clip>/<frame>.png`. Partners have the same names.
+        dataroot_lq, dataroot_gt: LMDB folders or folders `<clip>/<frame>.png`, in which partners have the same names;
+            or one folder for both, see `dstnet_arch.data.folder_layouts`.
+        blur: folder of the blurry frames if one folder contains both kinds, e.g. blur_gamma; default blur.
         io_backend.type: auto (default), lmdb or disk.
-        num_frame: T, frames in an item; default 15.
-        interval_list: steps between its frames; default [1].
+        num_frame: T, frames per item; default 15.
+        interval_list: steps between frames; default [1].
         gt_size: S, side of the crop in pixels; default 256.
-        use_hflip, use_rot: allow horizontal flips; vertical flips and quarter turns; both true by default.
-        random_reverse: play half of the items backwards; default false.
+        use_hflip, use_rot: allow horizontal flips; vertical flips and quarter turns. Default true.
+        random_reverse: reverse the time of half of the items; default false.
         manual_seed: default 0.
+
+    Attributes:
+        lq, gt: the opened frame sources.
+        bit_depth: bits per sample, 8 or 16.
 
     Raises:
         OptionsError: an option is missing or out of range.
-        DataError: everything that is wrong with the data, in one message: missing partners either way, unreadable
-            headers, sizes that differ within a clip or from the partner's, clips too short for the smallest interval or
-            smaller than the crop, intervals that fit in no clip.
+        DataError: all problems of the data in one message: missing partners, unreadable headers, sizes that differ
+            within a clip or from the partner's, clips too short for the smallest interval or smaller than the crop,
+            intervals that fit no clip.
     """
 
-    # What the tools draw samples with, in place of stock EnlargedSampler.
-    sampler_class = VideoDeblurSampler
+    sampler_class = ResumableSampler  # used instead of stock EnlargedSampler
 
     def __init__(self, opt: dict[str, Any]) -> None:
         self.opt = opt
@@ -70,10 +75,11 @@ class VideoRecurrentDeblurDataset(Dataset[dict[str, Any]]):
         self.gt_size = _positive(opt, 'gt_size', 256)
         self.intervals = _intervals(opt)
         self.manual_seed = int(opt.get('manual_seed') or 0)
-        lq, gt = open_sources(opt, gt_required=True)
+        lq, gt = open_sources(opt, gt_required=True, phase='train')
         assert gt is not None  # for type checkers: it was required
         self.lq, self.gt = lq, gt
         raise_problems(opt, find_problems(lq, gt, self.gt_size) + self._find_short_clips())
+        self.bit_depth = find_bit_depth(opt, lq, gt)
 
         shortest = self._span(self.intervals[0])
         self._clips = list(lq.clips)
@@ -91,13 +97,13 @@ class VideoRecurrentDeblurDataset(Dataset[dict[str, Any]]):
         for clip, length in lengths.items():
             if length < shortest:
                 problems.append(
-                    f'clip {clip} has {length} frames, but num_frame {self.num_frame} at interval {self.intervals[0]} '
-                    f'takes {shortest}. Remove the clip, or lower num_frame'
+                    f'clip {clip} has {counted(length, "frame")}, but num_frame {self.num_frame} at interval '
+                    f'{self.intervals[0]} needs {shortest}. Remove the clip, or lower num_frame'
                 )
         for interval in self.intervals[1:]:
             if self._span(interval) > max(lengths.values()) >= shortest:
                 problems.append(
-                    f'interval {interval} takes {self._span(interval)} frames, but the longest clip has '
+                    f'interval {interval} needs {self._span(interval)} frames, but the longest clip has '
                     f'{max(lengths.values())}. Remove it from interval_list'
                 )
         return problems
@@ -106,7 +112,7 @@ class VideoRecurrentDeblurDataset(Dataset[dict[str, Any]]):
         return self._first_index[-1]
 
     def __getitem__(self, index: int | tuple[int, int]) -> dict[str, Any]:
-        _keep_opencv_in_one_thread()
+        _limit_opencv_threads()
         if isinstance(index, tuple):
             index, draw = index
             rng = np.random.default_rng((self.manual_seed, _SAMPLE, draw))
@@ -137,34 +143,40 @@ class VideoRecurrentDeblurDataset(Dataset[dict[str, Any]]):
 
 
 class VideoRecurrentDeblurTestDataset(Dataset[dict[str, Any]]):
-    """Videos, or clips of them, to restore; with ground truth to score them, or without.
+    """Videos, or clips of them, with or without ground truth.
 
-    An item is a clip, read when it is asked for: {'lq': (T, 3, H, W) and, where there is ground truth, 'gt' of the same
-    shape, float32 RGB in [0, 1]; 'video': its name; 'frames': the T names of its frames; 'keep': (start, stop), the
-    positions in the clip that count; 'lq_path': where the frames come from}. See `clip_schedule` for the clips.
+    An item is a clip: {'lq': (T, 3, H, W) and, if there is ground truth, 'gt' of the same shape, float32 RGB in [0, 1]
+    with the full depth of 8 or 16 bits; 'video': the name of the video; 'frames': names of the T frames; 'keep':
+    (start, stop), the positions in the clip that are used, see `clip_schedule`; 'lq_path': where
+    the frames come from}.
 
     Options:
-        dataroot_lq: an LMDB folder, or a folder `<video>/<frame>.png`.
-        dataroot_gt: the same for the ground truth, partners having the same names; absent or null: none.
+        dataroot_lq: an LMDB folder or a folder `<video>/<frame>.png`.
+        dataroot_gt: the same for the ground truth, in which partners have the same names; default null: no ground
+            truth. Both may name one folder, see `dstnet_arch.data.folder_layouts`.
+        blur: folder of the blurry frames if one folder contains both kinds, e.g. blur_gamma; default blur.
         io_backend.type: auto (default), lmdb or disk.
-        clip_length: frames in a clip; default 30, as the paper's numbers were made; null: whole videos.
+        clip_length: frames per clip; default 30 as in the paper; null: whole videos.
 
     Attributes:
-        videos: names of the videos and of their frames, in natural order.
-        num_frames: how many frames count, in all videos.
-        has_gt: whether items have a 'gt'.
+        lq, gt: the opened frame sources; `gt` is None without ground truth.
+        videos: frame names by video name, in natural order.
+        num_frames: number of frames of all videos.
+        has_gt: True if items have a 'gt'.
+        bit_depth: bits per sample of the data set, 8 or 16: the largest in it.
 
     Raises:
         OptionsError: an option is missing or out of range.
-        DataError: everything that is wrong with the data, in one message: missing partners either way, unreadable
-            headers, sizes that differ within a video or from the partner's.
+        DataError: all problems of the data in one message: missing partners, unreadable headers, sizes that differ
+            within a video or from the partner's.
     """
 
     def __init__(self, opt: dict[str, Any]) -> None:
         self.opt = opt
         clip_length = None if opt.get('clip_length', 30) is None else _positive(opt, 'clip_length', 30)
-        self.lq, self.gt = open_sources(opt, gt_required=False)
+        self.lq, self.gt = open_sources(opt, gt_required=False, phase='test')
         raise_problems(opt, find_problems(self.lq, self.gt))
+        self.bit_depth = find_bit_depth(opt, self.lq, self.gt)
         self.has_gt = self.gt is not None
         self.videos = self.lq.clips
         self.num_frames = sum(map(len, self.videos.values()))
@@ -176,11 +188,11 @@ class VideoRecurrentDeblurTestDataset(Dataset[dict[str, Any]]):
         return len(self._clips)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        _keep_opencv_in_one_thread()
+        _limit_opencv_threads()
         if not 0 <= index < len(self):
             raise IndexError(f'index {index} of a data set of {len(self)}')
         video, clip = self._clips[index]
-        threads = 1 if get_worker_info() is not None else min(_MOST_THREADS, os.cpu_count() or 1)
+        threads = 1 if get_worker_info() is not None else min(_MAX_THREADS, os.cpu_count() or 1)
         frames = self.videos[video][clip.start : clip.stop]
         item = {
             'lq': read_frames(self.lq, video, frames, threads=threads),
@@ -201,29 +213,33 @@ def read_frames(
     augment: Augmentation | None = None,
     threads: int = 1,
 ) -> Tensor:
-    """Frames of a clip, of each only what the augmentation needs: (T, 3, H, W), float32 RGB in [0, 1].
+    """Read frames of a clip: (T, 3, H, W), float32 RGB in [0, 1].
 
-    Decoding leaves Python's lock, so threads help where no other processes read.
+    Args:
+        source: where the frames are.
+        clip: name of the clip.
+        frames: names of its frames.
+        augment: crop and flips; only the crop is read if the source stores pixels.
+        threads: number of threads. Decoding releases the GIL.
 
     Raises:
-        DataError: a frame cannot be read, or there is not enough memory for all of them.
+        DataError: a frame cannot be read, or the memory does not suffice for all of them.
     """
     size = source.shape(clip, frames[0]) if augment is None else (augment.size, augment.size)
     try:
         tensor = torch.empty(len(frames), 3, *size)
-    except RuntimeError:  # of more bytes than there are, or than there can be
+    except RuntimeError:
         raise DataError(
-            f'There is not enough memory for {len(frames)} frames of {clip} in {source.root}, said to be of '
-            f'{size_text(size)}. See whether that is true, or take a smaller clip_length.'
+            f'Not enough memory for {len(frames)} frames of {size_text(size)} pixels of clip {clip} in {source.root}. '
+            'Check the size, or lower clip_length.'
         ) from None
 
     def read(number: int) -> None:
-        if augment is None:
-            image = source.read(clip, frames[number])
-        else:
-            # A copy in any case: NumPy calls a single row contiguous, whatever its strides; PyTorch does not.
-            image = augment.flip(source.read(clip, frames[number], augment.window)).copy()
-        tensor[number].copy_(torch.from_numpy(image).permute(2, 0, 1)).div_(255)
+        image = source.read(clip, frames[number], None if augment is None else augment.window)
+        if augment is not None:
+            # Copied always: NumPy calls a single row contiguous whatever its strides are, PyTorch does not.
+            image = augment.flip(image).copy()
+        tensor[number].copy_(_to_tensor(image).permute(2, 0, 1)).div_(np.iinfo(image.dtype).max)
 
     if threads == 1:
         for number in range(len(frames)):
@@ -234,8 +250,13 @@ def read_frames(
     return tensor
 
 
-def _keep_opencv_in_one_thread() -> None:
-    """In a loader's worker: there is one for each core already. Elsewhere OpenCV's threads are not ours to set."""
+def _to_tensor(image: Pixels) -> Tensor:
+    # PyTorch has few operations for uint16.
+    return torch.from_numpy(image if image.dtype == np.uint8 else image.astype(np.float32))
+
+
+def _limit_opencv_threads() -> None:
+    """In a worker process there is one per core already; elsewhere OpenCV's threads are left alone."""
     if get_worker_info() is not None:
         cv2.setNumThreads(0)
 
@@ -243,13 +264,13 @@ def _keep_opencv_in_one_thread() -> None:
 def _positive(opt: Mapping[str, Any], key: str, default: int) -> int:
     value = opt.get(key, default)
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise OptionsError(f'{key} is {value!r}; it can be a whole number from 1. The default is {default}.')
+        raise OptionsError(f'{key} is {value!r}, expected an integer of 1 or more (default {default}).')
     return value
 
 
 def _intervals(opt: Mapping[str, Any]) -> list[int]:
     intervals = opt.get('interval_list', [1])
-    whole = isinstance(intervals, list) and all(isinstance(step, int) and step >= 1 for step in intervals)
-    if not whole or not intervals:
-        raise OptionsError(f'interval_list is {intervals!r}; it can be a list of whole numbers from 1, such as [1].')
+    valid = isinstance(intervals, list) and all(isinstance(step, int) and step >= 1 for step in intervals)
+    if not valid or not intervals:
+        raise OptionsError(f'interval_list is {intervals!r}, expected a list of integers of 1 or more, such as [1].')
     return sorted(intervals)

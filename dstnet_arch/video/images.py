@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dstnet_arch.data.frame_source import IMAGE_EXTENSIONS
-from dstnet_arch.data.image_check import check_structure
+from dstnet_arch.data.image_file import check_structure
 from dstnet_arch.errors import DataError
 from dstnet_arch.files import atomic_file
 

@@ -18,6 +18,7 @@ from dstnet_arch.data.frame_source import (
     open_source,
     size_text,
 )
+from dstnet_arch.data.image_file import to_8_bit
 from dstnet_arch.data.lmdb_format import natural_key
 from dstnet_arch.errors import DataError, OptionsError
 from dstnet_arch.visualize.figures import Image
@@ -46,7 +47,7 @@ class Track:
 
     def read(self, frame: str) -> Image:
         """Read a frame: (H, W, 3) uint8 RGB."""
-        return self.source.read(self.clip, self.frames[frame])
+        return to_8_bit(self.source.read(self.clip, self.frames[frame]))
 
     def shape(self, frame: str) -> tuple[int, int]:
         """Return (height, width) of a frame."""
@@ -160,7 +161,7 @@ def open_footage(specs: Sequence[Spec], clip: str | None = None, suffixes: Colle
     own: dict[str, str] = {}  # clips of the sources that are the folder of one clip
     for name, path in specs:
         if _has_frames(path) and not (clip and (path / clip).is_dir()):
-            sources[name], own[name] = FolderSource(path.parent, [path.name]), path.name
+            sources[name], own[name] = FolderSource(path.parent, {path.name: path}), path.name
         else:
             sources[name] = open_source(path)
     with_clips = {name: source for name, source in sources.items() if name not in own}

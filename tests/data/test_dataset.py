@@ -1,107 +1,36 @@
-"""Frame sources and the two data sets, on tiny pictures whose values say where they come from."""
+"""The two data sets, on tiny pictures whose values say where they come from."""
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import pickle
 import re
-import shutil
-import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import cv2
-import lmdb
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
-from PIL import Image
+from prep_parts import Pixels, encode, write_folder, write_lmdb
+from tiny_videos import CLIPS, HEIGHT, VIDEOS, WIDTH, picture, pictures_of, sharp
 from torch.utils.data import DataLoader, default_collate
 
-from dstnet_arch.data import frame_source
-from dstnet_arch.data.decoding import decode
-from dstnet_arch.data.frame_source import FolderSource, FrameSource, LMDBSource, open_source
-from dstnet_arch.data.lmdb_format import MetaEntry, format_meta_line, raw_header
-from dstnet_arch.data.sampler import VideoDeblurSampler
+from dstnet_arch.data.frame_source import FrameSource
+from dstnet_arch.data.lmdb_format import raw_header
+from dstnet_arch.data.sampler import ResumableSampler
 from dstnet_arch.data.video_recurrent_deblur_dataset import VideoRecurrentDeblurDataset, VideoRecurrentDeblurTestDataset
 from dstnet_arch.errors import DataError, OptionsError
 
-HEIGHT, WIDTH, CROP = 20, 24, 16
-# Numbering starts anywhere, and is not always padded: natural order is not that of text.
-CLIPS = {
-    'GOPR0372_07_00': [f'{number:06d}' for number in range(47, 54)],
-    'b10': ['8', '9', '10', '11'],
-    'b9': ['1', '2', '3'],
-}
-VIDEOS = {'GOPR0372_07_00': CLIPS['GOPR0372_07_00'], 'b9': CLIPS['b9'], 'b10': CLIPS['b10']}
-
-Pixels = NDArray[np.uint8]
+CROP = 16
 
 
-def picture(clip: str, frame: str, height: int = HEIGHT, width: int = WIDTH) -> Pixels:
-    """RGB: the row, the column, and the frame's number plus ten times the clip's."""
-    rows, columns = np.mgrid[:height, :width]
-    return np.stack([rows, columns, np.full_like(rows, int(frame) + 10 * sorted(CLIPS).index(clip))], -1).astype(
-        np.uint8
-    )
+def encode_raw(image: np.ndarray) -> bytes:
+    return raw_header(*image.shape[:2], 8 * image.itemsize) + image.astype(f'>u{image.itemsize}').tobytes()
 
 
-def sharp(image: Pixels) -> Pixels:
-    """Ground truth that any crop and flip commutes with."""
-    return 255 - image
-
-
-def encode(image: Pixels, extension: str = '.png') -> bytes:
-    return cv2.imencode(extension, image[..., ::-1])[1].tobytes()
-
-
-def encode_raw(image: Pixels) -> bytes:
-    return raw_header(*image.shape[:2]) + image.tobytes()
-
-
-def noisy(key: str) -> Pixels:
-    return np.random.default_rng(list(key.encode())).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
-
-
-def write_folder(root: Path, pictures: Mapping[str, Pixels]) -> Path:
-    for key, image in pictures.items():
-        path = root / f'{key}.png'
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(encode(image))
-    return root
-
-
-def write_lmdb(
-    root: Path,
-    pictures: Mapping[str, Pixels],
-    also_listed: Iterable[str] = (),
-    encoder: Callable[[Pixels], bytes] = encode,
-) -> Path:
-    entries = [MetaEntry(key, '.png', (*image.shape[:2], 3)) for key, image in pictures.items()]
-    entries += [MetaEntry(key, '.png', (HEIGHT, WIDTH, 3)) for key in also_listed]
-    with lmdb.open(str(root), map_size=1 << 22) as environment, environment.begin(write=True) as transaction:
-        for key, image in pictures.items():
-            transaction.put(key.encode(), encoder(image))
-    root.joinpath('meta_info.txt').write_text('\n'.join(map(format_meta_line, entries)) + '\n')
-    return root
-
-
-def pictures_of(clips: Mapping[str, Iterable[str]] = CLIPS, **size: int) -> dict[str, Pixels]:
-    return {f'{clip}/{frame}': picture(clip, frame, **size) for clip, frames in clips.items() for frame in frames}
-
-
-@pytest.fixture(params=['disk', 'lmdb'])
-def roots(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
-    write, suffix = (write_folder, '') if request.param == 'disk' else (write_lmdb, '.lmdb')
-    lq = pictures_of()
-    gt = {key: sharp(image) for key, image in lq.items()}
-    return {
-        'dataroot_lq': str(write(tmp_path / f'blur{suffix}', lq)),
-        'dataroot_gt': str(write(tmp_path / f'sharp{suffix}', gt)),
-    }
+def noisy(key: str, dtype: type = np.uint8) -> np.ndarray:
+    rng = np.random.default_rng(list(key.encode()))
+    return rng.integers(0, np.iinfo(dtype).max, (HEIGHT, WIDTH, 3), dtype, endpoint=True)
 
 
 def train_opt(roots: Mapping[str, str], **opt: Any) -> dict[str, Any]:
@@ -109,118 +38,19 @@ def train_opt(roots: Mapping[str, str], **opt: Any) -> dict[str, Any]:
 
 
 def to_pixels(tensor: torch.Tensor) -> Pixels:
-    """(T, 3, H, W) in [0, 1] -> (T, H, W, 3) uint8; fails where values are no multiples of 1/255."""
+    """(T, 3, H, W) in [0, 1] -> (T, H, W, 3) uint8; fails if values are not multiples of 1/255."""
     scaled = tensor.mul(255)
     assert torch.equal(scaled.round() / 255, tensor)
     return scaled.round().byte().permute(0, 2, 3, 1).numpy()
 
 
-# Frame sources
+# The training set
 
 
-def test_sources_know_names_and_sizes_and_read_rgb(roots: dict[str, str]) -> None:
-    source = open_source(roots['dataroot_lq'])
-    assert isinstance(source, LMDBSource if roots['dataroot_lq'].endswith('.lmdb') else FolderSource)
-    assert list(source.clips.items()) == list(VIDEOS.items())
-    for clip, frames in VIDEOS.items():
-        for frame in frames:
-            assert source.shape(clip, frame) == (HEIGHT, WIDTH)
-            image = source.read(clip, frame)
-            assert image.dtype == np.uint8
-            assert image.flags.c_contiguous
-            np.testing.assert_array_equal(image, picture(clip, frame))
-
-
-def test_folder_passes_over_what_is_no_frame(tmp_path: Path) -> None:
-    write_folder(tmp_path, {'b9/1': picture('b9', '1')})
-    (tmp_path / 'b9' / '.1.png').write_bytes(b'')
-    (tmp_path / 'b9' / 'Thumbs.db').write_bytes(b'')
-    (tmp_path / 'b9' / 'folder.png').mkdir()
-    (tmp_path / 'notes').mkdir()
-    (tmp_path / 'readme.txt').write_text('')
-    assert FolderSource(tmp_path).clips == {'b9': ['1']}
-
-
-def test_unusual_names_and_extensions(tmp_path: Path) -> None:
-    clip = tmp_path / 'ünï clip'
-    clip.mkdir()
-    (clip / 'a.b.PNG').write_bytes(encode(picture('b9', '1')))
-    (clip / 'c.bmp').write_bytes(encode(picture('b9', '2'), '.bmp'))
-    source = FolderSource(tmp_path)
-    assert source.clips == {'ünï clip': ['a.b', 'c']}
-    np.testing.assert_array_equal(source.read('ünï clip', 'a.b'), picture('b9', '1'))
-    np.testing.assert_array_equal(source.read('ünï clip', 'c'), picture('b9', '2'))
-
-
-@pytest.mark.parametrize('kind', ['gray', 'gray16', 'rgb16', 'alpha'])
-def test_every_kind_of_png_becomes_8_bit_rgb(tmp_path: Path, kind: str) -> None:
-    rgb = picture('b9', '1')
-    gray = rgb[..., 0]
-    stored = {
-        'gray': gray,
-        'gray16': gray.astype(np.uint16) * 257,
-        'rgb16': rgb[..., ::-1].astype(np.uint16) * 257,
-        'alpha': np.dstack([rgb[..., ::-1], gray]),
-    }[kind]
-    (tmp_path / 'clip').mkdir()
-    (tmp_path / 'clip' / '0.png').write_bytes(cv2.imencode('.png', stored)[1].tobytes())
-    expected = np.dstack([gray] * 3) if kind.startswith('gray') else rgb
-    np.testing.assert_array_equal(FolderSource(tmp_path).read('clip', '0'), expected)
-
-
-def test_pixels_are_read_as_stored_whatever_the_orientation_tag(tmp_path: Path) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned by a quarter for display
-    (tmp_path / 'clip').mkdir()
-    Image.new('RGB', (WIDTH, HEIGHT)).save(tmp_path / 'clip' / '0.jpg', exif=exif)
-    assert FolderSource(tmp_path).read('clip', '0').shape == (HEIGHT, WIDTH, 3)
-
-
-@pytest.mark.parametrize('damage', ['empty', 'half', 'almost whole', 'text'])
-@pytest.mark.parametrize('extension', ['.png', '.jpg'])
-def test_damaged_pictures_name_themselves(tmp_path: Path, damage: str, extension: str) -> None:
-    whole = encode(np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8), extension)
-    (tmp_path / 'clip').mkdir()
-    path = tmp_path / 'clip' / f'007{extension}'
-    contents = {'empty': b'', 'half': whole[: len(whole) // 2], 'almost whole': whole[:-40], 'text': b'no picture'}
-    path.write_bytes(contents[damage])
-    source = FolderSource(tmp_path)
-    with pytest.raises(DataError, match='007'):
-        source.read('clip', '007')
-    path.unlink()
-    with pytest.raises(DataError, match='007'):
-        source.read('clip', '007')
-
-
-def test_truncated_jpeg_is_refused_where_opencv_takes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / 'clip').mkdir()
-    (tmp_path / 'clip' / '0.jpg').write_bytes(encode(picture('b9', '1'), '.jpg')[:-40])
-    monkeypatch.setattr(cv2, 'imdecode', lambda *_: picture('b9', '1'))
-    with pytest.raises(DataError, match=r'0\.jpg cannot be decoded'):
-        FolderSource(tmp_path).read('clip', '0')
-
-
-@pytest.mark.parametrize('kind', ['.png', '.jpg', 'raw'])
-def test_windows_are_cut_out_of_the_whole_picture(kind: str) -> None:
-    image = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
-    data = encode_raw(image) if kind == 'raw' else encode(image, kind)
-    stored = np.frombuffer(data, np.uint8)
-    whole, shape = decode(stored) or pytest.fail('not decoded')
-    assert shape == (HEIGHT, WIDTH)
-    if kind != '.jpg':
-        np.testing.assert_array_equal(whole, image)
-    for window in [np.s_[0:HEIGHT, 0:WIDTH], np.s_[3:4, 7:8], np.s_[5:HEIGHT, 0:9], np.s_[0:1, 2:WIDTH]]:
-        part, shape = decode(stored, window) or pytest.fail('not decoded')
-        assert shape == (HEIGHT, WIDTH)
-        np.testing.assert_array_equal(part, whole[window])
-        assert part.flags.c_contiguous
-        assert not np.shares_memory(part, stored)  # which is gone after the transaction
-    assert decode(stored[: len(stored) // 2]) is None
-
-
-def test_raw_frames_give_the_same_samples_as_compressed_ones(tmp_path: Path) -> None:
-    lq = {key: noisy(key) for key in pictures_of()}
-    gt = {key: noisy(f'sharp {key}') for key in lq}
+@pytest.mark.parametrize('dtype', [np.uint8, np.uint16])
+def test_raw_frames_give_the_same_samples_as_compressed_ones(tmp_path: Path, dtype: type) -> None:
+    lq = {key: noisy(key, dtype) for key in pictures_of()}
+    gt = {key: noisy(f'sharp {key}', dtype) for key in lq}
     roots = {
         kind: {
             'dataroot_lq': str(write_lmdb(tmp_path / f'{kind}_blur.lmdb', lq, encoder=encoder)),
@@ -230,130 +60,30 @@ def test_raw_frames_give_the_same_samples_as_compressed_ones(tmp_path: Path) -> 
     }
     opt = {'random_reverse': True, 'interval_list': [1, 2]}
     png, raw = (VideoRecurrentDeblurDataset(train_opt(roots[kind], **opt)) for kind in ('png', 'raw'))
-    pairs = list(VideoDeblurSampler(png, 1, 0, ratio=8))
-    assert pairs == list(VideoDeblurSampler(raw, 1, 0, ratio=8))
-    for pair in pairs:
+    assert png.bit_depth == raw.bit_depth == 8 * np.dtype(dtype).itemsize
+    for pair in ResumableSampler(png, 1, 0, ratio=4):
         assert_same(raw[pair], png[pair])
-    for ours, theirs in zip(*(VideoRecurrentDeblurTestDataset(roots[kind]) for kind in ('raw', 'png')), strict=True):
+    tests = [VideoRecurrentDeblurTestDataset(roots[kind]) for kind in ('raw', 'png')]
+    for ours, theirs in zip(*tests, strict=True):
         assert torch.equal(ours['lq'], theirs['lq'])
         assert torch.equal(ours['gt'], theirs['gt'])
+        expected = np.stack([lq[f'{ours["video"]}/{frame}'] for frame in ours['frames']]) / np.iinfo(dtype).max
+        np.testing.assert_array_equal(ours['lq'].permute(0, 2, 3, 1), expected.astype(np.float32))
 
 
-def test_raw_frames_of_another_size_than_announced_are_refused(tmp_path: Path) -> None:
-    root = write_lmdb(tmp_path / 'a.lmdb', pictures_of(height=40), encoder=encode_raw)
-    lines = (root / 'meta_info.txt').read_text().replace('(40,', f'({HEIGHT},')
-    (root / 'meta_info.txt').write_text(lines)
-    with pytest.raises(DataError, match=f'has {WIDTH}x40 pixels, but {WIDTH}x{HEIGHT}'):
-        LMDBSource(root).read('b9', '1', np.s_[0:16, 0:16])
-
-
-def test_pictures_that_change_after_they_were_listed_are_refused(tmp_path: Path) -> None:
-    write_folder(tmp_path, pictures_of())
-    source = FolderSource(tmp_path)
-    assert source.shape('b9', '1') == (HEIGHT, WIDTH)
-    write_folder(tmp_path, pictures_of(height=8))
-    with pytest.raises(DataError, match=f'has {WIDTH}x8 pixels, but {WIDTH}x{HEIGHT}'):
-        source.read('b9', '1')
-
-
-def test_lmdb_is_opened_once_in_a_process(tmp_path: Path) -> None:
-    root = write_lmdb(tmp_path / 'a.lmdb', pictures_of())
-    (tmp_path / 'link.lmdb').symlink_to(root)
-    for source in (LMDBSource(root), LMDBSource(str(root)), LMDBSource(tmp_path / 'link.lmdb')):
-        np.testing.assert_array_equal(source.read('b9', '2'), picture('b9', '2'))
-
-
-def test_lmdb_made_anew_is_read_anew(tmp_path: Path) -> None:
-    root = write_lmdb(tmp_path / 'a.lmdb', pictures_of())
-    LMDBSource(root).read('b9', '1')
-    write_lmdb(tmp_path / 'b.lmdb', {key: sharp(image) for key, image in pictures_of().items()})
-    shutil.rmtree(root)
-    (tmp_path / 'b.lmdb').rename(root)
-    np.testing.assert_array_equal(LMDBSource(root).read('b9', '1'), sharp(picture('b9', '1')))
-
-
-def _read_and_send(source: FrameSource, connection: Any) -> None:
-    inherited = list(frame_source._environments)
-    connection.send((inherited, [source.read('b9', '1') for _ in range(2)]))
-
-
-@pytest.mark.skipif(not hasattr(os, 'fork'), reason='processes are not forked here')
-@pytest.mark.filterwarnings('ignore:This process:DeprecationWarning')  # fork beside threads
-def test_forked_child_reads_while_the_parent_has_the_database_open(tmp_path: Path) -> None:
-    source = LMDBSource(write_lmdb(tmp_path / 'a.lmdb', pictures_of()))
-    context = multiprocessing.get_context('fork')
-    for _ in range(2):
-        np.testing.assert_array_equal(source.read('b9', '1'), picture('b9', '1'))
-        receiver, sender = context.Pipe(duplex=False)
-        child = context.Process(target=_read_and_send, args=(source, sender))
-        child.start()
-        assert receiver.poll(60)
-        inherited, images = receiver.recv()
-        assert inherited == []  # LMDB does not support the use of a parent's environment
-        for image in images:
-            np.testing.assert_array_equal(image, picture('b9', '1'))
-        child.join()
-        assert child.exitcode == 0
-    np.testing.assert_array_equal(source.read('b9', '1'), picture('b9', '1'))
-
-
-def test_lmdb_errors_name_key_and_database(tmp_path: Path) -> None:
-    with pytest.raises(
-        DataError, match=r'a\.lmdb lacks b9/4, b9/5, .* and 1 more, though its meta_info\.txt lists them'
-    ):
-        LMDBSource(write_lmdb(tmp_path / 'a.lmdb', pictures_of(), also_listed=[f'b9/{n}' for n in range(4, 10)]))
-
-    source = LMDBSource(write_lmdb(tmp_path / 'b.lmdb', pictures_of()))
-    source._path = str(write_lmdb(tmp_path / 'c.lmdb', pictures_of({'b9': ['1']})))
-    with pytest.raises(DataError, match=r'b9/2 in .*b\.lmdb does not exist'):
-        source.read('b9', '2')
-
-    (tmp_path / 'd.lmdb').mkdir()
-    with pytest.raises(DataError, match=r'd\.lmdb has no meta_info\.txt'):
-        LMDBSource(tmp_path / 'd.lmdb')
-    (tmp_path / 'd.lmdb' / 'meta_info.txt').write_text('b9/1.png (20,24,3) 1\n')
-    with pytest.raises(DataError, match=r'd\.lmdb cannot be read as an LMDB'):
-        LMDBSource(tmp_path / 'd.lmdb')
-    (tmp_path / 'd.lmdb' / 'data.mdb').write_bytes(b'garbage' * 1000)
-    with pytest.raises(DataError, match=r'd\.lmdb cannot be read as an LMDB'):
-        LMDBSource(tmp_path / 'd.lmdb')
-    (tmp_path / 'd.lmdb' / 'meta_info.txt').write_text('1.png (20,24,3) 1\n')
-    with pytest.raises(DataError, match="'1', which names no clip"):
-        LMDBSource(tmp_path / 'd.lmdb')
-
-
-def test_lmdb_that_was_cut_short_does_not_kill_the_process(tmp_path: Path) -> None:
-    root = write_lmdb(tmp_path / 'a.lmdb', pictures_of())
-    os.truncate(root / 'data.mdb', 3 * 4096)
-    with pytest.raises(DataError, match='cut short'):
-        LMDBSource(root)
-
-
-def test_backend_is_found_by_what_the_root_is(tmp_path: Path) -> None:
-    folder = write_folder(tmp_path / 'folder', pictures_of())
-    database = write_lmdb(tmp_path / 'database', pictures_of())
-    assert isinstance(open_source(folder), FolderSource)
-    assert isinstance(open_source(database), LMDBSource)
-    with pytest.raises(DataError, match=r'folder has no meta_info\.txt'):
-        open_source(folder, 'lmdb')
-    with pytest.raises(DataError, match=r'database holds no frames in the layout <clip>/<frame>\.png'):
-        open_source(database, 'disk')
-    with pytest.raises(OptionsError, match=r"'hdf5'; it can be auto, lmdb, disk"):
-        open_source(folder, 'hdf5')
-    with pytest.raises(DataError, match=r'nowhere does not exist.*current folder'):
-        open_source(tmp_path / 'nowhere')
-    with pytest.raises(DataError, match=r'1\.png is not a folder'):
-        open_source(folder / 'b9' / '1.png')
-
-
-def test_two_files_of_one_frame_are_refused(tmp_path: Path) -> None:
-    write_folder(tmp_path, {'b9/1': picture('b9', '1')})
-    (tmp_path / 'b9' / '1.jpg').write_bytes(encode(picture('b9', '1'), '.jpg'))
-    with pytest.raises(DataError, match=r'b9 holds both 1\.jpg and 1\.png'):
-        FolderSource(tmp_path)
-
-
-# The training set
+@pytest.mark.parametrize('extension', ['.png', '.tif'])
+def test_16_bit_differences_reach_the_tensors(tmp_path: Path, extension: str) -> None:
+    """A difference of 120 levels of 65535 is 54.75 dB; 8 bits would not show it."""
+    blurry = {'c/0': np.full((4, 4, 3), 5 * 256, np.uint16), 'c/1': np.full((4, 4, 3), 9 * 256, np.uint16)}
+    roots = {
+        'dataroot_lq': str(write_folder(tmp_path / 'blur', blurry, extension)),
+        'dataroot_gt': str(write_folder(tmp_path / 'sharp', {k: v + 120 for k, v in blurry.items()}, extension)),
+    }
+    dataset = VideoRecurrentDeblurTestDataset(roots)
+    assert dataset.bit_depth == 16
+    item = dataset[0]
+    error = float((item['gt'] - item['lq']).double().square().mean())
+    assert -10 * np.log10(error) == pytest.approx(54.75, abs=0.01)
 
 
 def test_item_is_exactly_the_decoded_frames(roots: dict[str, str]) -> None:
@@ -493,7 +223,7 @@ def test_spawned_persistent_workers_give_what_the_main_process_gives(tmp_path: P
     dataset = VideoRecurrentDeblurDataset(opt)
     dataset[0]  # the parent has the databases open
     sampler = dataset.sampler_class(dataset, 1, 0)
-    assert isinstance(sampler, VideoDeblurSampler)
+    assert isinstance(sampler, ResumableSampler)
     loader = DataLoader(
         dataset,
         2,
@@ -537,16 +267,16 @@ def test_all_problems_are_named_at_once(tmp_path: Path) -> None:
         VideoRecurrentDeblurDataset(train_opt(roots, num_frame=4, interval_list=[1, 2, 9]))
     message = str(caught.value)
     for problem in (
-        'data set Tiny cannot use its data',
+        'data set Tiny cannot be used',
         'in lq but not in gt: 1 clip (only_lq)',
         'in gt but not in lq: 1 clip (only_gt)',
         'clip GOPR0372_07_00: in lq but not in gt: 1 frame (000049)',
         'clip b10: in gt but not in lq: 1 frame (9)',
         f'clip b10 is {WIDTH}x{HEIGHT} in lq, but {WIDTH}x40 in gt',
         f'mixes sizes: {WIDTH}x{HEIGHT} (2 from 1), {WIDTH}x30 (1 from 3)',
-        '2.png cannot be read as a picture',
-        'clip b9 has 3 frames, but num_frame 4 at interval 1 takes 4',
-        'interval 9 takes 28 frames, but the longest clip has 7',
+        '2.png is not a readable image',
+        'clip b9 has 3 frames, but num_frame 4 at interval 1 needs 4',
+        'interval 9 needs 28 frames, but the longest clip has 7',
         roots['dataroot_lq'],
         roots['dataroot_gt'],
     ):
@@ -570,19 +300,8 @@ def test_a_list_that_announces_too_much_takes_no_memory(tmp_path: Path) -> None:
     meta = tmp_path / 'huge.lmdb/meta_info.txt'
     meta.write_text(re.sub(r'\(\d+,\d+,', '(99999999,99999999,', meta.read_text()))
     dataset = VideoRecurrentDeblurTestDataset({'name': 'x', 'dataroot_lq': str(tmp_path / 'huge.lmdb')})
-    with pytest.raises(DataError, match=r'frames of .* in .*huge\.lmdb, said to be of 99999999x99999999'):
+    with pytest.raises(DataError, match=r'Not enough memory for 7 frames of 99999999x99999999 pixels of clip .* in .*huge\.lmdb'):
         dataset[0]
-
-
-@pytest.mark.skipif(sys.platform != 'linux', reason='file systems elsewhere have no such names')
-@pytest.mark.parametrize('name', [b'cl\xffip/0.png', b'clip/\xff0.png'])
-def test_names_that_no_table_can_hold_are_refused_before_any_work(tmp_path: Path, name: bytes) -> None:
-    path = os.path.join(os.fsencode(tmp_path), name)
-    os.mkdir(os.path.dirname(path))
-    with open(path, 'wb') as file:
-        file.write(encode(picture('b9', '1')))
-    with pytest.raises(DataError, match='is no UTF-8'):
-        open_source(tmp_path)
 
 
 def test_long_lists_of_problems_are_cut(tmp_path: Path) -> None:
@@ -590,7 +309,7 @@ def test_long_lists_of_problems_are_cut(tmp_path: Path) -> None:
     roots = write_pair(tmp_path, pictures, pictures)
     with pytest.raises(DataError) as caught:
         VideoRecurrentDeblurDataset(train_opt(roots))
-    assert 'and 20 problems more' in str(caught.value)
+    assert 'and 20 more problems' in str(caught.value)
     assert 'clip39' in str(caught.value)
     assert 'clip40' not in str(caught.value)
 
@@ -611,7 +330,7 @@ def test_roots_that_cannot_be_opened_are_named_together(tmp_path: Path) -> None:
         ({'interval_list': []}, r'interval_list is \[\]'),
         ({'interval_list': [0]}, r'interval_list is \[0\]'),
         ({'interval_list': 1}, 'interval_list is 1'),
-        ({'io_backend': {'type': 'petrel'}}, "'petrel'; it can be auto, lmdb, disk"),
+        ({'io_backend': {'type': 'petrel'}}, "'petrel', expected one of: auto, lmdb, disk"),
     ],
 )
 def test_impossible_options_are_refused(roots: dict[str, str], opt: dict[str, Any], message: str) -> None:

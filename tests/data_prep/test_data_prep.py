@@ -22,7 +22,7 @@ from data_prep.__main__ import main
 from data_prep.convert import convert
 from data_prep.layouts import GOPRO
 from data_prep.verify import verify
-from dstnet_arch.data.image_check import decode_image, read_header
+from dstnet_arch.data.image_file import decode, read_header
 from dstnet_arch.data.lmdb_format import raw_header, read_meta_info
 from dstnet_arch.errors import DataError
 

@@ -13,10 +13,10 @@ from prep_parts import contents, failure, put, seed_of
 from torch.utils.data import DataLoader
 
 from data_prep.__main__ import main
-from data_prep.convert import _unlike_distributed, convert
+from data_prep.convert import _differences_from_published, convert
 from data_prep.layouts import BSD, DVD, Clip, Layout
 from dstnet_arch.data.lmdb_format import read_meta_info
-from dstnet_arch.data.sampler import VideoDeblurSampler
+from dstnet_arch.data.sampler import ResumableSampler
 from dstnet_arch.data.video_recurrent_deblur_dataset import VideoRecurrentDeblurDataset, VideoRecurrentDeblurTestDataset
 
 LANDSCAPE, PORTRAIT, LARGE = (18, 32), (32, 18), (27, 48)
@@ -214,7 +214,7 @@ BSD_LENGTHS = {
     ids=['DVD', 'video missing', 'frame missing', 'BSD', 'BSD_test100'],
 )
 def test_differences_from_the_published_set(layout: Layout, found: dict[Clip, int], notes: list[str]) -> None:
-    assert _unlike_distributed(layout, found) == notes
+    assert _differences_from_published(layout, found) == notes
 
 
 # BSD
@@ -335,7 +335,7 @@ def test_batches_of_portrait_and_landscape_videos(tmp_path) -> None:
     make_dvd(tmp_path / 'src')
     convert(DVD, tmp_path / 'src', tmp_path / 'out')
     dataset = VideoRecurrentDeblurDataset(options(tmp_path / 'out', 'train', num_frame=3, gt_size=16))
-    batches = list(DataLoader(dataset, batch_size=6, sampler=VideoDeblurSampler(dataset, 1, 0)))
+    batches = list(DataLoader(dataset, batch_size=6, sampler=ResumableSampler(dataset, 1, 0)))
     assert [tuple(batch['lq'].shape) for batch in batches] == [(6, 3, 3, 16, 16), (1, 3, 3, 16, 16)]
     assert {key.split('/')[0] for key in batches[0]['key']} == {'IMG_0009', 'IMG_0051', 'C0036'}
 

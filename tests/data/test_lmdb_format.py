@@ -1,4 +1,4 @@
-"""dstnet_arch.data.lmdb_format: keys and meta_info.txt, as stock BasicSR reads them."""
+"""Keys, meta_info.txt and raw frames, as stock BasicSR reads them."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from dstnet_arch.data.lmdb_format import (
     frame_key,
     natural_key,
     parse_meta_line,
+    parse_raw_header,
+    raw_header,
     read_meta_info,
 )
 
@@ -43,27 +45,15 @@ def test_meta_line_is_the_one_that_basicsr_writes() -> None:
 @pytest.mark.parametrize(
     'line',
     [
-        '',
-        'clip/000047',
-        'clip/000047.png',
-        'clip/000047.png 720,1280,3 1',
-        'clip/000047.png (720,1280) 1',
-        'clip/000047.png (0,1280,3) 1',
-        'clip/000047.png (-720,1280,3) 1',
-        'clip/000047.png (720,1280,99999999999999999999) 1',
-        'clip/000047.png (720,1280,3) 1 more',
-        'clip/../000047.png (720,1280,3) 1',
-        '../000047.png (720,1280,3) 1',
-        '/etc/000047.png (720,1280,3) 1',
-        'C:/000047.png (720,1280,3) 1',
-        'clip\\000047.png (720,1280,3) 1',
-        'clip//000047.png (720,1280,3) 1',
-        'clip/.png (720,1280,3) 1',
-        'cl\x00ip/000047.png (720,1280,3) 1',
-        'clíp/000047.png (720,1280,3) 1',
+        '', 'clip/000047', 'clip/000047.png', 'clip/000047.png 720,1280,3 1', 'clip/000047.png (720,1280) 1',
+        'clip/000047.png (0,1280,3) 1', 'clip/000047.png (-720,1280,3) 1',
+        'clip/000047.png (720,1280,99999999999999999999) 1', 'clip/000047.png (720,1280,3) 1 more',
+        'clip/../000047.png (720,1280,3) 1', '../000047.png (720,1280,3) 1', '/etc/000047.png (720,1280,3) 1',
+        'C:/000047.png (720,1280,3) 1', 'clip\\000047.png (720,1280,3) 1', 'clip//000047.png (720,1280,3) 1',
+        'clip/.png (720,1280,3) 1', 'cl\x00ip/000047.png (720,1280,3) 1', 'clíp/000047.png (720,1280,3) 1',
     ],
-)
-def test_meta_line_refused(line: str) -> None:
+)  # fmt: skip
+def test_parse_meta_line_refuses(line: str) -> None:
     with pytest.raises(ValueError):
         parse_meta_line(line)
 
@@ -102,6 +92,18 @@ def test_natural_order_is_total(names: list[str], random) -> None:
     assert sorted(names, key=natural_key) == sorted(shuffled, key=natural_key)
 
 
+@pytest.mark.parametrize('bit_depth', [8, 16])
+def test_raw_header_round_trip_and_truncation(bit_depth: int) -> None:
+    data = raw_header(31, 17, bit_depth) + bytes(31 * 17 * 3 * bit_depth // 8)
+    header = parse_raw_header(data)
+    assert header is not None
+    assert header[:3] == (31, 17, bit_depth)
+    assert header.num_bytes == len(data)
+    with pytest.raises(ValueError, match='truncated'):
+        parse_raw_header(data[:-1])
+    assert parse_raw_header(b'\x89PNG\r\n\x1a\n' + data) is None
+
+
 def test_read_meta_info(tmp_path) -> None:
     (tmp_path / 'meta_info.txt').write_text('b/2.png (1,2,3) 1\r\n\na/10.jpg (4,5,3) 1')
     assert read_meta_info(tmp_path) == [MetaEntry('b/2', '.png', (1, 2, 3)), MetaEntry('a/10', '.jpg', (4, 5, 3))]
@@ -112,7 +114,7 @@ def test_read_meta_info(tmp_path) -> None:
     [
         (b'', 'is empty'),
         (b'a/0.png (1,1,3) 1\nnonsense\n', 'line 2'),
-        (b'a/0.png (1,1,3) 1\na/1.png (1,1,3) 1\na/0.jpg (1,1,3) 1\n', r"line 3: 'a/0' stands in line 1"),
+        (b'a/0.png (1,1,3) 1\na/1.png (1,1,3) 1\na/0.jpg (1,1,3) 1\n', r"line 3: 'a/0' is already in line 1"),
         ('a/é.png (1,1,3) 1'.encode(), 'not ASCII'),
     ],
 )
@@ -135,4 +137,4 @@ def test_format_needs_the_standard_library_alone() -> None:
     )
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
     loaded = {name.split('.')[0] for name in done.stdout.split()}
-    assert loaded - sys.stdlib_module_names == {'data_prep'}
+    assert loaded - sys.stdlib_module_names <= {'dstnet_arch'}

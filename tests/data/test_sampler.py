@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dstnet_arch.data.clips import clip_schedule
-from dstnet_arch.data.sampler import VideoDeblurSampler
+from dstnet_arch.data.sampler import ResumableSampler
 
 
 class FakeDataset:
@@ -23,7 +23,7 @@ class FakeDataset:
         return self.length
 
 
-def epoch_of(sampler: VideoDeblurSampler, epoch: int) -> list[tuple[int, int]]:
+def epoch_of(sampler: ResumableSampler, epoch: int) -> list[tuple[int, int]]:
     sampler.set_epoch(epoch)
     return list(sampler)
 
@@ -39,8 +39,8 @@ def epoch_of(sampler: VideoDeblurSampler, epoch: int) -> list[tuple[int, int]]:
 def test_ranks_together_see_what_one_process_sees_at_every_iteration(
     length: int, batch: int, ranks: int, ratio: float, epochs: int
 ) -> None:
-    alone = VideoDeblurSampler(FakeDataset(length, batch * ranks), 1, 0, ratio)
-    together = [VideoDeblurSampler(FakeDataset(length, batch), ranks, rank, ratio) for rank in range(ranks)]
+    alone = ResumableSampler(FakeDataset(length, batch * ranks), 1, 0, ratio)
+    together = [ResumableSampler(FakeDataset(length, batch), ranks, rank, ratio) for rank in range(ranks)]
     for epoch in range(epochs):
         whole = epoch_of(alone, epoch)
         parts = [epoch_of(sampler, epoch) for sampler in together]
@@ -57,7 +57,7 @@ def test_ranks_together_see_what_one_process_sees_at_every_iteration(
 @settings(deadline=None)
 @given(length=st.integers(1, 40), batch=st.integers(1, 4), ratio=st.sampled_from([0.3, 1, 2]))
 def test_draws_are_unique_and_no_sample_comes_twice_before_all_came_once(length: int, batch: int, ratio: float) -> None:
-    sampler = VideoDeblurSampler(FakeDataset(length, batch), 1, 0, ratio)
+    sampler = ResumableSampler(FakeDataset(length, batch), 1, 0, ratio)
     pairs = list(itertools.chain(*(epoch_of(sampler, epoch) for epoch in range(6))))
     assert [draw for _, draw in pairs] == list(range(len(pairs)))
     indices = [index for index, _ in pairs]
@@ -66,12 +66,12 @@ def test_draws_are_unique_and_no_sample_comes_twice_before_all_came_once(length:
 
 
 def test_order_depends_on_epoch_and_seed_alone() -> None:
-    sampler = VideoDeblurSampler(FakeDataset(50), 1, 0)
+    sampler = ResumableSampler(FakeDataset(50), 1, 0)
     first, second = epoch_of(sampler, 0), epoch_of(sampler, 1)
     assert [index for index, _ in first] != [index for index, _ in second] != list(range(50))
     assert epoch_of(sampler, 0) == first
-    assert epoch_of(VideoDeblurSampler(FakeDataset(50), 1, 0), 1) == second
-    assert epoch_of(VideoDeblurSampler(FakeDataset(50, manual_seed=1), 1, 0), 0) != first
+    assert epoch_of(ResumableSampler(FakeDataset(50), 1, 0), 1) == second
+    assert epoch_of(ResumableSampler(FakeDataset(50, manual_seed=1), 1, 0), 0) != first
 
 
 @pytest.mark.parametrize(
@@ -80,14 +80,14 @@ def test_order_depends_on_epoch_and_seed_alone() -> None:
 def test_an_epoch_has_the_iterations_that_the_training_loop_counts_on(
     length: int, batch: int, ranks: int, ratio: float
 ) -> None:
-    sampler = VideoDeblurSampler(FakeDataset(length, batch), ranks, 0, ratio)
+    sampler = ResumableSampler(FakeDataset(length, batch), ranks, 0, ratio)
     counted_on = -(-length * ratio // (batch * ranks))
     assert len(sampler) // batch == counted_on  # the loader drops batches that are not full
     assert sampler.num_samples == len(sampler)
 
 
 def test_start_at_leaves_out_the_beginning_of_its_epoch_only() -> None:
-    sampler = VideoDeblurSampler(FakeDataset(10, batch_size=2), 2, 1, 3)
+    sampler = ResumableSampler(FakeDataset(10, batch_size=2), 2, 1, 3)
     whole = [epoch_of(sampler, epoch) for epoch in range(3)]
     sampler.set_epoch(0)
     sampler.start_at(4, epoch=1)
@@ -104,7 +104,7 @@ def test_start_at_leaves_out_the_beginning_of_its_epoch_only() -> None:
 
 
 def test_an_epoch_begun_keeps_its_order_when_the_next_one_is_set() -> None:
-    sampler = VideoDeblurSampler(FakeDataset(10), 1, 0)
+    sampler = ResumableSampler(FakeDataset(10), 1, 0)
     expected = epoch_of(sampler, 0)
     sampler.set_epoch(0)
     iterator = iter(sampler)
@@ -116,11 +116,11 @@ def test_an_epoch_begun_keeps_its_order_when_the_next_one_is_set() -> None:
 @pytest.mark.parametrize('wrong', [{'rank': 2}, {'rank': -1}, {'ratio': 0}, {'dataset': FakeDataset(0)}])
 def test_impossible_samplers_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError):
-        VideoDeblurSampler(**{'dataset': FakeDataset(3), 'num_replicas': 2, 'rank': 0} | wrong)
+        ResumableSampler(**{'dataset': FakeDataset(3), 'num_replicas': 2, 'rank': 0} | wrong)
 
 
 def test_data_sets_of_others_can_be_sampled() -> None:
-    assert len(VideoDeblurSampler(['a', 'b', 'c'], 1, 0)) == 3
+    assert len(ResumableSampler(['a', 'b', 'c'], 1, 0)) == 3
 
 
 @settings(deadline=None)
@@ -148,17 +148,17 @@ def test_schedule_of_known_videos() -> None:
 @pytest.mark.parametrize('iteration', [0, 1, 7, 8, 13, 16])
 def test_resumed_sampler_goes_on_where_the_run_was(iteration: int) -> None:
     batch_size, per_epoch = 2, 8
-    whole = VideoDeblurSampler(FakeDataset(16, batch_size=batch_size), 1, 0)
+    whole = ResumableSampler(FakeDataset(16, batch_size=batch_size), 1, 0)
     assert len(whole) == per_epoch * batch_size
     run = [pair for epoch in range(3) for pair in epoch_of(whole, epoch)]
     dataset = FakeDataset(16, batch_size=batch_size)
     epoch = max(0, iteration - 1) // per_epoch  # of the iteration that the state was saved after
     dataset.opt['resume_at'] = {'epoch': epoch, 'iter': iteration}
-    resumed = VideoDeblurSampler(dataset, 1, 0)
+    resumed = ResumableSampler(dataset, 1, 0)
     assert [pair for e in range(epoch, 3) for pair in epoch_of(resumed, e)] == run[iteration * batch_size :]
 
 
 def test_sampler_resumed_with_another_batch_starts_the_epoch_anew() -> None:
     dataset = FakeDataset(16, batch_size=1)
     dataset.opt['resume_at'] = {'epoch': 2, 'iter': 5}
-    assert epoch_of(VideoDeblurSampler(dataset, 1, 0), 2) == epoch_of(VideoDeblurSampler(FakeDataset(16), 1, 0), 2)
+    assert epoch_of(ResumableSampler(dataset, 1, 0), 2) == epoch_of(ResumableSampler(FakeDataset(16), 1, 0), 2)

@@ -1,0 +1,117 @@
+"""One folder for blurry and sharp frames, through the data sets."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from prep_parts import make_gopro, write_folder, write_lmdb
+from tiny_videos import picture, pictures_of
+
+from dstnet_arch.data.video_recurrent_deblur_dataset import VideoRecurrentDeblurDataset, VideoRecurrentDeblurTestDataset
+from dstnet_arch.errors import DataError, OptionsError
+
+
+def both(root: Path, **opt: Any) -> dict[str, Any]:
+    return {'name': 'Tiny', 'dataroot_lq': str(root), 'dataroot_gt': str(root), 'num_frame': 2, 'gt_size': 8, **opt}
+
+
+def pixels(item: dict[str, Any], key: str) -> np.ndarray:
+    return item[key].mul(255).round().byte().permute(0, 2, 3, 1).numpy()
+
+
+@pytest.mark.parametrize(
+    ('pattern', 'blur', 'sharp'),
+    [
+        ('{split}/{clip}/{side}', 'blur', 'sharp'),
+        ('{clip}/{side}', 'blur', 'sharp'),
+        ('{clip}/{side}', 'input', 'target'),
+        ('{clip}/{side}', 'input', 'GT'),
+        ('{side}/{clip}', 'input', 'target'),
+        ('{side}/{clip}', 'Blur', 'gt'),
+        ('{split}/{side}/{clip}', 'input', 'target'),
+        ('{clip}/{side}', 'blur_gamma', 'sharp'),
+    ],
+)
+def test_both_roots_may_name_one_folder(tmp_path: Path, pattern: str, blur: str, sharp: str) -> None:
+    clips = {'train/A_00': (47, 4), 'test/C_00': (1, 3)}
+    if '{split}' not in pattern:
+        clips.pop('test/C_00')
+    files = make_gopro(tmp_path, clips, pattern, blur, sharp)
+    opt = both(tmp_path, blur='blur_gamma') if blur == 'blur_gamma' else both(tmp_path)
+    train = VideoRecurrentDeblurDataset(opt)
+    assert train.lq.clips == {'A_00': ['000047', '000048', '000049', '000050']}
+    test = VideoRecurrentDeblurTestDataset(opt | {'phase': 'test'})
+    name, first = ('C_00', '000001') if '{split}' in pattern else ('A_00', '000047')
+    assert list(test.videos) == [name]
+    paths = (tmp_path / pattern.format(split='test', clip=name, side=side) / f'{first}.png' for side in (blur, sharp))
+    for key, path in zip(('lq', 'gt'), paths, strict=True):
+        relative = path.relative_to(tmp_path).as_posix()
+        assert path.read_bytes() == files[relative]
+        source = test.lq if key == 'lq' else test.gt
+        assert source is not None
+        assert source.describe(name, first) == str(path)
+    assert not np.array_equal(pixels(test[0], 'lq'), pixels(test[0], 'gt'))
+
+
+def test_layout_and_blur_variant_are_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    make_gopro(tmp_path)
+    make_gopro(tmp_path, blur='blur_gamma')
+    with caplog.at_level(logging.INFO, logger='basicsr'):
+        VideoRecurrentDeblurTestDataset(both(tmp_path))
+    text = caplog.text
+    assert f'data set Tiny: dataroot_lq read from 1 folder such as {tmp_path}/test/C_00/blur' in text
+    assert 'also there: blur_gamma; choose with the key blur' in text
+    assert f'dataroot_gt read from 1 folder such as {tmp_path}/test/C_00/sharp' in text
+
+
+def test_a_split_alone_and_no_ground_truth(tmp_path: Path) -> None:
+    make_gopro(tmp_path)
+    dataset = VideoRecurrentDeblurTestDataset(both(tmp_path / 'train'))
+    assert list(dataset.videos) == ['A_00', 'B_00']
+    dataset = VideoRecurrentDeblurTestDataset({'dataroot_lq': str(tmp_path), 'phase': 'val'})
+    assert list(dataset.videos) == ['C_00']
+    assert not dataset.has_gt
+
+
+def test_a_single_clip_is_named_after_its_folder(tmp_path: Path) -> None:
+    make_gopro(tmp_path, {'train/A_00': (1, 3)})
+    assert VideoRecurrentDeblurTestDataset(both(tmp_path / 'train/A_00')).videos == {
+        'A_00': ['000001', '000002', '000003']
+    }
+
+
+def test_plain_folders_keep_their_meaning(tmp_path: Path) -> None:
+    """Clips whose names are those of sides, in folders that are different roots."""
+    lq = write_folder(tmp_path / 'lq', {'input/1': picture('b9', '1'), 'other/1': picture('b9', '2')})
+    gt = write_folder(tmp_path / 'gt', {'input/1': picture('b9', '1'), 'other/1': picture('b9', '2')})
+    opt = {'dataroot_lq': str(lq), 'dataroot_gt': str(gt)}
+    assert list(VideoRecurrentDeblurTestDataset(opt).videos) == ['input', 'other']
+
+
+def test_wrong_folders_are_refused(tmp_path: Path) -> None:
+    plain = write_folder(tmp_path / 'plain', pictures_of())
+    with pytest.raises(DataError, match='given for both dataroot_lq and dataroot_gt, but it contains no folders blur'):
+        VideoRecurrentDeblurTestDataset(both(plain))
+    database = write_lmdb(tmp_path / 'plain.lmdb', pictures_of())
+    with pytest.raises(DataError, match='given for both'):
+        VideoRecurrentDeblurTestDataset(both(database))
+    make_gopro(tmp_path / 'gamma', blur='blur_gamma')
+    message = r'contains test/C_00/sharp, but no folder blur or input beside it\. It contains blur_gamma: set `blur: bl'
+    with pytest.raises(DataError, match=message):
+        VideoRecurrentDeblurTestDataset(both(tmp_path / 'gamma'))
+    make_gopro(tmp_path / 'sharpest', sharp='sharpest')
+    with pytest.raises(DataError, match='contains test/C_00/blur, but no folder sharp, target or gt beside it'):
+        VideoRecurrentDeblurTestDataset(both(tmp_path / 'sharpest'))
+    with pytest.raises(OptionsError, match='blur is 2, expected the name of a folder'):
+        VideoRecurrentDeblurTestDataset(both(plain, blur=2))
+
+
+def test_missing_folders_of_single_clips_are_named(tmp_path: Path) -> None:
+    make_gopro(tmp_path)
+    (tmp_path / 'train/B_00/sharp').rename(tmp_path / 'train/B_00/other')
+    with pytest.raises(DataError, match=r'in lq but not in gt: 1 clip \(B_00\)'):
+        VideoRecurrentDeblurDataset(both(tmp_path))
