@@ -85,8 +85,10 @@ def verify_lmdb(path: Path, threads: int) -> Report:
             _decode_all(env, entries, threads, report)
     except (OSError, DataError) as error:
         report.problems.add(str(error))
+        return report
     except lmdb.Error as error:
         report.problems.add(f'data.mdb is damaged ({error})')
+        return report
     if entries:
         for key in sorted(entries.keys() - report.keys):
             report.problems.add(f'{key} is in {META_INFO}, but not in the data')
@@ -162,7 +164,8 @@ def _compare_pairs(reports: list[Report]) -> None:
         for first, second in _PAIRS:
             stem = report.name.removesuffix(f'{first}.lmdb')
             partner = by_name.get(f'{stem}{second}.lmdb')
-            if stem == report.name or partner is None:
+            # Without keys the LMDB is unreadable, and a fault already.
+            if stem == report.name or partner is None or not report.keys or not partner.keys:
                 continue
             for key in sorted(report.keys - partner.keys):
                 partner.problems.add(f'{key} is in {report.name}, but not here')

@@ -13,8 +13,6 @@ from fuzz.targets import OWN_ERRORS, TARGETS, check
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dstnet_arch.data.lmdb_check import check_pages
-
 FOUND = Path(__file__).parent / 'fuzz/found'
 
 # Libraries warn about what they skip in damaged files; here that is no failure.
@@ -76,39 +74,3 @@ def test_damaged_files_end_in_a_clear_error(name: str, tmp_path: Path) -> None:
         check(TARGETS[name], data, tmp_path)
 
     test()
-
-
-@pytest.mark.slow
-def test_every_number_that_leads_through_an_lmdb_is_checked(tmp_path: Path) -> None:
-    """Each of the first bytes of each page, and of the tables of nodes, set to its extremes: LMDB must survive it."""
-    seed = TARGETS['lmdb'].seeds()[0]
-    file, work = tmp_path / 'data.mdb', tmp_path / 'work'
-    work.mkdir()
-    file.write_bytes(seed)
-    check_pages(file)
-    refused = 0
-    for page in range(0, len(seed), 4096):
-        for offset in (*range(0, 32, 2), 40, 44, 60, 88, 92, 128):
-            for value in (b'\x00\x00', b'\xff\xff'):
-                data = bytearray(seed)
-                data[page + offset : page + offset + 2] = value
-                file.write_bytes(data)
-                try:
-                    check_pages(file)
-                except ValueError:
-                    refused += 1
-                    continue
-                check(TARGETS['lmdb'], bytes(data), work)
-    assert refused > 50
-
-
-def test_both_first_pages_of_an_lmdb_must_name_the_same_size(tmp_path: Path) -> None:
-    """LMDB as of py-lmdb 1.4.1 divides by the second one, whatever it is, and the process ends with a signal."""
-    data = bytearray(TARGETS['lmdb'].seeds()[0])
-    size_of_second = slice(4096 + 40, 4096 + 44)
-    assert int.from_bytes(data[size_of_second], 'little') == 4096
-    for size in (0, 8192):
-        data[size_of_second] = size.to_bytes(4, 'little')
-        (tmp_path / 'data.mdb').write_bytes(data)
-        with pytest.raises(ValueError, match=f'damaged: pages of 4096 bytes and of {size}'):
-            check_pages(tmp_path / 'data.mdb')

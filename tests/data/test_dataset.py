@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from prep_parts import Pixels, encode, write_folder, write_lmdb
-from tiny_videos import CLIPS, HEIGHT, VIDEOS, WIDTH, picture, pictures_of, sharp
+from tiny_videos import HEIGHT, VIDEOS, WIDTH, picture, pictures_of, sharp
 from torch.utils.data import DataLoader, default_collate
 
 from dstnet_arch.data.frame_source import FrameSource
@@ -300,7 +300,7 @@ def test_a_list_that_announces_too_much_takes_no_memory(tmp_path: Path) -> None:
     meta = tmp_path / 'huge.lmdb/meta_info.txt'
     meta.write_text(re.sub(r'\(\d+,\d+,', '(99999999,99999999,', meta.read_text()))
     dataset = VideoRecurrentDeblurTestDataset({'name': 'x', 'dataroot_lq': str(tmp_path / 'huge.lmdb')})
-    with pytest.raises(DataError, match=r'Not enough memory for 7 frames of 99999999x99999999 pixels of clip .* in .*huge\.lmdb'):
+    with pytest.raises(DataError, match=r'Not enough memory for 7 frames of 99999999x99999999 pixels .*huge\.lmdb'):
         dataset[0]
 
 

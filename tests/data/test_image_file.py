@@ -71,7 +71,7 @@ def test_decode_refuses_truncated_files(extension: str) -> None:
     data = image_bytes(3, (31, 17), extension)
     assert decode(array(data))[1] == (31, 17)
     for length in [*range(0, len(data), max(37, len(data) // 40)), len(data) - 1]:
-        with pytest.raises(ValueError, match='truncated|decoded'):
+        with pytest.raises(ValueError, match=r'truncated|decoded'):
             decode(array(data[:length]))
 
 
@@ -98,7 +98,7 @@ def test_decode_refuses_png_with_a_changed_byte() -> None:
     for position in range(8, len(data) - 8, 61):
         changed = bytearray(data)
         changed[position] ^= 0x10
-        with pytest.raises(ValueError, match='truncated|decoded'):
+        with pytest.raises(ValueError, match=r'truncated|decoded'):
             decode(array(bytes(changed)))
 
 
@@ -131,7 +131,7 @@ def test_read_header_accepts_jpeg_with_a_preview_behind_the_image() -> None:
 def test_read_header_refuses(data: bytes, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         read_header(io.BytesIO(data))
-    with pytest.raises(ValueError, match='decoded|float32'):
+    with pytest.raises(ValueError, match=r'decoded|float32'):
         decode(array(data))
 
 

@@ -30,7 +30,7 @@ from tempfile import TemporaryDirectory
 
 HANG_SECONDS = 20
 MOST_MEGABYTES = 4096
-NAMES = ('options', 'picture', 'meta_info', 'lmdb', 'video', 'pth', 'pickle', 'safetensors', 'state')
+NAMES = ('options', 'picture', 'meta_info', 'video', 'pth', 'pickle', 'safetensors', 'state')
 
 
 def main() -> int:

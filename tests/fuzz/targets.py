@@ -31,7 +31,7 @@ from dstnet_arch.archs.checkpoint import load_checkpoint
 from dstnet_arch.archs.dstnet_arch import DSTNet
 from dstnet_arch.archs.dstnet_plus_arch import DSTNetPlus
 from dstnet_arch.data.frame_source import open_source
-from dstnet_arch.data.image_check import decode_image, read_header
+from dstnet_arch.data.image_file import decode, read_header
 from dstnet_arch.data.lmdb_format import META_INFO, raw_header, read_meta_info
 from dstnet_arch.errors import DataError, DSTNetError, OptionsError
 from dstnet_arch.plugin.options import force, read_options
@@ -140,8 +140,8 @@ def _read_picture(data: bytes, folder: Path) -> None:
     path.parent.mkdir()
     path.write_bytes(data)
     with suppress(ValueError, OSError):
-        read_header(path)
-        decode_image(data)
+        read_header(io.BytesIO(data))
+        decode(np.frombuffer(data, np.uint8))
     source = open_source(folder, 'disk')
     for read in (
         lambda: source.read('clip', '000'),
@@ -300,7 +300,6 @@ TARGETS: dict[str, Target] = {
     'options': Target('options files', _options_seeds, _options),
     'picture': Target('picture files', _pictures, _read_picture),
     'meta_info': Target('meta_info.txt of an LMDB', _meta_seeds, lambda d, f: _read_lmdb(_database(), d, f)),
-    'lmdb': Target('data.mdb of an LMDB', lambda: [_database()], lambda d, f: _read_lmdb(d, _META, f)),
     'video': Target('video files', _videos, _read_video),
     'pth': Target(
         '.pth files',

@@ -19,11 +19,11 @@ PLACES = (
     Place('any time'),
     Place('any time'),
     Place('while headers are read', 'open', '*/raw/*.png', most=96, delay=0.02),
-    Place('while frames are copied', 'open', '*/source_files.tsv.tmp', most=4, delay=0.1),
-    Place('before the record of sources gets its name', 'os.rename', '*/source_files.tsv.tmp', most=4),
-    Place('before meta_info.txt gets its name', 'os.rename', '*/meta_info.txt.tmp', most=4),
+    Place('while frames are copied', 'open', '*/.source_files.tsv.incomplete', most=4, delay=0.1),
+    Place('before the record of sources gets its name', 'os.rename', '*/.source_files.tsv.incomplete', most=4),
+    Place('before meta_info.txt gets its name', 'os.rename', '*/.meta_info.txt.incomplete', most=4),
     Place('before an LMDB gets its name', 'os.rename', '*.lmdb.partial', most=4),
-    Place('before dataset_info.json gets its name', 'os.rename', '*/dataset_info.json.tmp'),
+    Place('before dataset_info.json gets its name', 'os.rename', '*/.dataset_info.json.incomplete'),
 )
 _FILES = ('meta_info.txt', 'source_files.tsv')
 

@@ -314,7 +314,7 @@ def test_visualize_names_sources_that_do_not_match(
         'crops a=nowhere -o p.png': 'nowhere does not exist',
         'crops blurry -o p.png': "'blurry' is not a source; write NAME=FOLDER",
         'crops -o p.png': 'No source was given',
-        'crops a=. -o p.png': 'holds no frames in the layout',
+        'crops a=. -o p.png': 'contains no frames in the layout',
     }
     for command, message in told.items():
         assert message in refused(command, capsys), command

@@ -1,4 +1,4 @@
-"""data_prep: DVD and BSD as they are distributed and re-arranged, with their traps, up to what the data sets read."""
+"""data_prep dvd and bsd: layouts as distributed and re-arranged, and their traps."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ DVD_TREE = {
 }
 DVD_TEST = {'IMG_0030', '720p_240fps_2'}
 DISTRIBUTED = 'DeepVideoDeblurring_Dataset'
+SIDES = {'lq': 'blur', 'gt': 'sharp'}
 BSD_TREE = {'train': ('003', '017', '112'), 'valid': ('021',), 'test': ('000', '156')}
 
 
@@ -168,7 +169,7 @@ def test_dvd_a_video_of_two_sizes_stops_it(tmp_path, capsys) -> None:
     make_dvd(tmp_path / 'src')
     put(tmp_path / 'src/IMG_0051/GT/00003.jpg', size=LANDSCAPE)
     message = failure(capsys, 'dvd', tmp_path / 'src', '-o', tmp_path / 'out')
-    assert 'IMG_0051/GT/00003.jpg is 32x18, others of the clip 18x32' in message
+    assert 'IMG_0051/GT/00003.jpg is 32x18, other frames of the clip are 18x32' in message
 
 
 def test_dvd_test_videos_among_those_for_training_are_mentioned(tmp_path, capsys) -> None:
@@ -242,8 +243,8 @@ def test_bsd_as_distributed(tmp_path, monkeypatch, capsys, bsd, exposure: str, i
     for split in BSD_TREE:
         expected = {(side, key.partition('/')[2]): files[side, key] for side, key in files if key.startswith(split)}
         assert stored(output, split) == expected
-    assert ('SOURCE holds no other' if inside else 'SOURCE also holds 1ms8ms and 3ms24ms') in printed
-    assert 'left out' not in printed
+    assert ('SOURCE contains no other' if inside else 'SOURCE also contains 1ms8ms and 3ms24ms') in printed
+    assert 'ignored' not in printed
     assert 'as distributed 60 and 6000' in printed
     recorded = json.loads((output / 'dataset_info.json').read_text())['splits']['valid']['exposure']
     assert recorded['value'] == exposure
@@ -256,7 +257,7 @@ def test_bsd_as_distributed(tmp_path, monkeypatch, capsys, bsd, exposure: str, i
 def test_bsd_never_takes_another_exposure(tmp_path, capsys, source: str) -> None:
     make_bsd(tmp_path / (source if source != 'src' else 'src/BSD_2ms16ms'))
     message = failure(capsys, 'bsd', tmp_path / source, '-o', tmp_path / 'out', '--exposure', '1ms8ms')
-    assert "holds no '1ms8ms' frames, only '2ms16ms'" in message
+    assert "contains no '1ms8ms' frames, only '2ms16ms'" in message
     assert 'add --exposure 2ms16ms' in message
     assert not (tmp_path / 'out').exists()
     prepare(capsys, 'bsd', tmp_path / source, '-o', tmp_path / 'out', '--exposure', '2ms16ms')
@@ -273,7 +274,7 @@ def test_bsd_rearranged_in_a_folder_of_any_name(tmp_path, capsys) -> None:
     make_bsd(tmp_path / 'mine/BSD_2ms16ms', tree={'test': ('000',)})  # says nothing about what lies beside it
     printed = prepare(capsys, 'bsd', tmp_path / 'mine', '-o', tmp_path / 'out', '--exposure', '3ms24ms')
     assert stored(tmp_path / 'out', 'test')['sharp', '156/00000002'] == files['sharp', 'test/156/00000002']
-    assert 'the names of the folders do not tell, as you say' in printed
+    assert 'the folder names do not say it, as given' in printed
 
 
 def test_bsd_sequences_with_raw_frames_alone_stop_it(tmp_path, capsys, bsd) -> None:
@@ -291,74 +292,29 @@ def test_bsd_older_and_shorter_test_sequences_are_mentioned(tmp_path, capsys) ->
     assert 'test has 2 clips and 20 frames, as distributed 20 and 3000' in capsys.readouterr().out
 
 
-# What training and testing read
+# Videos of different sizes in the data sets
 
 
-def decoded(data: bytes) -> np.ndarray:
-    return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
-
-
-def options(output: Path, split: str, **opt: object) -> dict[str, object]:
-    roots = {'dataroot_lq': str(output / f'{split}_blur.lmdb'), 'dataroot_gt': str(output / f'{split}_sharp.lmdb')}
-    return {'name': 'Tiny', **roots, **opt}
-
-
-def test_training_crops_of_portrait_and_landscape_videos(tmp_path) -> None:
-    """The crop is as large as the smallest side of all, and each is one piece of the frames of both sides."""
+def test_crops_and_clips_of_portrait_and_landscape_videos(tmp_path) -> None:
     files = make_dvd(tmp_path / 'src')
     convert(DVD, tmp_path / 'src', tmp_path / 'out')
-    side = min(PORTRAIT)
-    opt = options(tmp_path / 'out', 'train', num_frame=2, gt_size=side, use_hflip=False, use_rot=False)
-    dataset = VideoRecurrentDeblurDataset(opt)
-    assert len(dataset) == 4 + 3 + 3
-    places = set()
-    for draw in range(40):
-        item = dataset[draw % len(dataset), draw]
-        clip, _, first = item['key'].partition('/')
-        for name, tensor in (('blur', item['lq']), ('sharp', item['gt'])):
-            pixels = tensor.mul(255).round().byte().permute(0, 2, 3, 1).numpy()
-            assert pixels.shape == (2, side, side, 3)
-            frames = [decoded(files[name, f'{clip}/{int(first) + step:05d}']) for step in (0, 1)]
-            windows = np.lib.stride_tricks.sliding_window_view(frames[0], (side, side), axis=(0, 1)).transpose(
-                0, 1, 3, 4, 2
-            )
-            tops, lefts = np.nonzero((windows == pixels[0]).all(axis=(2, 3, 4)))
-            assert len(tops) == 1
-            places.add((draw, clip, int(tops[0]), int(lefts[0])))
-            np.testing.assert_array_equal(pixels[1], frames[1][tops[0] :, lefts[0] :][:side, :side])
-    assert len(places) == 40, 'blurry and sharp frames of a draw are cut at the same place'
-    assert len({place[1:] for place in places if place[1] == 'IMG_0051'}) > 3
-    assert len({place[1:] for place in places if place[1] == 'IMG_0009'}) > 3
-
-
-def test_batches_of_portrait_and_landscape_videos(tmp_path) -> None:
-    make_dvd(tmp_path / 'src')
-    convert(DVD, tmp_path / 'src', tmp_path / 'out')
-    dataset = VideoRecurrentDeblurDataset(options(tmp_path / 'out', 'train', num_frame=3, gt_size=16))
-    batches = list(DataLoader(dataset, batch_size=6, sampler=ResumableSampler(dataset, 1, 0)))
-    assert [tuple(batch['lq'].shape) for batch in batches] == [(6, 3, 3, 16, 16), (1, 3, 3, 16, 16)]
-    assert {key.split('/')[0] for key in batches[0]['key']} == {'IMG_0009', 'IMG_0051', 'C0036'}
-
-
-def test_testing_reads_whole_videos_of_each_size(tmp_path, bsd) -> None:
-    files = make_dvd(tmp_path / 'dvd')
-    convert(DVD, tmp_path / 'dvd', tmp_path / 'out')
-    dataset = VideoRecurrentDeblurTestDataset(options(tmp_path / 'out', 'test', clip_length=3))
-    assert dataset.videos == {
-        '720p_240fps_2': ['00000', '00001', '00002'],
-        'IMG_0030': ['00000', '00001', '00002', '00003'],
+    roots = {
+        split: {f'dataroot_{key}': str(tmp_path / f'out/{split}_{side}.lmdb') for key, side in SIDES.items()}
+        for split in ('train', 'test')
     }
-    assert [
-        (tuple(item['lq'].shape), item['frames'][0], item['keep']) for item in map(dataset.__getitem__, range(3))
-    ] == [
+    train = VideoRecurrentDeblurDataset({**roots['train'], 'num_frame': 2, 'gt_size': 16})
+    assert len(train) == 4 + 3 + 3
+    loader = DataLoader(train, batch_size=5, sampler=ResumableSampler(train, 1, 0))
+    batches = list(loader)
+    assert [tuple(batch['lq'].shape) for batch in batches] == [(5, 2, 3, 16, 16)] * 2
+    assert {key.split('/')[0] for batch in batches for key in batch['key']} == {'IMG_0009', 'IMG_0051', 'C0036'}
+    test = VideoRecurrentDeblurTestDataset({**roots['test'], 'clip_length': 3})
+    shapes = [(tuple(item['lq'].shape), item['frames'][0], item['keep']) for item in test]
+    assert shapes == [
         ((3, 3, *PORTRAIT), '00000', (0, 3)),
         ((3, 3, *LANDSCAPE), '00000', (0, 3)),
         ((3, 3, *LANDSCAPE), '00001', (2, 3)),
     ]
-    frame = dataset[2]['gt'][2].mul(255).round().byte().permute(1, 2, 0).numpy()
-    np.testing.assert_array_equal(frame, decoded(files['sharp', 'IMG_0030/00003']))
-
-    convert(BSD, tmp_path / 'src', tmp_path / 'bsd', '2ms16ms')
-    for split, names in BSD_TREE.items():
-        videos = VideoRecurrentDeblurTestDataset(options(tmp_path / 'bsd', split)).videos
-        assert videos == {name: ['00000000', '00000001', '00000002'] for name in names}
+    frame = test[2]['gt'][2].mul(255).round().byte().permute(1, 2, 0).numpy()
+    expected = cv2.imdecode(np.frombuffer(files['sharp', 'IMG_0030/00003'], np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
+    np.testing.assert_array_equal(frame, expected)
