@@ -1,4 +1,4 @@
-"""The files that the authors have released, and how to tell them from others."""
+"""The released files and their identification."""
 
 from __future__ import annotations
 
@@ -9,41 +9,35 @@ from pathlib import Path
 
 REPOSITORY = 'https://github.com/xuboming8/DSTNet'
 
-# Where the files are, in the order of trying. The first is the state that the ids below were taken from, and the second
-# serves if it has become unreachable: what comes is checked, so it does not matter from where. GitHub leads from here
-# to the file itself, also where the repository keeps only a Git LFS pointer to it.
 SOURCES = (f'{REPOSITORY}/raw/d42c1e3/experiments', f'{REPOSITORY}/raw/main/experiments')
+"""Folders of the files: the commit that the ids below are from, and the newest one in case it disappears."""
 
-LFS_VERSION = b'version https://git-lfs.github.com/spec/v1\n'
+_LFS_VERSION = b'version https://git-lfs.github.com/spec/v1\n'
 _CHUNK = 2**20
 
 
 @dataclass(frozen=True)
 class Released:
-    """One released file.
-
-    Attributes:
-        name: what the command line calls it.
-        file: its name in the authors' repository, and here.
-        blob_id: the id that Git has for it there: SHA-1 of ``blob <size>\\0`` and the bytes. It tells files apart; it
-            is not what makes loading them safe, which is that nothing in them is executed (`read_state_dict`).
-        network: the network that it is for, as the paper calls it.
-        num_values: how many numbers its tensors hold, the frozen Haar filters included.
-        psnr: mean PSNR in dB on the data set's test videos, as the paper has it.
-        table: where the paper has it.
-    """
+    """A released file."""
 
     name: str
+    """Name on the command line."""
     file: str
+    """File name in the authors' repository."""
     blob_id: str
+    """Git's id of the file: SHA-1 of ``blob <size>\\0`` and the content."""
     network: str
+    """Network, as the paper calls it."""
     num_values: int
+    """Number of values in its tensors, including 1,024 of frozen Haar filters."""
     psnr: float
+    """Mean PSNR in dB on the test set, quoted from the paper."""
     table: str
+    """Table of the paper."""
 
     @property
     def approximate_size(self) -> int:
-        """Bytes of its values in float32. The authors state no size."""
+        """Size of the values in float32, in bytes."""
         return 4 * self.num_values
 
 
@@ -60,34 +54,28 @@ RELEASED = (
 
 
 def find_released(name: str) -> Released | None:
-    """The released weights of this name; case and ``_`` for ``-`` do not matter, and the file's name without its
-    suffix (GOPRO_Large) will do as well."""
+    """Find released weights by name or file stem (GOPRO_Large), ignoring case and ``_`` or ``-``."""
     wanted = _plain(name)
     return next((r for r in RELEASED if wanted in (_plain(r.name), _plain(Path(r.file).stem))), None)
 
 
 def names() -> str:
-    """All names, for messages."""
+    """List all names, for messages."""
     return ', '.join(r.name for r in RELEASED)
 
 
-def nearest(name: str) -> str:
-    """A question that offers the name nearest to a wrong one, or nothing."""
+def suggestion(name: str) -> str:
+    """Return ' Did you mean …?' for a misspelt name, or an empty string."""
     by_name = {_plain(r.name): r.name for r in RELEASED}
     near = get_close_matches(_plain(name), by_name, 1, 0.5)
     return f' Did you mean {by_name[near[0]]}?' if near else ''
 
 
-def git_blob_id(content: bytes) -> str:
-    """The id that ``git hash-object`` gives a file of this content."""
-    return hashlib.sha1(b'blob %d\0' % len(content) + content, usedforsecurity=False).hexdigest()
-
-
 def git_ids(path: Path) -> tuple[str, str]:
-    """The two ids under which Git can know a file: of its bytes, and of the Git LFS pointer that stands for them.
+    """Return the git blob ids of the file and of the Git LFS pointer to it.
 
-    Whether a repository stores a file in the one way or the other cannot be seen from the id alone. A pointer names the
-    SHA-256 and the size of the file, so its id vouches for the file just as well.
+    The ids in the table do not tell whether the repository stores a file directly or by Git LFS. A pointer contains the
+    SHA-256 and the size of the file, so both ids identify it.
     """
     size = path.stat().st_size
     blob = hashlib.sha1(b'blob %d\0' % size, usedforsecurity=False)
@@ -96,20 +84,20 @@ def git_ids(path: Path) -> tuple[str, str]:
         while chunk := file.read(_CHUNK):
             blob.update(chunk)
             content.update(chunk)
-    pointer = LFS_VERSION + f'oid sha256:{content.hexdigest()}\nsize {size}\n'.encode()
-    return blob.hexdigest(), git_blob_id(pointer)
+    pointer = _LFS_VERSION + f'oid sha256:{content.hexdigest()}\nsize {size}\n'.encode()
+    return blob.hexdigest(), hashlib.sha1(b'blob %d\0' % len(pointer) + pointer, usedforsecurity=False).hexdigest()
 
 
 def is_lfs_pointer(path: Path) -> bool:
-    """Whether the file is not the content, but Git LFS's note where that is."""
+    """Return True if the file is a Git LFS pointer instead of the content."""
     with open(path, 'rb') as file:
-        return file.read(len(LFS_VERSION)) == LFS_VERSION
+        return file.read(len(_LFS_VERSION)) == _LFS_VERSION
 
 
 def identify(path: Path) -> Released | None:
-    """Which of the authors' files `path` holds, byte for byte and whatever its name; None for all other files."""
+    """Return the released file that has exactly this content, if any."""
     if is_lfs_pointer(path):
-        return None  # its id can be the known one, and still it is not the file
+        return None
     ids = git_ids(path)
     return next((r for r in RELEASED if r.blob_id in ids), None)
 

@@ -1,10 +1,12 @@
-"""A folder of released weights: what is there, and what has to be fetched into it."""
+"""Download of released weights into a folder, with a check of their content."""
 
 from __future__ import annotations
 
 import os
+import time
 from os import PathLike
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from dstnet_arch.errors import CheckpointError
 from dstnet_arch.weights import released as known
@@ -12,146 +14,179 @@ from dstnet_arch.weights.released import Released, find_released, git_ids, ident
 
 DEFAULT_FOLDER = 'weights'
 
+_PAUSES = (1.0, 3.0)
+"""Seconds to wait for a busy server."""
+_TIMEOUT = (10.0, 30.0)
+"""Seconds to wait for a connection and for the next bytes."""
+_CHUNK = 2**16
+
 
 class DownloadError(CheckpointError):
-    """Weights could not be fetched: no network, or no such file behind it."""
+    """Weights cannot be downloaded."""
 
 
 def resolve_weights(name_or_path: str | PathLike[str], folder: str | PathLike[str] = DEFAULT_FOLDER) -> Path:
-    """The file of weights that a user means.
+    """Return the path of weights, and download them if they are released ones that are not in `folder`.
 
     Args:
-        name_or_path: a name of released weights (GoPro, GoPro-L, DVD, BSD), which are fetched if they are not in
-            `folder`; or the path of any file. A file that is called like released weights is reached by a path with a
-            folder in it: ``./GoPro``.
-        folder: where released weights are kept.
-
-    Returns:
-        The path of a file that is there; of released weights, with the very bytes that the authors have released.
+        name_or_path: Name of released weights (GoPro, GoPro-L, DVD, BSD) or path of any file. Use a path with a folder
+            (``./GoPro``) for a file with the name of released weights.
+        folder: Folder of released weights.
 
     Raises:
-        CheckpointError: neither such a name nor a file; or another file is in the place of the released one.
-        DownloadError: it cannot be fetched.
+        CheckpointError: unknown name and no such file; or another file is in the place of the released one.
+        DownloadError: the download failed.
     """
-    name = str(name_or_path)
-    released = find_released(name)
+    released = find_released(str(name_or_path))
     if released is not None:
         return get_weights(released, folder)
     path = Path(name_or_path)
     if path.is_file():
         return path
-    of_this_file = next((r for r in known.RELEASED if r.file == path.name), None)
-    hint = (
-        f' This is the name of a released file: give {of_this_file.name} in place of the path, and it is fetched.'
-        if of_this_file
-        else known.nearest(name)
-    )
+    by_file = next((r for r in known.RELEASED if r.file == path.name), None)
+    hint = f' To download it, give {by_file.name} instead.' if by_file else known.suggestion(str(name_or_path))
     raise CheckpointError(
-        f'Weights {name}: no such file, seen from {Path.cwd()}, and none of the released ones, which are '
+        f'Weights {name_or_path} do not exist (seen from {Path.cwd()}), and are not released ones: '
         f'{known.names()}.{hint}'
     )
 
 
 def get_weights(released: Released, folder: str | PathLike[str] = DEFAULT_FOLDER, base_url: str | None = None) -> Path:
-    """Have a released file in a folder: fetch it if it is not there, and check that it is the authors'.
+    """Download a released file unless it is in the folder, and check its content.
 
-    What a broken transfer has brought stays in ``<file>.part``, and the next call goes on from there. Several processes
-    may call this at once; one of them fetches.
+    An interrupted download is kept in ``<file>.part`` and resumed. If several processes call this, one downloads.
 
     Args:
-        released: which one.
-        folder: where to; made if needed.
-        base_url: a mirror, the address of a folder with the file in it; by default the authors' repository.
+        released: The file.
+        folder: Target folder; created if necessary.
+        base_url: URL of a folder on a mirror; default: the authors' repository.
 
     Returns:
-        The file's path, in `folder`.
+        The path of the file.
 
     Raises:
-        CheckpointError: another file is in its place, which is left alone.
-        DownloadError: it cannot be fetched or written.
+        CheckpointError: another file is in its place; it is not changed.
+        DownloadError: the file cannot be downloaded or written.
     """
     from filelock import FileLock
 
     path = Path(folder) / released.file
     try:
-        if is_there(released, path):
-            return path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(path.with_name(f'.{path.name}.lock')):
-            if not is_there(released, path):  # nor has another process fetched it meanwhile
-                part = partial_path(path)
-                _fetch(released, part, base_url)
-                os.replace(part, path)
+        if not is_present(released, path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(path.with_name(f'.{path.name}.lock')):
+                if not is_present(released, path):  # another process may have downloaded it
+                    _download(released, path, base_url)
     except OSError as error:
-        raise DownloadError(
-            f'{path} cannot be read or written: {error.strerror or error}. Free some space, mend the permissions or '
-            'give another folder.'
-        ) from None
+        raise DownloadError(f'{path} cannot be read or written: {error.strerror or error}.') from None
     return path
 
 
-def is_there(released: Released, path: Path) -> bool:
-    """Whether the released file is at `path`.
+def is_present(released: Released, path: Path) -> bool:
+    """Return True if the released file is at `path`.
 
     Raises:
-        CheckpointError: something else is.
+        CheckpointError: another file is at `path`.
     """
     if not path.exists():
         return False
     if path.is_file() and identify(path) == released:
         return True
     raise CheckpointError(
-        f"{path} is not the authors' {released.file}. It was left alone: move it away, or give another folder, and the "
-        'released file can be fetched. To use this one as it is, give its path.'
+        f"{path} is not the authors' {released.file}. Move it away, or choose another folder, to download the released "
+        'file; or give its path to use this one.'
     )
 
 
-def partial_path(path: Path) -> Path:
-    """Where a file grows until it is whole and checked."""
-    return path.with_name(f'{path.name}.part')
-
-
-def _fetch(released: Released, part: Path, base_url: str | None) -> None:
-    """Fetch `released` into `part`, from the first address that has it."""
-    from dstnet_arch.weights.download import FetchError, NotThereError
-
-    urls = [f'{base.rstrip("/")}/{released.file}' for base in ([base_url] if base_url else known.SOURCES)]
+def _download(released: Released, path: Path, base_url: str | None) -> None:
+    part = path.with_name(f'{path.name}.part')
+    bases = [base_url.rstrip('/')] if base_url else known.SOURCES
     problems = []
-    for url in urls:
+    for url in (f'{base}/{released.file}' for base in bases):
         try:
-            if _complete(released, part) or _fetch_from(url, released, part):
-                return
-            problems.append(_describe_wrong(url, released, part))
-            part.unlink()
-        except NotThereError as error:
+            resumed = part.exists()
+            if not resumed or identify(part) != released:
+                _fetch(url, part)
+            if resumed and identify(part) != released:
+                part.unlink()  # the first part may have been of another file
+                _fetch(url, part)
+        except DownloadError as error:
             problems.append(str(error))
-        except FetchError as error:
-            problems.append(str(error))
-            break
+            continue
+        if identify(part) == released:
+            os.replace(part, path)
+            return
+        problems.append(f'{url} has the git blob id {git_ids(part)[0]}, not {released.blob_id}')
+        part.unlink()
     raise DownloadError(
-        f'{released.file} cannot be fetched: {"; ".join(problems)}. Try again later, or fetch {urls[0]} by other means '
-        f'and put it into {part.parent}.'
+        f'{released.file} cannot be downloaded: {"; ".join(problems)}. Try again later, or download '
+        f'{bases[0]}/{released.file} by other means to {path}.'
     )
 
 
-def _fetch_from(url: str, released: Released, part: Path) -> bool:
-    """Fetch `url` into `part`; whether that is the released file."""
-    from dstnet_arch.weights.download import fetch
+def _fetch(url: str, part: Path) -> None:
+    """Download a file; what has arrived stays in `part` and is not requested again."""
+    import requests
 
-    went_on = part.exists()
-    fetch(url, part, released.file)
-    if went_on and not _complete(released, part):
-        part.unlink()  # the piece that was there may have been of something else
-        fetch(url, part, released.file)
-    return _complete(released, part)
+    pauses = iter(_PAUSES)
+    while True:
+        before = _size(part)
+        try:
+            _request(url, part)
+            return
+        except requests.HTTPError as error:
+            problem = f'{url} answers {error.response.status_code} {error.response.reason}'
+            busy = error.response.status_code >= 500 or error.response.status_code == requests.codes.too_many_requests
+            pause = next(pauses, None) if busy else None
+        except requests.RequestException as error:
+            problem = _describe(error, url)
+            pause = _PAUSES[0] if _size(part) > before else None  # without a network, fail at once
+        if pause is None:
+            raise DownloadError(problem)
+        time.sleep(pause)
 
 
-def _complete(released: Released, part: Path) -> bool:
-    return part.is_file() and identify(part) == released
+def _request(url: str, part: Path) -> None:
+    import requests
+    from tqdm import tqdm
+
+    have = _size(part)
+    headers = {'Accept-Encoding': 'identity'} | ({'Range': f'bytes={have}-'} if have else {})
+    with requests.get(url, headers=headers, stream=True, timeout=_TIMEOUT) as response:
+        if have and response.status_code == requests.codes.requested_range_not_satisfiable:
+            return  # nothing is missing, or the part is of another file: the caller compares it
+        response.raise_for_status()
+        if 'html' in response.headers.get('Content-Type', ''):
+            raise DownloadError(f'{url} is a web page, not the file. Does this network need a login?')
+        if not response.headers.get('Content-Range', '').startswith(f'bytes {have}-'):
+            have = 0  # the server sends the complete file
+        length = response.headers.get('Content-Length', '')
+        total = have + int(length) if length.isdecimal() else None
+        with (
+            open(part, 'ab' if have else 'wb') as file,
+            tqdm(desc=part.stem, initial=have, total=total, unit='B', unit_scale=True, delay=1, disable=None) as bar,
+        ):
+            for chunk in response.iter_content(_CHUNK):
+                file.write(chunk)
+                bar.update(len(chunk))
+        if total is not None and _size(part) < total:
+            raise requests.ConnectionError
 
 
-def _describe_wrong(url: str, released: Released, part: Path) -> str:
-    return (
-        f"{url} is not the authors' file: its {part.stat().st_size} bytes have the git blob id {git_ids(part)[0]}, not "
-        f'{released.blob_id}'
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _describe(error: Exception, url: str) -> str:
+    """Describe an error of requests, whose own texts contain addresses of objects."""
+    from requests import exceptions
+
+    host = urlsplit(url).netloc
+    kinds = (
+        (exceptions.ProxyError, f'the proxy does not connect to {host}'),
+        (exceptions.SSLError, f'the certificate of {host} cannot be verified'),
+        (exceptions.Timeout, f'{host} does not answer'),
+        ((exceptions.ConnectionError, exceptions.ChunkedEncodingError), f'no connection to {host}, or it broke off'),
+        (ValueError, f'{url} is not an http or https URL'),
     )
+    return next((text for kind, text in kinds if isinstance(error, kind)), f'{host}: {type(error).__name__}')

@@ -39,7 +39,7 @@ from dstnet_arch.plugin.options_schema import check_options
 from dstnet_arch.plugin.resume import read_state
 from dstnet_arch.video.images import read_picture, to_frame, upright_size
 from dstnet_arch.video.sources import open_source as open_video
-from dstnet_arch.weights.convert import convert, origin
+from dstnet_arch.weights.convert import convert
 
 tqdm.monitor_interval = 0  # no thread of its own
 ROOT = Path(__file__).resolve().parents[2]
@@ -280,7 +280,6 @@ def _load_pickle(data: bytes, folder: Path) -> None:
 def _load_safetensors(data: bytes, folder: Path) -> None:
     path = folder / 'weights.safetensors'
     path.write_bytes(data)
-    origin(path)
     _load(data, path)
 
 
