@@ -68,6 +68,12 @@ class Progress:
             left = (now - self._start) / (self.done - self._first) * max(self.total - self.done, 0)
             self._log(f'{self._label}: {self.done} of {self.total} {self._unit}s, {_duration(left)} left')
 
+    def relabel(self, label: str) -> None:
+        """Name the stage of the job that begins."""
+        self._label = label
+        if self._bar is not None:
+            self._bar.set_description_str(label, refresh=False)
+
     def close(self) -> None:
         """Remove the bar."""
         if self._bar is not None:

@@ -1,205 +1,230 @@
-"""``dstnet deblur INPUT -o OUTPUT``: restore a video."""
+"""The command line of ``dstnet deblur``."""
 
 from __future__ import annotations
 
 import argparse
-import shutil
+import re
 import sys
-import tempfile
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
-from datetime import date
-from functools import partial
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Literal, get_args
 
-import torch
+from dstnet_arch.arguments import frame_rate
+from dstnet_arch.deblur.batch import Ranks, restore_all, split_inputs
+from dstnet_arch.deblur.config import CompareMode, DeblurConfig
+from dstnet_arch.deblur.run import StoppedError, run
+from dstnet_arch.errors import EXIT_STATUS, counted
+from dstnet_arch.precision import PRECISIONS
+from dstnet_arch.progress import Progress
+from dstnet_arch.streaming.state_store import StoreKind
+from dstnet_arch.video.sinks import OutputOptions
+from dstnet_arch.video.sources import DEFAULT_RATE, Place
 
-from dstnet_arch._version import __version__
-from dstnet_arch.archs.checkpoint import load_checkpoint
-from dstnet_arch.data.frame_source import size_text
-from dstnet_arch.deblur.config import check_arguments, is_live, is_video, make_parser
-from dstnet_arch.deblur.distributed import device_of, ranks, restore_all
-from dstnet_arch.deblur.plan import (
-    VideoPlan,
-    check_output,
-    choose_device,
-    describe_states,
-    job_of,
-    make_live,
-    make_streamer,
-    need_av,
-    plan_video,
-    warn,
-)
-from dstnet_arch.deblur.preview import Wanted, show
-from dstnet_arch.deblur.restore import MEMORY_ADVICE, Render, restore
-from dstnet_arch.errors import DataError
-from dstnet_arch.memory_errors import memory_explained
-from dstnet_arch.ops.native import set_native
-from dstnet_arch.streaming.memory import peak_memory
-from dstnet_arch.video.sinks import PARTIAL_SUFFIX, FileSink, Job, PictureSink, is_finished
-from dstnet_arch.video.sources import Source, open_source
-from dstnet_arch.weights import resolve_weights
+_DESCRIPTION = """\
+Deblur a video. The whole video is used to restore each frame.
 
-if TYPE_CHECKING:  # it needs PyAV, without which folders can be restored
-    from dstnet_arch.video.encoder import Encoding
+INPUT is a video file, a folder of images (in natural order of their names), or a pattern such as 'frames/*.png' or
+frames/%05d.png. OUTPUT is a video file, which also receives sound, subtitles and metadata of INPUT, or a folder for PNG
+files, which keep the bit depth and channels of INPUT. With several INPUTs, OUTPUT is a folder, and each result gets the
+name of its INPUT.
+"""
+_EPILOG = """\
+OUTPUT appears when it is complete. Until then, finished frames are in OUTPUT.partial; after an interruption, the same
+command with --resume continues. docs/video.md lists examples, and what is kept of each kind of input.
+"""
 
 
-def command(arguments: Sequence[str]) -> None:
-    """``dstnet deblur``.
+def command(arguments: Sequence[str]) -> int:
+    """Run ``dstnet deblur``; return its exit status.
 
     Raises:
-        DSTNetError: see `restore`, `open_source`, `FileSink`, `choose_encoding`, `resolve_weights` and
-            `load_checkpoint`.
+        DSTNetError: see `run`.
     """
-    args = make_parser().parse_args(arguments)
-    if args.native:
-        set_native(True)
-    rank = ranks()
-    args.device = device_of(args.device, rank)
-    if len(args.input) > 1:
-        restore_all(args.input, args.output, lambda name, output: _restore_one(args, name, output), rank)
-    elif rank.rank == 0:
-        _restore_one(args, args.input[0], args.output)
+    for stream in (sys.stdout, sys.stderr):  # names that the terminal cannot show must not stop the work
+        stream.reconfigure(errors='backslashreplace')  # type: ignore[union-attr]
+    inputs, config = parse_arguments(arguments)
+    ranks = Ranks.from_environment()
+    config = replace(config, device=config.device or ranks.device)
+    try:
+        if len(inputs) == 1:
+            if ranks.rank == 0:
+                _restore(replace(config, input=inputs[0]))
+            return 0
+        failures = restore_all(split_inputs(inputs, config), _restore, ranks)
+    except (KeyboardInterrupt, StoppedError) as error:
+        partial = getattr(error, 'partial', None)
+        kept = f' Finished frames are in {partial}; run the same command with --resume to continue.'
+        print(f'Interrupted.{kept if partial else ""}', file=sys.stderr)
+        return 130
+    if ranks.rank == 0:
+        print(f'{len(inputs) - len(failures)} of {len(inputs)} videos are in {config.output}.')
+    if failures:
+        print('\n'.join([f'error: {counted(len(failures), "video")} failed:', *failures]), file=sys.stderr)
+    return EXIT_STATUS if failures else 0
 
 
-def _restore_one(args: argparse.Namespace, name: str, output: Path) -> None:
-    args = argparse.Namespace(**{**vars(args), 'input': name, 'output': output})
-    check_arguments(args)
-    if is_live(args) and '-' in (args.input, str(args.output)):
-        _restore_pipe(args)
-        return
-    with _stored_input(args) as stored, closing(_open(stored, args)) as source:
-        _restore_file(source, args)
+def _restore(config: DeblurConfig) -> None:
+    def log(line: str) -> None:
+        print(line, file=sys.stderr if line.startswith('warning: ') else sys.stdout, flush=True)
+
+    with closing(_Bars()) as bars:
+        result = run(config, bars.step, log=log)
+    print(
+        f'{config.output}: {counted(result.frames, "frame")}, {result.restored} restored in {result.seconds:.0f} s; '
+        f'peak memory {result.peak_memory / 1e9:.1f} GB'
+    )
+    for path in result.paths[1:]:
+        print(f'Written: {path}')
 
 
-def _restore_file(source: Source, args: argparse.Namespace) -> None:
-    start = time.monotonic()
-    warn(source.warnings)
-    check_output(args.output, source)
-    wanted = Wanted.of(args)
-    if args.resume and _is_finished(args.output, source):
-        there = f'{args.output} is there, with all {len(source)} frames'
-        print(f'{there}.' if wanted else f'{there}: nothing is to be done.')
-        if wanted:
-            _show(wanted, source, args, plan_video(source, args))
-        return
-    device = choose_device(args.device, args.precision)
-    plan = plan_video(source, args)  # what does not fit is said before any work
-    net = load_checkpoint(resolve_weights(args.weights), device)
-    streamer = make_streamer(net, source, args)
-    sink, render = _make_sink(source, plan, job_of(source, net, args), args)
-    already = sink.position
-    with closing(sink):
-        print(
-            f'{args.input}: {len(source)} frames, {size_text(source.size)}; {args.weights}, {args.precision}, {device}'
-        )
-        print(describe_states(streamer, source))
-        if plan is not None:
-            print(f'Video: {plan.encoding.describe()}, {float(source.timing.rate):g} frames a second')
-        if already:
-            print(f'{already} frames are there already.')
-        try:
-            restore(source, sink, streamer, render)
-        except KeyboardInterrupt:
-            if not is_live(args):
-                print(f'\nWhat is done is in {args.output}{PARTIAL_SUFFIX}; --resume goes on with it.', file=sys.stderr)
-            raise
-    seconds, count = time.monotonic() - start, len(source) - already
-    memory = f'{peak_memory(device) / 1e9:.1f} GB'
-    print(f'{args.output}: {len(source)} frames, of which {count} restored in {seconds:.0f} s; peak memory {memory}')
-    if wanted:
-        run = {
-            'precision': args.precision,
-            'device': str(device),
-            'time': f'{seconds:.1f} s for {count} frames, with all that is done once',
-            'peak memory': memory,
-        }
-        _show(wanted, source, args, plan, run)
+class _Bars:
+    """Shows the progress of `run`: a bar for each job, which names the stage."""
+
+    def __init__(self) -> None:
+        self._bar: Progress | None = None
+        self._job = 0
+
+    def step(self, stage: str, done: int, total: int) -> None:
+        if self._bar is None or total != self._bar.total or done <= self._bar.done:
+            self.close()
+            self._bar = Progress(total, 'step', stage)
+        self._bar.relabel(stage)
+        self._bar.update(done - self._bar.done)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
 
 
-def _make_sink(
-    source: Source, plan: VideoPlan | None, job: Job, args: argparse.Namespace
-) -> tuple[FileSink[Any], Render[Any]]:
-    """Where the result goes, and what that takes of each frame."""
-    if plan is None:
-        return PictureSink(args.output, source.names, job, args.resume, args.overwrite), source.restored_picture
-    from dstnet_arch.video.video_sink import VideoSink
+def parse_arguments(arguments: Sequence[str]) -> tuple[list[str], DeblurConfig]:
+    """Parse the command line.
 
-    sink = VideoSink(args.output, source, plan.encoding, plan.container, job, args.resume, args.overwrite)
-    warn(sink.warnings)
-    return sink, partial(plan.encoding.planes, source)
-
-
-def _show(
-    wanted: Wanted,
-    source: Source,
-    args: argparse.Namespace,
-    plan: VideoPlan | None,
-    run: Mapping[str, str] | None = None,
-) -> None:
-    facts = {
-        'input': args.input,
-        'output': str(args.output),
-        'frames': f'{len(source)} of {size_text(source.size)}',
-        'weights': Path(args.weights).name,
-        **({'encoding': plan.encoding.describe()} if plan else {}),
-        **(run or {}),
-        'made by': f'dstnet-arch {__version__}, PyTorch {torch.__version__}, {date.today()}',
-    }
-    made = show(wanted, source, args.output, facts, plan)
-    print(f'To look at: {", ".join(map(str, made))}')
+    Returns:
+        The INPUTs; the settings for all of them, with the first one as `input`.
+    """
+    args = _make_parser().parse_args(arguments)
+    config = DeblurConfig(
+        input=args.input[0],
+        output=args.output,
+        weights=args.weights,
+        device=args.device,
+        precision=args.precision,
+        start=args.start,
+        end=args.end,
+        resume=args.resume,
+        overwrite=args.overwrite,
+        encoding=OutputOptions(args.codec, args.quality, args.pix_fmt, args.format),
+        rate=args.fps,
+        compare=args.compare,
+        report=args.report,
+        tile=args.tile,
+        store=args.store,
+        interval=args.interval,
+        temp_dir=args.temp_dir,
+    )
+    return args.input, config
 
 
-def _restore_pipe(args: argparse.Namespace) -> None:
-    need_av(args.input if args.input != '-' else args.output)
-    from dstnet_arch.video.encoder import choose_encoding
-    from dstnet_arch.video.video_pipe import restore_pipe
-    from dstnet_arch.video.video_sink import check_video_target
+def _make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        'dstnet deblur',
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add('input', metavar='INPUT', nargs='+', help='video file, folder of images, or pattern')
+    add('-o', '--output', metavar='OUTPUT', type=Path, required=True, help='video file or folder')
+    add(
+        '--weights',
+        default='GoPro',
+        metavar='NAME',
+        help='released weights (GoPro, GoPro-L, DVD, BSD), downloaded once into weights/, or a file; default: GoPro',
+    )
+    add('--device', help='cpu, cuda, cuda:1, ...; default: cuda if available')
+    add(
+        '--precision',
+        choices=PRECISIONS,
+        help='fp32 is exact; tf32, bf16 and fp16 are faster. Default: tf32 on GPUs that have it, else fp32',
+    )
+    place = 'a frame number from 0 (negative: from the end), or a time such as 12.5s or 00:01:02.5'
+    add('--start', type=_place, metavar='PLACE', help=f'first frame to restore: {place}')
+    add('--end', type=_place, metavar='PLACE', help='first frame that is not restored')
+    add('--fps', type=frame_rate, metavar='RATE', help=f'frames per second; images have {DEFAULT_RATE} by default')
+    existing = parser.add_mutually_exclusive_group()
+    existing.add_argument('--resume', action='store_true', help='continue an interrupted run if there is one')
+    existing.add_argument('--overwrite', action='store_true', help='replace OUTPUT if it exists')
 
-    device = choose_device(args.device, args.precision)
-    net = load_checkpoint(resolve_weights(args.weights), device)
+    add = parser.add_argument_group('preview', 'Written next to OUTPUT when it is complete.').add_argument
+    modes = get_args(CompareMode)
+    add(
+        '--compare',
+        nargs='?',
+        const=modes[0],
+        choices=modes,
+        help='OUTPUT_compare: frames before and after in one picture: the left half of one and the right half of the '
+        'other (split, the default), or side by side (side)',
+    )
+    add(
+        '--report',
+        action='store_true',
+        help='OUTPUT_report.html: a page with frames before and after, a temporal profile, sharpness and settings',
+    )
 
-    def choose(source: Source, container: str) -> Encoding:
-        warn(source.warnings)
-        return choose_encoding(args.output, source, args.codec, args.quality, args.pix_fmt, container, low_delay=True)
+    add = parser.add_argument_group('video files as OUTPUT').add_argument
+    add('--codec', metavar='NAME', help="FFmpeg's encoder; default: libx264 (8 bits), libx265, or libsvtav1 for .webm")
+    add('--quality', type=int, metavar='N', help="on the codec's own scale, such as CRF; default: visually lossless")
+    add('--pix-fmt', metavar='NAME', help="FFmpeg's pixel format; default: that of INPUT if the codec supports it")
+    add('--format', metavar='NAME', help="FFmpeg's container format; default: chosen from the extension of OUTPUT")
 
-    if str(args.output) != '-':
-        check_video_target(args.output, args.overwrite)
-    with memory_explained(MEMORY_ADVICE):
-        count = restore_pipe(args.input, args.output, make_live(net, args), choose, args.format)
-    print(f'{count} frames restored.', file=sys.stderr)
-
-
-@contextmanager
-def _stored_input(args: argparse.Namespace) -> Iterator[str]:
-    """The name of INPUT, which is stored first if it comes from a pipe: its last frame is the first to be looked at."""
-    if args.input != '-':
-        yield args.input
-        return
-    with ExitStack() as stack:
-        try:
-            file = stack.enter_context(
-                tempfile.NamedTemporaryFile(prefix='dstnet-', suffix='.video', dir=args.temp_dir)
-            )
-            shutil.copyfileobj(sys.stdin.buffer, file)
-            file.flush()
-        except OSError as error:
-            raise DataError(f'The video from the pipe cannot be stored: {error}. Name another --temp-dir.') from None
-        yield file.name
+    add = parser.add_argument_group(
+        'memory',
+        "Each frame's backward feature (the state, 59 MB at 1280x720) is kept until the forward pass. By default, all\n"
+        'states are kept in main memory if they need at most half of the free memory. Otherwise only every S-th one\n'
+        'is kept (S: the square root of the number of frames), and the others are computed twice.',
+    ).add_argument
+    add(
+        '--tile',
+        type=_tile,
+        default='auto',
+        metavar='WxH',
+        help='process frames in tiles of this size, with the same result in less memory; off; or auto (the default): '
+        'if the free memory requires it',
+    )
+    add('--store', choices=get_args(StoreKind), help='where states are kept; host is main memory')
+    add('--interval', type=_interval, metavar='S', help='keep every S-th state: a number, sqrt or all')
+    add('--temp-dir', metavar='FOLDER', help="folder for temporary files; default: the system's")
+    return parser
 
 
-def _open(name: str, args: argparse.Namespace) -> Source:
-    return open_source(name, args.start, args.end, rate=args.fps, temp_dir=args.temp_dir, show_progress=True)
+def _interval(text: str) -> int | Literal['sqrt', 'all']:
+    if text == 'sqrt':
+        return 'sqrt'
+    if text == 'all':
+        return 'all'
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f'{text!r} is not a whole number of at least 1, sqrt or all')
+    return int(text)
 
 
-def _is_finished(output: Path, source: Source) -> bool:
-    if not is_video(output):
-        return is_finished(output, source.names)
-    if not output.is_file() or output.with_name(output.name + PARTIAL_SUFFIX).exists():
-        return False
-    from dstnet_arch.video.remux import count_frames
+def _tile(text: str) -> tuple[int, int] | Literal['auto'] | None:
+    if text in ('auto', 'off'):
+        return 'auto' if text == 'auto' else None
+    match = re.fullmatch(r'(\d+)x(\d+)', text)
+    if match and min(map(int, match.groups())) >= 1:
+        return int(match[1]), int(match[2])
+    raise argparse.ArgumentTypeError(f'{text!r} is not a size such as 1024x1024 (width first), auto or off')
 
-    return count_frames(output) == (len(source), source.size)
+
+def _place(text: str) -> Place:
+    if re.fullmatch(r'-?\d+', text):
+        return int(text)
+    if match := re.fullmatch(r'(?:(?:(\d+):)?(\d+):)?(\d+(?:\.\d+)?)(s?)', text):
+        hours, minutes, seconds, unit = match.groups()
+        if unit or minutes:
+            return 3600 * int(hours or 0) + 60 * int(minutes or 0) + Fraction(seconds)
+    raise argparse.ArgumentTypeError(f'{text!r} is not a frame number, or a time such as 12.5s or 00:01:02.5')

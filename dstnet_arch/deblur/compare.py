@@ -1,101 +1,104 @@
-"""``dstnet deblur --compare``: the frames before and after in one picture each, as a video or a folder of pictures."""
+"""``dstnet deblur --compare``: each frame before and after in one picture, as a video or a folder of PNG files."""
 
 from __future__ import annotations
 
+import os
 import shutil
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
 
-from dstnet_arch.video.sinks import PARTIAL_SUFFIX, PictureSink, Sink
-from dstnet_arch.video.sources import Source
-from dstnet_arch.visualize.canvas import Image, pad
-from dstnet_arch.visualize.compare import side_by_side, split_view
+from dstnet_arch.deblur.config import CompareMode
+from dstnet_arch.errors import DataError
+from dstnet_arch.video.encoder import VideoWriter
+from dstnet_arch.video.sources import Timing
 
-if TYPE_CHECKING:  # it needs PyAV, without which folders can be compared
-    from dstnet_arch.video.encoder import Encoding
+RGBImage = NDArray[np.uint8]
+"""(H, W, 3), RGB."""
 
-Mode = Literal['split', 'side']
-MODES: Sequence[Mode] = ('split', 'side')
+_GAP = 8  # pixels between two frames, or of the line between two halves
+_WHITE = 255
 
 
-def compose(before: Image, after: Image, mode: Mode) -> Image:
-    """Put a frame before and after into one picture, under their names.
+def label_height(height: int) -> int:
+    """Return the height of the strip of labels above frames of this height, in pixels; even."""
+    return max(24, height // 40 * 2)
+
+
+def compose(before: RGBImage, after: RGBImage, mode: CompareMode) -> RGBImage:
+    """Put a frame before and after into one picture with labels.
 
     Args:
         before: (H, W, 3) uint8 RGB.
         after: the same shape.
-        mode: 'split': the left half of one and the right half of the other; 'side': both side by side.
+        mode: 'split': the left half of one frame and the right half of the other; 'side': both side by side.
 
     Returns:
-        (H', W', 3) uint8 RGB, H' and W' even, as most video codecs want them.
+        (H', W', 3) uint8 RGB with a strip of `label_height(H)` rows at the top; H' and W' are even, as video codecs
+        require.
     """
-    frames = {'before': before, 'after': after}
-    split = mode == 'split' and before.shape[1] > 1
-    view = split_view(frames, sharp=None) if split else side_by_side(frames, sharp=None)
-    height, width = (side + side % 2 for side in view.shape[:2])
-    return pad(view, height, width)
+    height, width = before.shape[:2]
+    if mode == 'split':
+        frames, second = before.copy(), width // 2
+        frames[:, second:] = after[:, second:]
+        frames[:, max(second - _GAP // 4, 0) : second + _GAP // 4] = _WHITE
+    else:
+        frames, second = np.full((height, 2 * width + _GAP, 3), _WHITE, np.uint8), width + _GAP
+        frames[:, :width], frames[:, second:] = before, after
+    strip = label_height(height)
+    picture = np.full((strip + height + height % 2, frames.shape[1] + frames.shape[1] % 2, 3), _WHITE, np.uint8)
+    picture[strip : strip + height, : frames.shape[1]] = frames
+    labels = Image.fromarray(picture[:strip])
+    draw, font = ImageDraw.Draw(labels), ImageFont.load_default(strip * 0.6)
+    for left, text in ((0, 'before'), (second, 'after')):
+        draw.text((left + strip // 4, strip // 8), text, 'black', font)
+    picture[:strip] = np.asarray(labels)
+    return picture
 
 
-class Comparison:
-    """An `Observer` that writes each frame before and after as one picture.
+@contextmanager
+def open_comparison(
+    path: Path, names: Sequence[str], size: tuple[int, int], timing: Timing
+) -> Iterator[Callable[[RGBImage], None]]:
+    """Write pictures to a video file or, without an extension, to PNG files in a folder; atomically.
 
     Args:
-        target: what `sink` writes.
-        sink: where to write. What is not finished is removed, as it is made again in little time.
-        render: makes of a picture what `sink` takes.
-        mode: as for `compose`.
-    """
+        path: the file or folder; an older one is replaced.
+        names: names of the PNG files, without extension.
+        size: (height, width) of the pictures.
+        timing: times of the frames of the video.
 
-    def __init__(self, target: Path, sink: Sink[Any], render: Callable[[Image], Any], mode: Mode) -> None:
-        self._target, self._sink, self._render, self._mode = target, sink, render, mode
-
-    def see(self, position: int, before: Image, after: Image) -> None:
-        self._sink.write(position, partial(self._make, before, after))
-
-    def finish(self) -> Path:
-        self._sink.finish()
-        return self._target
-
-    def close(self) -> None:
-        self._sink.close()
-        shutil.rmtree(self._target.with_name(self._target.name + PARTIAL_SUFFIX), ignore_errors=True)
-
-    def _make(self, before: Image, after: Image) -> Any:
-        return self._render(compose(before, after, self._mode))
-
-
-def compare_pictures(target: Path, names: Sequence[str], mode: Mode) -> Comparison:
-    """Write PNG files of these names to a folder, in place of an older one.
+    Yields:
+        A function that writes the next picture.
 
     Raises:
-        DSTNetError: as `PictureSink`.
+        DataError: It cannot be written.
     """
-    return Comparison(target, PictureSink(target, names, {}, overwrite=True), lambda image: image, mode)
+    temporary = path.with_name(f'.{path.name}')
+    try:
+        if path.suffix == '.mp4':
+            with VideoWriter(temporary, size, timing) as writer:
+                yield writer.write
+        else:
+            temporary.mkdir()
+            files = iter([temporary / f'{name}.png' for name in names])
+            yield lambda picture: Image.fromarray(picture).save(next(files))
+            _remove(path)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise DataError(f'Cannot write {path}: {error}. Free some space or correct the permissions.') from None
+    finally:
+        _remove(temporary)
 
 
-def compare_video(target: Path, source: Source, encoding: Encoding, container: str, mode: Mode) -> Comparison:
-    """Write a video file in place of an older one, encoded like the result and with all that goes along with it.
-
-    Raises:
-        DSTNetError: as `VideoSink`.
-    """
-    from dstnet_arch.video.video_sink import VideoSink
-
-    blank = np.zeros((*source.size, 3), np.uint8)
-    height, width = compose(blank, blank, mode).shape[:2]
-    fitting = encoding._replace(size=(height, width))
-    sink = VideoSink(target, source, fitting, container, {}, overwrite=True)
-    return Comparison(target, sink, partial(_planes, fitting), mode)
-
-
-def _planes(encoding: Encoding, image: Image) -> Any:
-    from dstnet_arch.video.colour import from_rgb
-
-    frame = torch.from_numpy(image.copy()).permute(2, 0, 1) / 255
-    form = encoding.format
-    return from_rgb(frame, form, encoding.colour.resolved(*encoding.size, form.family))
+def _remove(path: Path) -> Any:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink()

@@ -1,205 +1,124 @@
-"""The arguments of ``dstnet deblur``, and which of them do not go together."""
+"""Settings of one run of ``dstnet deblur``."""
 
 from __future__ import annotations
 
-import argparse
+import os
 import re
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from typing import Literal
 
-import torch
-
-from dstnet_arch.arguments import frame_rate, whole_number
-from dstnet_arch.deblur.preview import add_look_arguments
 from dstnet_arch.errors import OptionsError
-from dstnet_arch.video.sources import DEFAULT_RATE, VIDEO_EXTENSIONS, Place
+from dstnet_arch.streaming.state_store import StoreKind
+from dstnet_arch.video.sinks import OutputOptions, check_output_name
+from dstnet_arch.video.sources import VIDEO_EXTENSIONS, Place
 
-PRECISIONS = {'fp32': None, 'tf32': None, 'bf16': torch.bfloat16, 'fp16': torch.float16}
-"""Name -> type for autocast."""
+CompareMode = Literal['split', 'side']
 
-_DESCRIPTION = """\
-Restore a blurry video of any length, every frame with the help of all others.
-
-INPUT is a video file; a folder of pictures, in the natural order of their names; a pattern like 'frames/*.png' or
-frames/%05d.png; or -, a video file from a pipe.
-OUTPUT is a video file, which gets the sound and all else that is in INPUT; a folder, which gets a PNG file for each
-frame, with the bit depth and channels of INPUT; or, with --window, -, for a pipe. Of several INPUTs, it is a folder for
-all results, each under the name of its INPUT; processes started by torchrun share them out (docs/distributed.md).
-"""
-_EPILOG = """\
-OUTPUT appears when all of it is there. Until then, what is ready is in OUTPUT.partial; after an interruption, the same
-command with --resume goes on with that. docs/video.md has examples, what is kept, and what happens to awkward files.
-"""
+_URL = re.compile(r'[A-Za-z][A-Za-z0-9+.-]+://')
+_PATTERN_CHARACTERS = '*?[%'
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """The command line's parser."""
-    parser = argparse.ArgumentParser(
-        'dstnet deblur',
-        description=_DESCRIPTION,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument('input', metavar='INPUT', nargs='+')
-    parser.add_argument('-o', '--output', metavar='OUTPUT', type=Path, required=True)
-    parser.add_argument(
-        '--weights',
-        default='GoPro',
-        metavar='NAME',
-        help='released weights, fetched once into weights/ (GoPro, GoPro-L, DVD, BSD; by default GoPro), or a file',
-    )
-    parser.add_argument('--device', help='cpu, cuda, cuda:1, ...; by default cuda where there is one')
-    parser.add_argument(
-        '--precision',
-        choices=PRECISIONS,
-        default='fp32',
-        help='of the computation: fp32 (the default), or faster and less exact ones',
-    )
-    parser.add_argument(
-        '--native',
-        action='store_true',
-        help='on a CPU, compute with kernels that a C compiler of the system makes once: about half the time in fp32',
-    )
-    place = 'a number, counted from 0 (from -1 backward), or a time like 12.5s or 00:01:02.5'
-    parser.add_argument('--start', type=_place, metavar='PLACE', help=f'first frame to take: {place}')
-    parser.add_argument('--end', type=_place, metavar='PLACE', help='first frame after it not to take')
-    again = parser.add_mutually_exclusive_group()
-    again.add_argument('--resume', action='store_true', help='go on with what an interrupted run has left, if it has')
-    again.add_argument('--overwrite', action='store_true', help='replace OUTPUT if it exists')
-    video = parser.add_argument_group('video files as OUTPUT')
-    video.add_argument(
-        '--codec',
-        metavar='NAME',
-        help='libx264 (8 bits) or libx265 by default, libsvtav1 in .webm; also ffv1 and all that PyAV has',
-    )
-    video.add_argument(
-        '--quality',
-        type=int,
-        metavar='N',
-        help="on the codec's own scale (CRF for most), 0 or 1 the best; hardly to be told from lossless by default",
-    )
-    video.add_argument(
-        '--pix-fmt', metavar='NAME', help="FFmpeg's pixel format; as in INPUT by default, where the codec has it"
-    )
-    video.add_argument(
-        '--format',
-        metavar='NAME',
-        help="FFmpeg's container, instead of the one that OUTPUT's extension says; matroska for a pipe",
-    )
-    video.add_argument(
-        '--fps',
-        type=frame_rate,
-        metavar='RATE',
-        help=f'of pictures as INPUT: 25, 30000/1001, ...; by default {DEFAULT_RATE}',
-    )
-    add_look_arguments(parser)
-    live = parser.add_argument_group(
-        'live',
-        'Restores with a bounded delay, each frame from those before it and a few after it, also from and to pipes. '
-        'Frames differ a little from those that all others have helped to restore.',
-    )
-    live.add_argument(
-        '--window', type=whole_number(1), metavar='N', help='frames that are restored together, by default 1'
-    )
-    live.add_argument(
-        '--lookahead', type=whole_number(0), metavar='K', help='frames after them that are waited for, by default 4'
-    )
-    memory = parser.add_argument_group(
-        'memory',
-        'A state of each frame (59 MB at 1280x720) waits for the second look at it. By default, all wait in main '
-        'memory where they take at most half of what is free; else every S-th one and S others (S: the square root '
-        'of their number) wait, and most are computed twice.',
-    )
-    memory.add_argument(
-        '--tile',
-        type=_tile,
-        default='auto',
-        metavar='WxH',
-        help='go through frames in tiles of this size, with the same result in less memory; off; or auto (the '
-        'default): where the device has not enough for whole frames',
-    )
-    memory.add_argument('--store', choices=('device', 'host', 'disk'), help='where states wait; host is main memory')
-    memory.add_argument('--interval', type=_interval, metavar='S', help='keep every S-th state: a number, sqrt or all')
-    memory.add_argument(
-        '--temp-dir',
-        metavar='FOLDER',
-        help='for temporary files: of --store disk, of a pipe, of video that cannot be read backward',
-    )
-    return parser
+@dataclass(frozen=True)
+class DeblurConfig:
+    """Settings of a run that restores one video.
 
-
-def check_arguments(args: argparse.Namespace) -> None:
-    """Look at what no single argument says.
-
-    Args:
-        args: of one INPUT, `input`, which is a text here.
-
-    Raises:
-        OptionsError: arguments do not go together.
+    Attributes:
+        input: a video file, a folder of images, an image, or a pattern for images such as ``frames/*.png``.
+        output: a video file, or a folder for PNG files.
+        weights: name of released weights, or a file.
+        device: PyTorch's name of the device; None: a GPU if there is one.
+        precision: one of `dstnet_arch.precision.PRECISIONS`; None: tf32 on GPUs that have it, else fp32.
+        start: first frame to restore, as a number (negative: from the end) or a time in seconds.
+        end: first frame after `start` not to restore.
+        resume: continue an interrupted run if there is one.
+        overwrite: replace existing results.
+        encoding: settings of a video file as output.
+        rate: frames per second that override those of the input.
+        compare: write frames before and after next to the output; None: do not.
+        report: write an HTML page next to the output.
+        tile: (width, height) of tiles; 'auto': tiles if the free memory requires them; None: whole frames.
+        store: where states are kept; None: chosen from the free memory.
+        interval: keep every `interval`-th state; 'sqrt' or 'all'; None: chosen from the free memory.
+        temp_dir: folder for temporary files; None: the system's.
     """
-    given = {name: getattr(args, name.replace('-', '_')) for name in ('codec', 'quality', 'pix-fmt', 'format')}
-    to_pipe = str(args.output) == '-'
-    wrong = [f'--{name}' for name, value in given.items() if value is not None]
-    if wrong and not is_video(args.output) and not to_pipe:
-        raise OptionsError(
-            f'{", ".join(wrong)}: -o {args.output} is a folder for pictures. Video files end in '
-            f'{", ".join(VIDEO_EXTENSIONS[:5])} and others.'
-        )
-    if (args.compare or args.report) and is_live(args) and '-' in (args.input, str(args.output)):
-        raise OptionsError('--compare, --report: what goes through a pipe cannot be looked at again. Name files.')
-    if args.input == '-' and args.resume:
-        raise OptionsError('--resume: what came through a pipe cannot be read again. Give a file as INPUT.')
-    if not is_live(args):
-        if to_pipe:
+
+    input: str
+    output: Path
+    weights: str = 'GoPro'
+    device: str | None = None
+    precision: str | None = None
+    start: Place | None = None
+    end: Place | None = None
+    resume: bool = False
+    overwrite: bool = False
+    encoding: OutputOptions = field(default_factory=OutputOptions)
+    rate: Fraction | None = None
+    compare: CompareMode | None = None
+    report: bool = False
+    tile: tuple[int, int] | Literal['auto'] | None = 'auto'
+    store: StoreKind | None = None
+    interval: int | Literal['sqrt', 'all'] | None = None
+    temp_dir: str | None = None
+
+    def check(self) -> None:
+        """Check all that can be checked without opening the input.
+
+        Raises:
+            OptionsError: A setting is wrong, settings exclude each other, or a file to be written exists.
+        """
+        self._check_input()
+        if str(self.output) == '-':
+            raise OptionsError('-o -: pipes are not supported. Give the name of a file or folder.')
+        check_output_name(self.output)
+        if self.encoding != OutputOptions() and not self.writes_video:
             raise OptionsError(
-                '-o -: with the last frame looked at first, there is no pipe. Add --window, or name a file.'
+                f'-o {self.output}: --codec, --quality, --pix-fmt and --format apply to video files only. For a video '
+                f'file, end the name in {", ".join(VIDEO_EXTENSIONS[:4])} or another extension of videos.'
             )
-        return
-    wrong = [f'--{name}' for name in ('resume', 'store', 'interval') if getattr(args, name)]
-    wrong += ['--tile'] * isinstance(args.tile, tuple)
-    if '-' in (args.input, str(args.output)):
-        wrong += [f'--{name}' for name in ('start', 'end', 'fps') if getattr(args, name) is not None]
-        if not to_pipe and not is_video(args.output):
-            raise OptionsError(f'-o {args.output}: from a pipe with --window, OUTPUT is a video file or a pipe (-).')
-    if wrong:
-        raise OptionsError(f'{", ".join(wrong)}: not there with --window or --lookahead; leave it out.')
+        if self.temp_dir is not None and not os.path.isdir(self.temp_dir):
+            raise OptionsError(f'--temp-dir {self.temp_dir}: there is no such folder.')
+        for path in (self.compare_path, self.report_path):
+            if path is not None and os.path.lexists(path):
+                self._check_replaceable(path)
 
+    def _check_replaceable(self, path: Path) -> None:
+        if not self.overwrite:
+            raise OptionsError(f'{path} exists. Move it away, or replace it with --overwrite.')
+        for entry in path.iterdir() if path.is_dir() else ():
+            if entry.suffix != '.png':
+                raise OptionsError(f'{path} is not replaced, because it contains {entry.name}. Move it away.')
 
-def is_live(args: argparse.Namespace) -> bool:
-    """Whether frames are restored with a bounded delay."""
-    return args.window is not None or args.lookahead is not None
+    def _check_input(self) -> None:
+        if _URL.match(self.input):
+            raise OptionsError(f'INPUT {self.input} is a URL. Download the video and give the name of the file.')
+        if self.input == '-':
+            raise OptionsError('INPUT -: pipes are not supported. Give the name of a file or folder.')
+        if not os.path.exists(self.input) and not set(_PATTERN_CHARACTERS) & set(self.input):
+            raise OptionsError(f'INPUT {self.input} does not exist. The current folder is {os.getcwd()}.')
+        path = Path(self.input).resolve()
+        if self.output.resolve() in (path, path.parent):
+            raise OptionsError(f'-o {self.output}: this is the input or its folder. Give another name.')
 
+    @property
+    def writes_video(self) -> bool:
+        """True if the output is a video file, False if it is a folder."""
+        if self.output.is_dir():
+            return False
+        return self.output.suffix.lower() in VIDEO_EXTENSIONS or self.encoding.container is not None
 
-def is_video(output: Path) -> bool:
-    """Whether OUTPUT is a video file, not a folder for pictures."""
-    return output.suffix.lower() in VIDEO_EXTENSIONS and not output.is_dir()
+    @property
+    def compare_path(self) -> Path | None:
+        """File or folder to write the comparison to; None if none is requested, or `resume` finds one."""
+        return self._beside('_compare', '.mp4' if self.writes_video else '') if self.compare else None
 
+    @property
+    def report_path(self) -> Path | None:
+        """File to write the report to; None if none is requested, or `resume` finds one."""
+        return self._beside('_report', '.html') if self.report else None
 
-def _interval(text: str) -> int | Literal['sqrt', 'all']:
-    if text == 'sqrt':
-        return 'sqrt'
-    if text == 'all':
-        return 'all'
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f'{text!r} is not a whole number of at least 1, sqrt or all')
-    return int(text)
-
-
-def _tile(text: str) -> tuple[int, int] | Literal['auto'] | None:
-    if text in ('auto', 'off'):
-        return 'auto' if text == 'auto' else None
-    match = re.fullmatch(r'(\d+)x(\d+)', text)
-    if match and min(map(int, match.groups())) >= 1:
-        return int(match[1]), int(match[2])
-    raise argparse.ArgumentTypeError(f'{text!r} is not a size like 1024x1024, width first, auto or off')
-
-
-def _place(text: str) -> Place:
-    if re.fullmatch(r'-?\d+', text):
-        return int(text)
-    if match := re.fullmatch(r'(?:(?:(\d+):)?(\d+):)?(\d+(?:\.\d+)?)(s?)', text):
-        hours, minutes, seconds, unit = match.groups()
-        if unit or minutes:
-            return 3600 * int(hours or 0) + 60 * int(minutes or 0) + Fraction(seconds)
-    raise argparse.ArgumentTypeError(f'{text!r} is not the number of a frame, or a time like 12.5s or 00:01:02.5')
+    def _beside(self, ending: str, suffix: str) -> Path | None:
+        output = Path(os.path.abspath(self.output))
+        path = output.with_name(f'{output.stem if self.writes_video else output.name}{ending}{suffix}')
+        return None if self.resume and os.path.lexists(path) else path

@@ -405,6 +405,11 @@ class ResultSink:
             self._render = source.restored_image
         self.position, self.state = self._sink.position, self._sink.state
 
+    @property
+    def partial(self) -> Path | None:
+        """Folder of the finished frames of an interrupted run; None if nothing is stored."""
+        return self._sink._partial if self._sink._partial.exists() else None
+
     def write(self, position: int, restored: Tensor) -> None:
         """Write a restored frame (3, H, W). Frames come in order."""
         self._sink.write(position, partial(self._render, position, restored))

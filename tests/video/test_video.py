@@ -5,12 +5,10 @@ from __future__ import annotations
 import io
 import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import closing
 from fractions import Fraction
-from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -381,10 +379,10 @@ def test_wrong_choices(deblur: Deblur, tmp_path: Path) -> None:
         (['-o', 'out.mp4', '--quality', '60'], '51 the worst'),
         (['-o', 'out.mkv', '--codec', 'ffv1', '--quality', '3'], 'no such scale'),
         (['-o', 'out.mp4', '--pix-fmt', 'rgb24'], 'libx264 has yuv420p'),
-        (['-o', 'frames', '--codec', 'ffv1'], 'is a folder for pictures'),
+        (['-o', 'frames', '--codec', 'ffv1'], 'apply to video files only'),
         (['-o', 'out.mp4', '--fps', '25'], 'keeps its own timing'),
         (['-o', 'in.mp4', '--overwrite'], 'this is the input'),
-        (['-o', '-'], 'Add --window'),
+        (['-o', '-'], 'pipes are not supported'),
         (['-o', 'out.mp4', '--window', '2', '--resume'], '--resume: not there with --window'),
         (['-o', 'out.mp4', '--start', '7'], 'of which none lies'),
     ):
@@ -579,14 +577,14 @@ def test_an_interrupted_run_goes_on(
         patch.setattr(VideoSink, 'write', interrupted)
         status, _, err = deblur(source, '-o', tmp_path / 'out.mkv', '--codec', codec, net='changes')
     assert status == 130
-    assert '--resume goes on with it' in err
+    assert '--resume to continue' in err
     assert not (tmp_path / 'out.mkv').exists()
     status, _, err = deblur(source, '-o', tmp_path / 'out.mkv', '--codec', 'mpeg4', '--resume', net='changes')
     assert status == 2
     assert 'encoding: ' in err
     status, out, _ = deblur(source, '-o', tmp_path / 'out.mkv', '--codec', codec, '--resume', net='changes')
     assert status == 0
-    assert f'{at} frames are there already' in out
+    assert f'Continuing after {at} frames' in out
     for kind in ('video', 'audio'):
         assert packets(tmp_path / 'out.mkv', kind) == packets(tmp_path / 'whole.mkv', kind)
     assert files(tmp_path) == ['in.mkv', 'out.mkv', 'whole.mkv']
@@ -597,59 +595,4 @@ def test_an_interrupted_run_goes_on(
 # Live
 
 
-def test_live_files(deblur: Deblur, tmp_path: Path) -> None:
-    source = make_clip(tmp_path / 'in.mkv', 7)
-    assert deblur(source, '-o', tmp_path / 'out.mkv', '--codec', 'ffv1', '--window', '2', '--lookahead', '1')[0] == 0
-    assert_equal(arrays(tmp_path / 'out.mkv'), arrays(source))
-    # With a lookahead of all frames it is the whole clip's result.
-    assert deblur(source, '-o', tmp_path / 'all', net='changes')[0] == 0
-    assert deblur(source, '-o', tmp_path / 'live', '--lookahead', '7', net='changes')[0] == 0
-    for name in files(tmp_path / 'all'):
-        difference = read_picture(tmp_path / 'all' / name).astype(int) - read_picture(tmp_path / 'live' / name)
-        assert np.abs(difference).max() <= 1
-
-
-def test_pipes(weights: dict[str, Path], tmp_path: Path) -> None:
-    source = make_clip(tmp_path / 'in.mkv', 9, audio=True)
-    command = [sys.executable, '-m', 'dstnet_arch', 'deblur', '-', '--weights', str(weights['same']), '--device', 'cpu']
-    live = [*command, '-o', '-', '--window', '2', '--codec', 'ffv1']
-    with source.open('rb') as stdin:
-        done = subprocess.run(live, stdin=stdin, capture_output=True, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr.decode()
-    (tmp_path / 'piped.mkv').write_bytes(done.stdout)
-    assert_equal(arrays(tmp_path / 'piped.mkv'), arrays(source))
-    assert times(tmp_path / 'piped.mkv') == times(source)
-    assert packets(tmp_path / 'piped.mkv', 'audio') == packets(source, 'audio')
-    # Looking at the last frame first, what comes is stored.
-    with source.open('rb') as stdin:
-        done = subprocess.run(
-            [*command, '-o', 'out.mkv', '--codec', 'ffv1'], stdin=stdin, capture_output=True, cwd=tmp_path
-        )
-    assert done.returncode == 0, done.stderr.decode()
-    assert_equal(arrays(tmp_path / 'out.mkv'), arrays(source))
-    assert files(tmp_path) == ['in.mkv', 'out.mkv', 'piped.mkv']
-    # Nothing comes.
-    done = subprocess.run(live, stdin=subprocess.DEVNULL, capture_output=True, cwd=tmp_path)
-    assert (done.returncode, done.stdout) == (2, b'')
-    assert b'No video comes through the pipe' in done.stderr
-
-
 # Without PyAV
-
-
-def test_without_pyav(deblur: Deblur, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip('mmcv')
-    source = make_clip(tmp_path / 'in.mp4', 5)
-    hide = lambda name: None if name == 'av' else find_spec(name)  # noqa: E731
-    monkeypatch.setattr('dstnet_arch.video.sources.find_spec', hide)
-    monkeypatch.setattr('dstnet_arch.deblur.plan.find_spec', hide)
-    status, _, err = deblur(source, '-o', tmp_path / 'out', '--start', 1)
-    assert status == 0
-    assert 'is read without PyAV' in err
-    assert files(tmp_path / 'out') == [f'{t:06d}.png' for t in range(1, 5)]
-    for t in range(1, 5):
-        wanted = frames_of(source)[t].to_ndarray(format='rgb24').astype(int)
-        assert np.abs(read_picture(tmp_path / 'out' / f'{t:06d}.png') - wanted).mean() < 6
-    status, _, err = deblur(source, '-o', tmp_path / 'out.mp4')
-    assert status == 2
-    assert 'pip install av' in err

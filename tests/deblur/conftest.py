@@ -1,4 +1,4 @@
-"""Weights for, and calls of, `dstnet deblur` in tests."""
+"""Weights of a tiny network, and calls of ``dstnet deblur`` with them."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from dstnet_arch.__main__ import main
 from dstnet_arch.archs.dstnet_arch import DSTNet
 
 Deblur = Callable[..., tuple[int, str, str]]
-"""The command, with weights and device given: (exit status, stdout, stderr)."""
 
 
-def make_weights(folder: Path) -> Path:
-    """A file with the weights of a tiny network."""
+@pytest.fixture(scope='session')
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
-    path = folder / 'tiny.pth'
+    path = tmp_path_factory.mktemp('weights') / 'tiny.pth'
     torch.save({'params': DSTNet(num_feat=2, num_block=1, num_cwgdn=1).state_dict()}, path)
     return path
 
 
-def deblur_with(weights: Path, capsys: pytest.CaptureFixture[str]) -> Deblur:
-    """Run ``dstnet deblur`` with these weights."""
+@pytest.fixture
+def deblur(weights: Path, capsys: pytest.CaptureFixture[str]) -> Deblur:
+    """Run the command on the CPU: (exit status, stdout, stderr)."""
 
     def run(*arguments: object) -> tuple[int, str, str]:
         capsys.readouterr()

@@ -1,0 +1,206 @@
+"""Restore one video: the work behind ``dstnet deblur``, without a command line."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import date
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from dstnet_arch._version import __version__
+from dstnet_arch.archs.checkpoint import load_checkpoint
+from dstnet_arch.archs.video_net import VideoNet
+from dstnet_arch.data.frame_source import size_text
+from dstnet_arch.deblur.config import DeblurConfig
+from dstnet_arch.deblur.preview import write_previews
+from dstnet_arch.deblur.restore import restore
+from dstnet_arch.errors import OptionsError, counted, first_line
+from dstnet_arch.precision import Precision, resolve_precision
+from dstnet_arch.streaming.memory import free_memory, peak_memory, place_states
+from dstnet_arch.streaming.streamer import Streamer
+from dstnet_arch.video.sinks import is_complete, open_sink
+from dstnet_arch.video.sources import Source, open_source
+from dstnet_arch.weights import resolve_weights
+
+Progress = Callable[[str, int, int], None]
+"""Receives the name of the stage, the number of steps done and that of all steps."""
+
+
+class StoppedError(Exception):
+    """The run was cancelled, or interrupted with Ctrl-C.
+
+    Attributes:
+        partial: folder of the finished frames, from which a run with `resume` continues; None if there are none.
+    """
+
+    def __init__(self, partial: Path | None) -> None:
+        super().__init__()
+        self.partial = partial
+
+
+@dataclass(frozen=True)
+class DeblurResult:
+    """Result of a run.
+
+    Attributes:
+        paths: the output, and the comparison and the report if they were written.
+        frames: number of frames of the output.
+        restored: number of frames that this run restored; others are from an interrupted run.
+        seconds: duration of the run.
+        peak_memory: bytes of the GPU's memory or of main memory; 0 if unknown.
+        warnings: what the user should know about the input and the output.
+    """
+
+    paths: list[Path]
+    frames: int
+    restored: int
+    seconds: float
+    peak_memory: int
+    warnings: list[str]
+
+
+def run(
+    config: DeblurConfig,
+    progress: Progress | None = None,
+    cancel: Callable[[], bool] = lambda: False,
+    log: Callable[[str], None] = lambda line: None,
+) -> DeblurResult:
+    """Restore a video.
+
+    Args:
+        config: the settings.
+        progress: called after each step of the work.
+        cancel: called after each step; if it returns True, the run ends and keeps what is finished.
+        log: receives lines about the run, and warnings, before the work begins.
+
+    Raises:
+        DSTNetError: The input cannot be read, the output cannot be written, or a setting is wrong.
+        StoppedError: The run was cancelled or interrupted.
+    """
+    started = time.monotonic()
+    config.check()
+    device = _choose_device(config.device)
+    precision = resolve_precision(config.precision, device, '--precision')
+    net = load_checkpoint(resolve_weights(config.weights), device)
+
+    def step(stage: str, done: int, total: int) -> None:
+        if progress is not None:
+            progress(stage, done, total)
+        if cancel():
+            raise StoppedError(None)
+
+    def warn(new_warnings: list[str]) -> None:
+        for warning in new_warnings:
+            log(f'warning: {warning}')
+        warnings.extend(new_warnings)
+
+    warnings: list[str] = []
+    paths, restored, facts = [config.output], 0, {}
+    with closing(_open(config, show_progress=progress is not None)) as source:
+        warn(source.warnings)
+        if config.resume and is_complete(config.output, source):
+            log(f'{config.output} is complete: {counted(len(source), "frame")}.')
+        else:
+            log(f'{config.input}: {counted(len(source), "frame")}, {size_text(source.size)}')
+            log(f'Network: {config.weights}, {precision}, {device}')
+            restored, facts = _restore(config, source, net, precision, step, warn, log)
+        facts = {'duration': f'{time.monotonic() - started:.1f} s for {counted(restored, "frame")}', **facts}
+        if config.compare_path or config.report_path:
+            paths += write_previews(config, source, _facts(config, source, facts), step)
+    return DeblurResult(paths, len(source), restored, time.monotonic() - started, peak_memory(device), warnings)
+
+
+def _restore(
+    config: DeblurConfig,
+    source: Source,
+    net: VideoNet,
+    precision: Precision,
+    step: Progress,
+    warn: Callable[[list[str]], None],
+    log: Callable[[str], None],
+) -> tuple[int, dict[str, str]]:
+    """Restore the frames that are missing; return their number, and facts for the report."""
+    streamer = _make_streamer(net, source, precision, config)
+    job = {'input': source.identity()[:16], 'weights': _digest(net)[:16], 'precision': precision.name}
+    sink = open_sink(config.output, source, config.encoding, job, config.resume, config.overwrite)
+    try:
+        with closing(sink):
+            first = sink.position
+            warn(sink.warnings)
+            log(_describe_computation(streamer, source))
+            log(f'Output: {sink.description}')
+            if first:
+                log(f'Continuing after {counted(first, "frame")} of an interrupted run.')
+            with precision.step():
+                restore(source, sink, streamer, step)
+            step('finishing', 0, 1)
+            sink.finish()
+    except (KeyboardInterrupt, StoppedError):
+        raise StoppedError(sink.partial) from None
+    return len(source) - first, {
+        'precision': str(precision),
+        'device': _device_name(precision.device),
+        'peak memory': f'{peak_memory(precision.device) / 1e9:.1f} GB',
+        'encoding': sink.description,
+    }
+
+
+def _open(config: DeblurConfig, show_progress: bool) -> Source:
+    return open_source(config.input, config.start, config.end, config.rate, config.temp_dir, show_progress)
+
+
+def _choose_device(name: str | None) -> torch.device:
+    name = name or ('cuda' if torch.cuda.is_available() else 'cpu')
+    try:
+        device = torch.device(name)
+        if device.type == 'cuda' and device.index is not None:
+            torch.cuda.set_device(device)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise OptionsError(f'--device {name} cannot be used: {first_line(error)}. Use --device cpu.') from None
+    return device
+
+
+def _make_streamer(net: VideoNet, source: Source, precision: Precision, config: DeblurConfig) -> Streamer:
+    make = partial(Streamer, net, autocast=precision.autocast_dtype, temp_dir=config.temp_dir, tile=config.tile)
+    if config.store or config.interval:
+        return make(store=config.store or 'host', interval=None if config.interval == 'all' else config.interval)
+    store, interval = place_states(make().state_bytes(*source.size), len(source), free_memory())
+    return make(store=store, interval=interval)
+
+
+def _describe_computation(streamer: Streamer, source: Source) -> str:
+    where = {'device': 'on the device', 'host': 'in main memory', 'disk': 'on disk'}[streamer.store]
+    count = streamer.num_states(len(source))
+    size = count * streamer.state_bytes(*source.size)
+    plan = streamer.plan(*source.size)
+    return f'Computation: {plan}; up to {count} of {len(source)} states {where} ({size / 1e9:.1f} GB)'
+
+
+def _digest(net: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for tensor in net.state_dict().values():
+        digest.update(tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == 'cuda' else str(device)
+
+
+def _facts(config: DeblurConfig, source: Source, facts: dict[str, str]) -> dict[str, str]:
+    return {
+        'input': config.input,
+        'output': str(config.output),
+        'frames': f'{len(source)} of {size_text(source.size)}',
+        'weights': Path(config.weights).name,
+        **facts,
+        'made by': f'dstnet-arch {__version__}, PyTorch {torch.__version__}, {date.today()}',
+    }

@@ -1,0 +1,151 @@
+"""The page of `dstnet deblur --report`: what it contains, and that a browser shows it."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from dstnet_arch.deblur.report import Report, sharpness, spaced_positions
+from dstnet_arch.errors import DataError
+
+
+def smooth(height: int = 32, width: int = 48, seed: int = 0) -> NDArray[np.uint8]:
+    noise = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return np.asarray(cv2.GaussianBlur(noise, (0, 0), 3))
+
+
+def make_page(path: Path, num_frame: int = 7, size: tuple[int, int] = (32, 48), num_shown: int = 5) -> str:
+    """Write a report on `smooth` frames that are mirrored by the restoration."""
+    facts = {'weights': '<GoPro> & "others"', 'duration': '7 s'}
+    report = Report('a <b> & c', [f'f{t}' for t in range(num_frame)], facts, num_shown)
+    for t in range(num_frame):
+        frame = smooth(*size, seed=t)
+        report.add(t, frame, frame[:, ::-1])
+    report.save(path)
+    return path.read_text('utf-8')
+
+
+def images(page: str) -> list[NDArray[np.uint8]]:
+    found = re.findall(r'src="data:image/jpeg;base64,([^"]*)"', page)
+    return [np.asarray(Image.open(io.BytesIO(base64.b64decode(data)))) for data in found]
+
+
+def test_page_contains_everything_and_loads_nothing(tmp_path: Path) -> None:
+    page = make_page(tmp_path / 'report.html', num_shown=3)
+    assert [entry.name for entry in tmp_path.iterdir()] == ['report.html']
+    markup = re.sub(r'base64,[^"]*', '', page)
+    assert all(source.startswith('data:') for source in re.findall(r'(?:src|href)="([^"]*)', markup))
+    assert not re.search(r'url\(|@import|https?:', markup)
+    assert "default-src 'none'" in page
+    assert '<h1>a &lt;b&gt; &amp; c</h1>' in page
+    assert '<dt>weights</dt><dd>&lt;GoPro&gt; &amp; &#34;others&#34;</dd>' in page
+    assert re.findall(r'Frame (f\d) before', page) == ['f0', 'f3', 'f6']
+
+    shown = images(page)
+    for number, t in enumerate((0, 3, 6)):
+        assert np.abs(shown[2 * number].astype(int) - smooth(seed=t)).max() < 24
+        assert np.abs(shown[2 * number + 1].astype(int) - smooth(seed=t)[:, ::-1]).max() < 24
+    profile = np.stack([smooth(seed=t)[:, 24] for t in range(7)], axis=1)
+    assert shown[6].shape == (32, 7 * 68, 3)
+    assert np.abs(shown[6][:, 34::68].astype(int) - profile).max() < 24
+
+
+def test_page_plots_sharpness(tmp_path: Path) -> None:
+    page = make_page(tmp_path / 'report.html')
+    values = [sharpness(smooth(seed=t)) for t in range(7)]
+    assert f'The median is {np.median(values):.4g} before and {np.median(values):.4g} after, 1.00 times' in page
+    chart = re.search(r'src="data:image/svg\+xml;base64,([^"]*)"', page)
+    assert chart is not None
+    assert ElementTree.fromstring(base64.b64decode(chart[1])).tag.endswith('svg')
+
+
+def test_sharpness_is_the_variance_of_the_laplacian() -> None:
+    image = smooth()
+    gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(float)
+    inner = gray[:-2, 1:-1] + gray[2:, 1:-1] + gray[1:-1, :-2] + gray[1:-1, 2:] - 4 * gray[1:-1, 1:-1]
+    assert sharpness(image) == pytest.approx(inner.var(), rel=0.2)  # except for the border
+    assert sharpness(cv2.GaussianBlur(image, (0, 0), 2)) < sharpness(image)
+    assert sharpness(np.full((8, 8, 3), 7, np.uint8)) == 0
+
+
+def test_positions_are_evenly_spaced() -> None:
+    for num_frame, count, expected in ((1, 5, {0}), (2, 5, {0, 1}), (9, 5, {0, 2, 4, 6, 8}), (9, 1, {4})):
+        assert spaced_positions(num_frame, count) == expected
+
+
+def test_page_of_a_long_video_stays_small(tmp_path: Path) -> None:
+    report = Report('long', [str(t) for t in range(4000)], {}, 2)
+    for t in range(4000):
+        report.add(t, smooth(8, 8), smooth(8, 8, seed=1))
+    page = report.html()
+    assert images(page)[-1].shape == (8, 1334, 3)
+    assert 'from one of every 3 frames' in page
+    assert 'averaged over 3 frames' in page
+    assert images(make_page(tmp_path / 'wide.html', 1, (20, 4000)))[0].shape == (10, 1920, 3)
+
+
+def test_page_of_flat_frames_and_undecodable_names(tmp_path: Path) -> None:
+    report = Report('one', ['f\udcff0'], {'input': '\udcff'})
+    report.add(0, np.zeros((1, 1, 3), np.uint8), np.zeros((1, 1, 3), np.uint8))
+    report.save(tmp_path / 'report.html')
+    page = (tmp_path / 'report.html').read_text('utf-8')
+    assert 'f?0' in page
+    assert 'times as much' not in page
+    with pytest.raises(DataError, match=r'Cannot write .*nowhere'):
+        report.save(tmp_path / 'nowhere' / 'report.html')
+
+
+_PROBE = """
+<script>
+const input = document.querySelectorAll('.frame input')[1];
+const frame = input.parentElement;
+const cut = () => getComputedStyle(frame.querySelectorAll('img')[1]).clipPath;
+const found = [cut()];
+input.value = 25;
+input.dispatchEvent(new Event('input'));
+found.push(cut(), input.getAttribute('aria-valuetext'));
+const width = () => Math.round(frame.getBoundingClientRect().width);
+found.push(document.documentElement.scrollWidth <= innerWidth, width() <= innerWidth);
+document.getElementById('full').click();
+found.push(width(), document.documentElement.scrollWidth <= innerWidth);
+found.push([...document.images].every(image => image.complete && image.naturalWidth > 0));
+document.body.dataset.found = JSON.stringify(found);
+</script>
+"""
+
+
+@pytest.mark.extended
+@pytest.mark.parametrize('width', [1200, 500])
+def test_browser_shows_the_page(tmp_path: Path, width: int) -> None:
+    browser: Any = shutil.which('chromium') or shutil.which('chromium-browser') or shutil.which('google-chrome')
+    if browser is None:
+        pytest.skip('no Chromium or Chrome here')
+    path = tmp_path / 'report.html'
+    page = make_page(path, 3, (90, 1600), num_shown=3)
+    path.write_text(page.replace('</body>', f'{_PROBE}</body>'), 'utf-8')
+    flags = '--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --dump-dom'
+    done = subprocess.run(
+        [browser, *flags.split(), f'--window-size={width},800', f'--user-data-dir={tmp_path / "p"}', path.as_uri()],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        stdin=subprocess.DEVNULL,
+    )
+    found = re.search(r'data-found="([^"]*)"', done.stdout)
+    assert found is not None
+    assert json.loads(found[1].replace('&quot;', '"')) == [
+        'inset(0px 0px 0px 50%)', 'inset(0px 0px 0px 25%)', '25 % before, 75 % after', True, True, 1600, True, True,
+    ]  # fmt: skip
