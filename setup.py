@@ -111,7 +111,9 @@ setup(
     # setuptools' finder module, costs no time at the start of the interpreter.
     package_dir={'': '.'},
     packages=find_packages(include=['dstnet_arch', 'dstnet_arch.*', 'data_prep', 'data_prep.*']),
-    package_data={'dstnet_arch': ['py.typed', 'deblur/*.j2', 'metrics/*.json', 'ops/native.c', 'plugin/basicsr_build/*.py']},
+    package_data={
+        'dstnet_arch': ['py.typed', 'deblur/*.j2', 'metrics/*.json', 'ops/native.c', 'plugin/basicsr_build/*.py']
+    },
     python_requires='>=3.10',
     install_requires=[
         'torch>=2.6',  # before, weights_only=True could be bypassed (CVE-2025-32434)

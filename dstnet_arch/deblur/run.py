@@ -102,7 +102,8 @@ def run(
         warnings.extend(new_warnings)
 
     warnings: list[str] = []
-    paths, restored, facts = [config.output], 0, {}
+    paths, restored = [config.output], 0
+    facts: dict[str, str] = {}
     with closing(_open(config, show_progress=progress is not None)) as source:
         warn(source.warnings)
         if config.resume and is_complete(config.output, source):
