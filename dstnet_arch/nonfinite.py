@@ -1,4 +1,4 @@
-"""Where the first number came about that is not finite: in the frames, in the weights, or in which layer."""
+"""Find where the first non-finite value arises: in the frames, the weights or the output of a layer."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from torch import Tensor, nn
 
 
 class NonFiniteWatch:
-    """Looks at what every layer of a network takes and gives, while the context is open.
+    """Check the inputs and outputs of every layer while the context is open.
 
-    Work between layers is found as well: what a layer makes of finite numbers is finite when it leaves the layer, so
-    numbers that are not, but reach the next layer, were made on the way there. Each look waits for the device.
+    Operations between layers are covered too: if a layer's output is finite but the input of the next layer is not,
+    the value arose between them. Each check waits for the device.
 
     Attributes:
-        finding: what was not finite first: 'the output of refine.0.conv1 (Conv2d), 3 of 64 values in float16'; None as
-            long as all is.
+        finding: description of the first non-finite tensor, such as 'the output of refine.0.conv1 (Conv2d), 3 of 64
+            values in float16'; None while everything is finite.
 
     Args:
         net: the network, without a wrapper for several devices.
@@ -34,7 +34,7 @@ class NonFiniteWatch:
         for name, module in self._net.named_modules():
             before, after = 'the frames', 'the output of the network'
             if name:
-                before = f'what reaches {name} ({type(module).__name__})'
+                before = f'the input of {name} ({type(module).__name__})'
                 after = f'the output of {name} ({type(module).__name__})'
             self._hooks.callback(module.register_forward_pre_hook(partial(self._before, before)).remove)
             self._hooks.callback(module.register_forward_hook(partial(self._after, after)).remove)
@@ -43,38 +43,41 @@ class NonFiniteWatch:
     def __exit__(self, *_: object) -> None:
         self._hooks.close()
 
-    def look(self, what: str, values: object) -> None:
-        """Look at tensors, in whatever containers, that are called `what`."""
+    def check(self, name: str, values: object) -> None:
+        """Check tensors in nested containers and report them under `name`."""
         if self.finding is None:
-            self.finding = next((text for tensor in _tensors(values) if (text := _describe(what, tensor))), None)
+            self.finding = next((text for tensor in _tensors(values) if (text := _describe(name, tensor))), None)
 
-    def _before(self, what: str, module: nn.Module, given: tuple[Any, ...]) -> None:
-        self.look(what, given)
+    def check_weights(self) -> None:
+        """Check the parameters of the network."""
+        for name, parameter in self._net.named_parameters():
+            self.check(f'the weights {name}', parameter)
 
-    def _after(self, what: str, module: nn.Module, given: tuple[Any, ...], made: Any) -> None:
-        self.look(what, made)
+    def check_gradients(self) -> None:
+        """Check the gradients, roughly in the order in which the backward pass computes them."""
+        for name, parameter in reversed(list(self._net.named_parameters())):
+            self.check(f'the gradient of {name}', parameter.grad)
+
+    def _before(self, name: str, module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        self.check(name, inputs)
+
+    def _after(self, name: str, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        self.check(name, output)
 
 
 def first_nonfinite(net: nn.Module, run: Callable[[], object]) -> str | None:
-    """What was not finite first, see `NonFiniteWatch.finding`: weights, or what `run` sends through the network."""
+    """Describe the first non-finite tensor among the weights and the values computed by `run`; None if all are finite.
+
+    Args:
+        net: the network.
+        run: a function that calls the network.
+    """
     watch = NonFiniteWatch(net)
-    look_at_weights(watch, net)
+    watch.check_weights()
     if watch.finding is None:
         with watch:
             run()
     return watch.finding
-
-
-def look_at_weights(watch: NonFiniteWatch, net: nn.Module) -> None:
-    """Look at the parameters."""
-    for name, parameter in net.named_parameters():
-        watch.look(f'the weights {name}', parameter)
-
-
-def look_at_gradients(watch: NonFiniteWatch, net: nn.Module) -> None:
-    """Look at the parameters' gradients, about in the order in which the backward pass has made them."""
-    for name, parameter in reversed(list(net.named_parameters())):
-        watch.look(f'the gradient of {name}', parameter.grad)
 
 
 def _tensors(values: object) -> Iterator[Tensor]:
@@ -87,9 +90,9 @@ def _tensors(values: object) -> Iterator[Tensor]:
             yield from _tensors(value)
 
 
-def _describe(what: str, tensor: Tensor) -> str | None:
+def _describe(name: str, tensor: Tensor) -> str | None:
     finite = torch.isfinite(tensor)
     if bool(finite.all()):
         return None
     count = tensor.numel() - int(finite.sum())
-    return f'{what}, {count} of {tensor.numel()} values in {str(tensor.dtype).removeprefix("torch.")}'
+    return f'{name}, {count} of {tensor.numel()} values in {str(tensor.dtype).removeprefix("torch.")}'

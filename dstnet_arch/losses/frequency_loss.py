@@ -17,19 +17,19 @@ class FrequencyLoss(nn.Module):
     .. math:: D[u, v] = \sum_{y=0}^{H-1} \sum_{x=0}^{W-1} (pred - target)[y, x]
                         \exp(-2 \pi i \, (u y / H + v x / W))
 
-    the loss is, for `reduction='mean'`,
+    the loss for `reduction='mean'` is:
 
-    - `form='cho'`: the mean of ``|Re D[u, v]|`` and ``|Im D[u, v]|`` over all planes and the whole spectrum
-      (u < H, v < W), real and imaginary parts being separate elements: ``sum(|Re D| + |Im D|) / (2 H W)`` for one
-      plane. Cho et al., MIMO-UNet, ICCV 2021; the paper takes "the same loss function".
+    - `form='cho'`: the mean of ``|Re D[u, v]|`` and ``|Im D[u, v]|`` over all planes and the full spectrum
+      (u < H, v < W), with real and imaginary parts as separate elements: ``sum(|Re D| + |Im D|) / (2 H W)`` for one
+      plane. Source: Cho et al., MIMO-UNet, ICCV 2021; the paper uses "the same loss function".
     - `form='modulus'`: the mean of ``sqrt(Re D^2 + Im D^2)`` over all planes and the half spectrum of `rfft2`
-      (u < H, v <= W // 2). This is what the released code of DSTNet computes.
+      (u < H, v <= W // 2). Source: the released code of DSTNet.
 
-    `reduction='sum'` is the sum of the same elements. Where an element is zero, so is its gradient.
+    `reduction='sum'` is the sum of the same elements. The gradient of an element that is zero is zero.
 
     Args:
-        loss_weight: factor on the loss; 0.1 in the paper's training, beside a Charbonnier loss of weight 1.
-        reduction: 'mean' or 'sum'. There is no 'none': the elements are frequencies, not pixels.
+        loss_weight: factor of the loss; 0.1 in the paper's training, next to a Charbonnier loss of weight 1.
+        reduction: 'mean' or 'sum'. 'none' is not supported, because the elements are frequencies, not pixels.
         form: 'cho' or 'modulus'.
 
     Raises:
@@ -39,23 +39,23 @@ class FrequencyLoss(nn.Module):
     def __init__(self, loss_weight: float = 0.1, reduction: str = 'mean', form: str = 'cho') -> None:
         super().__init__()
         if form not in FORMS:
-            raise ValueError(f'FrequencyLoss: form is {form!r}, but must be one of {", ".join(FORMS)}')
+            raise ValueError(f'FrequencyLoss: form is {form!r}; allowed: {", ".join(FORMS)}')
         if reduction not in REDUCTIONS:
-            raise ValueError(f'FrequencyLoss: reduction is {reduction!r}, but must be one of {", ".join(REDUCTIONS)}')
+            raise ValueError(f'FrequencyLoss: reduction is {reduction!r}; allowed: {", ".join(REDUCTIONS)}')
         self.loss_weight = loss_weight
         self.reduction = reduction
         self.form = form
 
     def forward(self, pred: Tensor, target: Tensor) -> Tensor:
-        """Weighted loss, a scalar: float64 where an input is float64, else float32, under autocast as well.
+        """Return the weighted loss, a scalar: float64 if an input is float64, else float32, also under autocast.
 
         Args:
             pred: (..., H, W), floating point, e.g. (B, T, C, H, W); images in [0, 1].
             target: the same shape.
 
         Raises:
-            ValueError: shapes that differ, or that have no pixels.
-            TypeError: inputs that are not floating point.
+            ValueError: the shapes differ or contain no pixels.
+            TypeError: the inputs are not floating point.
         """
         if pred.shape != target.shape:
             raise ValueError(
@@ -68,10 +68,10 @@ class FrequencyLoss(nn.Module):
                 f'FrequencyLoss: expected floating point images, got {pred.dtype} and {target.dtype}; '
                 'divide uint8 images by 255 first'
             )
-        # Half precision has neither the range nor the digits for sums over a whole plane.
+        # Half precision has neither the range nor the digits for sums over a full plane.
         dtype = torch.float64 if torch.float64 in (pred.dtype, target.dtype) else torch.float32
         with torch.autocast(pred.device.type, enabled=False):
-            # The transform is linear, so one of the difference serves for two.
+            # The transform is linear, so one transform of the difference is enough.
             spectrum = torch.fft.rfft2(pred.to(dtype) - target.to(dtype))
             total, count = _modulus(spectrum) if self.form == 'modulus' else _cho(spectrum, width=pred.shape[-1])
             return self.loss_weight * (total / count if self.reduction == 'mean' else total)
@@ -83,11 +83,11 @@ def _modulus(spectrum: Tensor) -> tuple[Tensor, int]:
 
 
 def _cho(spectrum: Tensor, width: int) -> tuple[Tensor, int]:
-    """Sum and number of the elements of `form='cho'`, over the whole spectrum, from the half that `rfft2` gives.
+    """Sum and number of the elements of `form='cho'` over the full spectrum, from the half spectrum of `rfft2`.
 
-    The spectrum of a real plane is Hermitian, D[-u, -v] = conj(D[u, v]): the columns that `rfft2` leaves out hold the
-    same absolute values as columns 1, 2, ..., which therefore count twice. Column 0 and, for even widths, the last
-    one (the Nyquist frequency) are their own partners and count once.
+    The spectrum of a real plane is Hermitian, D[-u, -v] = conj(D[u, v]): the columns that `rfft2` omits have the same
+    absolute values as columns 1, 2, ..., which therefore count twice. Column 0 and, for even widths, the last column
+    (the Nyquist frequency) count once.
     """
     elements = torch.view_as_real(spectrum).abs()
     per_column = elements.sum(-1).flatten(end_dim=-2).sum(0)

@@ -1,1 +1,1 @@
-"""Scores and their reports."""
+"""Metrics, scoring protocols and result tables."""

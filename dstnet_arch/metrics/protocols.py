@@ -1,4 +1,4 @@
-"""How a test set is scored: the protocols in use, so that numbers can be compared with those of other papers."""
+"""Scoring protocols: the rules by which papers score a test set."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 Over = Literal['frames', 'clips']
-"""What a mean is over: all frames of a set, or the means of its videos."""
+"""A mean over all frames of a set, or over the means of its videos."""
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """One way of scoring restored frames against sharp ones.
+    """Rules for scoring restored frames against sharp ones.
 
-    The blurry input is scored in the same way, for comparison. All frames are restored and saved, those that do not
-    count, too.
+    The blurry input is scored by the same rules. All frames are restored and saved, including those that are not
+    scored. Frames are quantised to the bit depth of the data: 8 bits, or 16 bits for 16-bit images.
 
     Attributes:
-        name: what `val:protocol` calls it.
-        border_frames: so many frames at the beginning and at the end of each video do not count.
-        truncates: 255 times the network's output, clamped, loses its fraction on the way to 8 bits; else it is rounded.
-            Saved pictures are made likewise, and frames that come from files are 8-bit already.
-        crop_border: pixels along each edge that the scores leave out.
-        ssim: BasicSR's name of the SSIM that goes with PSNR; None: the scores are those of `val:metrics`.
-        over: what the mean of a set is over.
+        name: value of `val:protocol`.
+        border_frames: number of frames at the start and at the end of each video that are not scored.
+        truncates: True if the network's output is truncated to whole levels, False if it is rounded. Saved images are
+            quantised in the same way.
+        crop_border: pixels that are left out at each edge.
+        ssim: BasicSR's name of the SSIM that is computed with PSNR; None: the metrics of `val:metrics`.
+        over: what the mean of a set is taken over.
     """
 
     name: str
@@ -36,17 +36,17 @@ class Protocol:
 
     @property
     def metrics(self) -> dict[str, dict[str, Any]] | None:
-        """The scores that take the place of `val:metrics`, in the same form; None: those stay."""
+        """Metrics that replace those of `val.metrics`, in the same form; None: no replacement."""
         if self.ssim is None:
             return None
         types = {'psnr': 'calculate_psnr', 'ssim': self.ssim}
         return {name: {'type': type_, 'crop_border': self.crop_border} for name, type_ in types.items()}
 
-    def uncounted(self, videos: Mapping[str, Sequence[str]]) -> frozenset[tuple[str, str]]:
-        """The frames that do not count, as (video, frame): all of them in a video of no more than twice the border.
+    def unscored_frames(self, videos: Mapping[str, Sequence[str]]) -> frozenset[tuple[str, str]]:
+        """Return the frames that are not scored, as (video, frame).
 
         Args:
-            videos: names of the videos and of all their frames, in order.
+            videos: names of the videos and of their frames in order.
         """
         border = self.border_frames
         return frozenset(
@@ -57,14 +57,14 @@ class Protocol:
         )
 
     def __str__(self) -> str:
-        """The protocol in words, for reports."""
+        """Return a description for reports."""
         n = self.border_frames
-        frames = f'the first {n} and the last {n} frames of a video do not count' if n else 'every frame counts'
-        levels = 'truncated to 8 bits' if self.truncates else 'rounded to 8 bits'
-        edges = f'without {self.crop_border} pixels along each edge' if self.crop_border else 'whole frames'
+        frames = f'without the first {n} and the last {n} frames of each video' if n else 'all frames'
+        levels = 'truncated' if self.truncates else 'rounded'
+        edges = f'without {self.crop_border} pixels at each edge' if self.crop_border else 'full frames'
         scores = f'{edges}, ' if self.ssim else ''
-        over = 'mean over all frames' if self.over == 'frames' else "mean of the videos' means"
-        return f'{self.name}: {frames}, {levels}, {scores}{over}'
+        over = 'mean over all frames' if self.over == 'frames' else "mean over the videos' means"
+        return f'{self.name}: {frames}, {levels} to the bit depth of the data, {scores}{over}'
 
 
 PROTOCOLS = {
@@ -76,12 +76,11 @@ PROTOCOLS = {
         Protocol('estrnn', border_frames=2, truncates=True, ssim='calculate_ssim'),
     )
 }
-"""The protocols, as the code that their authors released has them:
+"""The protocols as implemented in their authors' released code:
 
-- dstnet: the paper's numbers. Its SSIM, `calculate_ssim3d`, stands in the options files, as do all scores.
-- basicsr: stock BasicSR's own video models.
-- cdvd: CDVD-TSP. It also cuts frames to multiples of 4 pixels at the right and at the bottom; those of the usual sets
-  are such multiples.
-- estrnn: ESTRNN, for BSD. Its SSIM, scikit-image's with Gaussian weights, sigma 1.5 and without sample covariance, is
-  the 2-D SSIM of BasicSR.
+- dstnet: the paper's numbers. Its metrics, including `calculate_ssim3d`, are listed in the options files.
+- basicsr: stock BasicSR's video models.
+- cdvd: CDVD-TSP. It also crops frames to multiples of 4 pixels; the sizes of the usual sets are such multiples.
+- estrnn: ESTRNN, for BSD. Its SSIM (scikit-image, Gaussian weights, sigma 1.5, no sample covariance) equals BasicSR's
+  2-D SSIM.
 """

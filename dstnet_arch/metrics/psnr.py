@@ -12,44 +12,48 @@ from torch import Tensor
 
 
 def psnr(a: NDArray[Any], b: NDArray[Any]) -> float:
-    """PSNR of two 8-bit images in dB, as in the paper's tables: `10 log10(255^2 / MSE)`, MSE over all elements.
+    """Return the PSNR of two images in dB: `10 log10(peak^2 / MSE)` with the MSE over all elements.
 
     Args:
-        a: uint8 in 0..255, any shape, e.g. (H, W, 3).
-        b: the same shape.
+        a: uint8 (peak 255) or uint16 (peak 65535), any shape, e.g. (H, W, 3).
+        b: same shape and type.
 
     Returns:
         dB, computed in float64; infinity for identical images.
 
     Raises:
-        TypeError: an image is not uint8.
-        ValueError: shapes that differ, or that have no pixels.
+        TypeError: the images are not both uint8 or both uint16.
+        ValueError: the shapes differ or contain no pixels.
     """
-    for image in (a, b):
-        if image.dtype != np.uint8:
-            raise TypeError(
-                f'psnr: expected uint8 images, got {image.dtype}; '
-                'for floats in [0, 1]: (image.clip(0, 1) * 255).round().astype(numpy.uint8)'
-            )
+    if a.dtype != b.dtype or a.dtype not in (np.uint8, np.uint16):
+        raise TypeError(
+            f'psnr: expected two uint8 or two uint16 images, got {a.dtype} and {b.dtype}; '
+            'for floats in [0, 1]: (image.clip(0, 1) * 255).round().astype(numpy.uint8)'
+        )
     if a.shape != b.shape or a.size == 0:
-        raise ValueError(f'psnr: expected two images of one size, got shapes {a.shape} and {b.shape}')
-    difference = np.subtract(a, b, dtype=np.int32)
-    mse = float(np.mean(np.square(difference), dtype=np.float64))
-    return math.inf if mse == 0 else 10 * math.log10(255**2 / mse)
+        raise ValueError(f'psnr: expected two images of the same size, got shapes {a.shape} and {b.shape}')
+    difference = np.subtract(a, b, dtype=np.float64)
+    mse = float(np.mean(np.square(difference)))
+    return math.inf if mse == 0 else 10 * math.log10(np.iinfo(a.dtype).max ** 2 / mse)
 
 
 def batch_psnr(a: Tensor, b: Tensor) -> Tensor:
-    """`psnr` of batches of 8-bit images: (N, 3, H, W) uint8, on one device -> (N,) float64, on that device.
+    """Return the PSNR of each pair of images in two batches: (N, 3, H, W) -> (N,) float64, on the same device.
+
+    Args:
+        a: uint8, or float64 in 0..255 for images with more levels.
+        b: same shape and type.
 
     Raises:
-        TypeError: an image is not uint8.
-        ValueError: shapes that differ, or that have no pixels.
+        TypeError: another type.
+        ValueError: the shapes differ or contain no pixels.
     """
-    if a.dtype != torch.uint8 or b.dtype != torch.uint8:
-        raise TypeError(f'batch_psnr: expected uint8 images, got {a.dtype} and {b.dtype}')
+    if a.dtype != b.dtype or a.dtype not in (torch.uint8, torch.float64):
+        raise TypeError(f'batch_psnr: expected uint8 or float64 images, got {a.dtype} and {b.dtype}')
     if a.shape != b.shape or a[0:1].numel() == 0:
         raise ValueError(f'batch_psnr: expected two batches of one size, got {tuple(a.shape)} and {tuple(b.shape)}')
-    # All are whole numbers, and so small that none is rounded.
-    squares = (a.float() - b).square_().flatten(1)
+    # float32 represents all squared differences of uint8 values exactly.
+    difference = a.float() - b if a.dtype == torch.uint8 else a - b
+    squares = difference.square_().flatten(1)
     mse = squares.sum(1, dtype=torch.float64) / squares.shape[1]
-    return 10 * torch.log10(255**2 / mse)  # of identical images: infinity
+    return 10 * torch.log10(255**2 / mse)  # infinity for identical images

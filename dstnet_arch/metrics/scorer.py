@@ -1,7 +1,8 @@
-"""The scores that `val.metrics` names, computed where the frames are."""
+"""Compute the metrics that `val.metrics` names."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -16,76 +17,88 @@ from dstnet_arch.metrics.psnr import batch_psnr
 from dstnet_arch.metrics.ssim import RADIUS, ssim
 from dstnet_arch.metrics.ssim3d import ssim3d
 
-# By the types of the options files: with the same values as the functions registered there, but in batches, on any
-# device, and on a CPU, too, in half the time or less of stock BasicSR's.
-_IN_BATCHES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+# These give the same values as the functions registered under these names, but in batches, on any device, and on a CPU
+# in at most half the time of stock BasicSR's.
+_BATCHED: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     'calculate_psnr': batch_psnr,
     'calculate_ssim': ssim,
     'calculate_ssim3d': ssim3d,
 }
-# What has to be left of a side, where it is more than one pixel.
-_LEAST_SIDES = {'calculate_ssim': 2 * RADIUS + 1}
+_MINIMUM_SIDES = {'calculate_ssim': 2 * RADIUS + 1}
 
 
 def least_side(opt: Mapping[str, Any]) -> int:
-    """The shortest side of a frame, in pixels, that an entry of `val.metrics` can score."""
-    return 2 * int(opt.get('crop_border') or 0) + _LEAST_SIDES.get(opt['type'], 1)
+    """Return the shortest side of a frame, in pixels, that an entry of `val.metrics` can score."""
+    return 2 * int(opt.get('crop_border') or 0) + _MINIMUM_SIDES.get(opt['type'], 1)
+
+
+def needs_reference(opt: Mapping[str, Any]) -> bool:
+    """Return True if the metric of an entry of `val.metrics` compares with ground truth, False e.g. for NIQE."""
+    if opt['type'] in _BATCHED:
+        return True
+    from basicsr.utils.registry import METRIC_REGISTRY
+
+    return 'img2' in inspect.signature(METRIC_REGISTRY.get(opt['type'])).parameters
 
 
 class Scorer:
-    """Scores frames by the entries of `val.metrics`.
+    """Score frames by the entries of `val.metrics`.
 
-    PSNR, SSIM and SSIM-3D in colour are computed in batches, on the frames' device; any other metric, or one with other
-    settings, by the function that is registered with BasicSR, picture by picture on the CPU.
+    PSNR, SSIM and SSIM-3D in colour are computed in batches on the frames' device. Any other metric, or one of these
+    with other settings, is computed by the function registered with BasicSR, frame by frame on the CPU.
 
     Args:
-        metrics: name -> options, among them the `type` as BasicSR's registry has it.
+        metrics: name -> options, including the `type` registered with BasicSR.
 
     Attributes:
-        on_any_device: whether all scores are computed in batches.
+        on_any_device: True if all metrics are computed in batches.
+        needs_reference: True if any metric compares with ground truth.
     """
 
     def __init__(self, metrics: Mapping[str, Mapping[str, Any]]) -> None:
         self._metrics = [dict(opt) for opt in metrics.values()]
-        self.on_any_device = all(map(_in_batches, self._metrics))
+        self.on_any_device = all(map(_is_batched, self._metrics))
+        self.needs_reference = any(map(needs_reference, self._metrics))
 
-    def __call__(self, restored: Tensor, sharp: Tensor) -> list[tuple[float, ...]]:
-        """Score frames against the ground truth.
+    def __call__(self, frames: Tensor, sharp: Tensor | None) -> list[tuple[float, ...]]:
+        """Score frames.
 
         Args:
-            restored: (N, 3, H, W) uint8, RGB, on any device.
-            sharp: the same, on the same device.
+            frames: (N, 3, H, W) RGB in 0..255 on any device: uint8, or float64 for frames with more levels.
+            sharp: the ground truth, same shape, type and device; may be None if no metric needs it.
 
         Returns:
-            For each frame its scores, in the order of the metrics.
+            For each frame its scores in the order of the metrics.
 
         Raises:
-            DataError: the frames are too small for one of them.
+            DataError: the frames are too small for one of the metrics.
         """
         for opt in self._metrics:
-            if min(sharp.shape[-2:]) < (least := least_side(opt)):
+            if min(frames.shape[-2:]) < (least := least_side(opt)):
                 raise DataError(
-                    f'Frames of {size_text(sharp.shape[-2:])} are too small for {opt["type"]}, which wants sides of '
-                    f'{least} pixels or more. Leave it out of val:metrics, or set its crop_border to 0.'
+                    f'Frames of {size_text(frames.shape[-2:])} are too small for {opt["type"]}, which needs sides of '
+                    f'at least {least} pixels. Remove it from val:metrics, or set its crop_border to 0.'
                 )
         columns = [
-            _batch_scores(opt, restored, sharp) if _in_batches(opt) else _picture_scores(opt, restored, sharp)
+            _batch_scores(opt, frames, sharp)
+            if sharp is not None and _is_batched(opt)
+            else _frame_scores(opt, frames, sharp)
             for opt in self._metrics
         ]
-        # One transfer for all of them: each waits for the device.
+        # One transfer for all metrics, because each waits for the device.
         scores: list[list[float]] = torch.stack(columns, dim=1).tolist()
         return [tuple(row) for row in scores]
 
 
-def to_picture(levels: Tensor) -> NDArray[np.uint8]:
-    """(3, H, W) uint8, RGB, on any device -> (H, W, 3), BGR, as BasicSR's metrics and OpenCV want it."""
-    return np.asarray(levels.flip(0).permute(1, 2, 0).contiguous().cpu().numpy(), np.uint8)
+def to_picture(frame: Tensor) -> NDArray[Any]:
+    """Convert (3, H, W) RGB on any device to (H, W, 3) BGR of the same type, as BasicSR's metrics and OpenCV expect."""
+    return np.asarray(frame.flip(0).permute(1, 2, 0).contiguous().cpu().numpy())
 
 
-def _in_batches(opt: Mapping[str, Any]) -> bool:
+def _is_batched(opt: Mapping[str, Any]) -> bool:
     border = opt.get('crop_border')
     return (
-        opt['type'] in _IN_BATCHES
+        opt['type'] in _BATCHED
         and isinstance(border, int)
         and border >= 0
         and not opt.get('test_y_channel')
@@ -93,15 +106,18 @@ def _in_batches(opt: Mapping[str, Any]) -> bool:
     )
 
 
-def _batch_scores(opt: Mapping[str, Any], restored: Tensor, sharp: Tensor) -> Tensor:
-    border, (height, width) = opt['crop_border'], restored.shape[-2:]
+def _batch_scores(opt: Mapping[str, Any], frames: Tensor, sharp: Tensor) -> Tensor:
+    border, (height, width) = opt['crop_border'], frames.shape[-2:]
     inner = (..., slice(border, max(height - border, border)), slice(border, max(width - border, border)))
-    return _IN_BATCHES[opt['type']](restored[inner], sharp[inner])
+    return _BATCHED[opt['type']](frames[inner], sharp[inner])
 
 
-def _picture_scores(opt: Mapping[str, Any], restored: Tensor, sharp: Tensor) -> Tensor:
-    from basicsr.metrics import calculate_metric  # not above: importing BasicSR registers the model, which needs Scorer
+def _frame_scores(opt: Mapping[str, Any], frames: Tensor, sharp: Tensor | None) -> Tensor:
+    from basicsr.metrics import calculate_metric  # importing BasicSR registers the model, which imports this module
 
-    pairs = zip(map(to_picture, restored), map(to_picture, sharp), strict=True)
-    scores = [float(calculate_metric({'img': image, 'img2': target}, opt)) for image, target in pairs]
-    return torch.tensor(scores, dtype=torch.float64, device=restored.device)
+    data: list[dict[str, Any]] = [{'img': to_picture(frame)} for frame in frames]
+    if sharp is not None:
+        for entry, frame in zip(data, sharp, strict=True):
+            entry['img2'] = to_picture(frame)
+    scores = [float(calculate_metric(entry, opt)) for entry in data]
+    return torch.tensor(scores, dtype=torch.float64, device=frames.device)

@@ -1,4 +1,4 @@
-"""SSIM as stock BasicSR computes it, for batches on any device, and what it shares with SSIM-3D."""
+"""SSIM as stock BasicSR computes it, for batches on any device, and the parts that SSIM-3D shares with it."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ SIGMA = 1.5
 C1 = (0.01 * 255) ** 2
 C2 = (0.03 * 255) ** 2
 
-# On a CPU a frame is worked through in strips of this many rows, so that what is read several times stays in cache.
 CPU_STRIP_ROWS = 64
+"""On the CPU, frames are processed in strips of this many rows, which fit into the cache."""
 
 
 def _gaussian_taps() -> list[float]:
@@ -29,36 +29,36 @@ TAPS = _gaussian_taps()
 
 
 @torch.no_grad()
-def ssim(a: Tensor, b: Tensor, dtype: torch.dtype = torch.float64) -> Tensor:
-    """SSIM of image pairs, in two dimensions, mean over the channels: BasicSR's `calculate_ssim`, to 1e-10.
+def ssim(a: Tensor, b: Tensor) -> Tensor:
+    """Return the 2-D SSIM of image pairs, averaged over the channels: BasicSR's `calculate_ssim` to within 1e-10.
 
-    The window is 11x11, Gaussian with sigma 1.5, and counts where it lies within the image.
+    The window is 11x11, Gaussian with sigma 1.5. Positions where it exceeds the image are left out.
 
     Args:
-        a: (N, 3, H, W), 0..255: uint8 or floating point, on any device.
-        b: the same shape, on the same device.
-        dtype: what to compute in, torch.float64 or torch.float32.
+        a: (N, 3, H, W) in 0..255, uint8 or floating point, on any device.
+        b: same shape, on the same device.
 
     Returns:
-        (N,), of `dtype`, on the inputs' device; not a number where a side is less than 11, as in BasicSR. No gradients.
+        (N,) float64 on the inputs' device, without gradients; NaN if a side is shorter than 11 pixels, as in BasicSR.
 
     Raises:
-        ValueError: shapes that differ or are not (N, 3, H, W), or another `dtype`.
-        TypeError: inputs that are neither uint8 nor floating point.
+        ValueError: the shapes differ or are not (N, 3, H, W).
+        TypeError: the inputs are neither uint8 nor floating point.
     """
-    check_batches('ssim', a, b, dtype)
+    check_batches('ssim', a, b)
     height, width = (side - 2 * RADIUS for side in a.shape[-2:])
     if min(height, width) < 1:
-        return torch.full((len(a),), math.nan, dtype=dtype, device=a.device)
-    sums = [ssim_sum(x.to(dtype), y.to(dtype), blur) for x, y in zip(a, b, strict=True)]
+        return torch.full((len(a),), math.nan, dtype=torch.float64, device=a.device)
+    sums = [ssim_sum(x.double(), y.double(), blur) for x, y in zip(a, b, strict=True)]
     return torch.stack(sums) / (3 * height * width)
 
 
-def check_batches(name: str, a: Tensor, b: Tensor, dtype: torch.dtype) -> None:
-    """Refuse what `ssim` and `ssim3d` do not take.
+def check_batches(name: str, a: Tensor, b: Tensor) -> None:
+    """Check the arguments of `ssim` and `ssim3d`.
 
     Raises:
-        ValueError, TypeError: see there.
+        ValueError: the shapes differ or are not (N, 3, H, W).
+        TypeError: the inputs are neither uint8 nor floating point.
     """
     if a.shape != b.shape or a.dim() != 4 or a.shape[1] != 3 or a[0:1].numel() == 0:
         raise ValueError(
@@ -67,14 +67,15 @@ def check_batches(name: str, a: Tensor, b: Tensor, dtype: torch.dtype) -> None:
     for images in (a, b):
         if not (images.is_floating_point() or images.dtype == torch.uint8):
             raise TypeError(f'{name}: expected uint8 or floating point values in 0..255, got {images.dtype}')
-    if dtype not in (torch.float32, torch.float64):
-        raise ValueError(f'{name}: dtype is {dtype}, but must be torch.float32 or torch.float64')
 
 
 def ssim_sum(a: Tensor, b: Tensor, blur: Callable[[Tensor], Tensor]) -> Tensor:
-    """The sum of the SSIM map of two (3, h + 10, w + 10) images -> scalar.
+    """Return the sum of the SSIM map of two float64 (3, h + 10, w + 10) images as a scalar tensor.
 
-    `blur` takes the means under the window: (Q, 3, h + 10, w + 10) -> (Q, 3, h, w).
+    Args:
+        a: first image.
+        b: second image.
+        blur: computes the means under the window: (Q, 3, h + 10, w + 10) -> (Q, 3, h, w).
     """
     height = a.shape[-2] - 2 * RADIUS
     strip = CPU_STRIP_ROWS if a.device.type == 'cpu' else height
@@ -88,9 +89,8 @@ def ssim_sum(a: Tensor, b: Tensor, blur: Callable[[Tensor], Tensor]) -> Tensor:
 def _ssim_map(a: Tensor, b: Tensor, blur: Callable[[Tensor], Tensor]) -> Tensor:
     """SSIM at each element: (3, h + 10, w + 10) -> (3, h, w).
 
-    Variances are small differences of large numbers, and the definition's quotient shows what float32 loses there.
-    With the sum s = a + b and the difference d = a - b its two factors are the same as
-    1 - mu_d^2 / (mu_a^2 + mu_b^2 + C1) and 1 - var_d / (var_a + var_b + C2), which lose ten times less.
+    With the sum s = a + b and the difference d = a - b, the two factors of the definition equal
+    1 - mu_d^2 / (mu_a^2 + mu_b^2 + C1) and 1 - var_d / (var_a + var_b + C2): these lose fewer digits.
     """
     s, d = a + b, a - b
     mean_s, mean_d, mean_ss, mean_dd = blur(torch.stack([s, d, s * s, d * d]))
@@ -103,16 +103,12 @@ def _ssim_map(a: Tensor, b: Tensor, blur: Callable[[Tensor], Tensor]) -> Tensor:
 
 
 def blur(x: Tensor) -> Tensor:
-    """The window along rows and columns: (Q, 3, h + 10, w + 10) -> (Q, 3, h, w)."""
-    if x.dtype == torch.float64:
-        return filter_planes(x) if x.device.type == 'cpu' else convolve_axis(convolve_axis(x, -2), -1)
-    # In float32 convolutions would be rounded to TF32 or half precision wherever the caller allows that to the network,
-    # and OpenCV's sums are less exact.
-    return add_shifted_planes(add_shifted_planes(x, -2), -1)
+    """Apply the window along rows and columns: (Q, 3, h + 10, w + 10) float64 -> (Q, 3, h, w)."""
+    return filter_planes(x) if x.device.type == 'cpu' else convolve_axis(convolve_axis(x, -2), -1)
 
 
 def filter_planes(x: Tensor) -> Tensor:
-    """`blur` by OpenCV, the quickest on a CPU."""
+    """Compute `blur` with OpenCV, the fastest way on a CPU."""
     taps = np.array(TAPS)
     blurred = x.new_empty(*x.shape[:2], *(side - 2 * RADIUS for side in x.shape[2:]))
     for plane, result in zip(x.flatten(0, 1).numpy(), blurred.flatten(0, 1).numpy(), strict=True):
@@ -120,19 +116,8 @@ def filter_planes(x: Tensor) -> Tensor:
     return blurred
 
 
-def add_shifted_planes(x: Tensor, dim: int) -> Tensor:
-    """The window along rows (`dim` -2) or columns (-1), as a weighted sum of views: (Q, 3, H, W) -> 10 less there."""
-    size = x.shape[dim] - 2 * RADIUS
-    blurred = x.narrow(dim, RADIUS, size) * TAPS[RADIUS]
-    # The window is symmetric: taps come in pairs.
-    for near in range(RADIUS):
-        far = 2 * RADIUS - near
-        blurred.add_(x.narrow(dim, near, size) + x.narrow(dim, far, size), alpha=TAPS[near])
-    return blurred
-
-
 def convolve_axis(x: Tensor, dim: int) -> Tensor:
-    """The same in one pass over memory: a convolution of each plane by itself."""
+    """Apply the window along rows (`dim` -2) or columns (-1) as a depthwise convolution."""
     planes = x.flatten(0, 1)
     taps = x.new_tensor(TAPS).view((11, 1) if dim == -2 else (1, 11)).expand(len(planes), 1, -1, -1)
     with torch.autocast(x.device.type, enabled=False):

@@ -1,13 +1,12 @@
-"""Result tables: measured scores among the figures that papers print.
+"""Result tables: measured scores among the scores that papers print, and the command ``dstnet tables``.
 
-The printed figures stand in `published.json`: those of DSTNet's own Tables 1 to 3 (origin 'paper'), and of methods and
-data that are not in them, from other papers (origin 'quoted').
+`published.json` holds the printed scores: those of DSTNet's own Tables 1 to 3 (origin 'paper'), and methods and sets
+that are not in them, from other papers (origin 'quoted').
 """
 
 from __future__ import annotations
 
-import csv
-import io
+import argparse
 import json
 import math
 import re
@@ -17,21 +16,26 @@ from functools import cache
 from pathlib import Path, PurePath
 from typing import Any
 
-from dstnet_arch.errors import printable
+from dstnet_arch.errors import DataError, printable
+from dstnet_arch.files import read_json
 from dstnet_arch.metrics.protocols import PROTOCOLS
+from dstnet_arch.metrics.table import Table, csv_text, write_text
 
 MEASURED = 'measured'
 FORMATS = ('text', 'markdown', 'csv')
-HEADER = (
+CSV_HEADER = (
     *('table', 'rank', 'method', 'psnr', 'ssim', 'origin', 'source'),
     *('protocol', 'date', 'dataset', 'frames', 'weights'),
 )
-"""The columns of a CSV file. For a printed figure, those from `protocol` on are empty."""
+"""Columns of a CSV file; those from `protocol` on are empty for printed scores."""
 
 _ABOUT_QUOTED = (
-    "paper: DSTNet's paper (CVPR 2023), as printed; quoted: other papers. Their SSIMs are computed in various ways, "
-    'the measured one is SSIM-3D: the ranks are those of PSNR.'
+    "paper: DSTNet's paper (CVPR 2023), as printed; quoted: other papers. Papers compute SSIM in different ways (the "
+    'measured one is SSIM-3D), so the ranks follow PSNR.'
 )
+_SUMMARIES = '*_summary.json'
+_FORMAT_BY_SUFFIX = {'.md': 'markdown', '.csv': 'csv'}
+_NAMES_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -39,12 +43,16 @@ class Row:
     """One method in a table.
 
     Attributes:
-        method: its name; of a measured row, the name of the run.
-        psnr: dB; infinite where all frames were restored exactly, None where it is not known.
-        ssim: None where it is not known.
+        method: name of the method, or of the run.
+        psnr: dB; infinity if all frames are restored exactly, None if unknown.
+        ssim: None if unknown.
         origin: 'measured', 'paper' or 'quoted'.
-        source: where it is printed; of a measured row, the network.
-        protocol, date, dataset, frames, weights: how, when and on what a measured row was measured, and with what.
+        source: where the score is printed; for a measured row, the network.
+        protocol: the scoring protocol of a measured row; likewise the rest.
+        date: day of the measurement.
+        dataset: name of the test set.
+        frames: number of scored frames.
+        weights: file name of the weights.
     """
 
     method: str
@@ -60,7 +68,7 @@ class Row:
 
     @property
     def details(self) -> str:
-        """What is said about the row beside its scores."""
+        """Text of the last column."""
         if self.origin != MEASURED:
             return self.source
         frames = f'{self.frames} frame{"s" * (self.frames != 1)}'
@@ -69,98 +77,83 @@ class Row:
 
 @dataclass(frozen=True)
 class ResultTable:
-    """The rows of one test set, the best PSNR first, and what is to be said about them."""
+    """Methods on one test set, the highest PSNR first.
+
+    Attributes:
+        title: the line above the table.
+        rows: the methods.
+        notes: lines below the table.
+    """
 
     title: str
     rows: tuple[Row, ...]
     notes: tuple[str, ...] = ()
 
-    def text(self) -> str:
-        """For the screen; measured rows are marked with an asterisk."""
-        cells = [['', '#', 'Method', 'PSNR (dB)', 'SSIM', 'Origin', 'Details']]
-        cells += [['*' * (row.origin == MEASURED), *line] for row, line in zip(self.rows, self._cells(), strict=True)]
-        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-        to_the_right = (False, True, False, True, True, False, False)
-        lines = [
-            '  '.join(
-                cell.rjust(width) if right else cell.ljust(width)
-                for cell, width, right in zip(line, widths, to_the_right, strict=True)
-            ).rstrip()
-            for line in cells
-        ]
-        return '\n'.join([self.title, *lines, *self.notes])
-
-    def markdown(self) -> str:
-        """A heading and a table; measured rows are bold."""
-        lines = ['| # | Method | PSNR (dB) | SSIM | Origin | Details |', '| ---: | --- | ---: | ---: | --- | --- |']
-        for row, cells in zip(self.rows, self._cells(), strict=True):
-            cells = [re.sub(r'([\\|*_`<\[])', r'\\\1', cell) for cell in cells]
-            lines.append(f'| {" | ".join(f"**{c}**" if row.origin == MEASURED else c for c in cells)} |')
-        return '\n\n'.join([f'### {self.title}', '\n'.join(lines), *self.notes]) + '\n'
-
-    def csv(self, header: bool = True) -> str:
-        """Lines with the columns of `HEADER`, scores in full."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator='\n')
-        if header:
-            writer.writerow(HEADER)
-        for rank, row in enumerate(self.rows, 1):
-            scores = ['' if score is None else score for score in (row.psnr, row.ssim)]
-            frames = '' if row.frames is None else row.frames
-            of = [row.origin, row.source, row.protocol, row.date, row.dataset, frames, row.weights]
-            writer.writerow([self.title, rank, row.method, *scores, *of])
-        return text.getvalue()
-
-    def _cells(self) -> list[list[str]]:
-        return [
-            [str(rank), row.method, _number(row.psnr, 2), _number(row.ssim, 4), row.origin, row.details]
-            for rank, row in enumerate(self.rows, 1)
-        ]
+    def render(self, format_: str) -> str:
+        """Return the table in one of `FORMATS`; CSV has no header and keeps all digits."""
+        if format_ == 'csv':
+            return csv_text(
+                [
+                    *(self.title, rank, row.method, row.psnr, row.ssim, row.origin, row.source),
+                    *(row.protocol, row.date, row.dataset, row.frames, row.weights),
+                ]
+                for rank, row in enumerate(self.rows, 1)
+            )
+        table = Table(
+            title=self.title,
+            header=['#', 'Method', 'PSNR (dB)', 'SSIM', 'Origin', 'Details'],
+            rows=[
+                [str(rank), row.method, _number(row.psnr, 2), _number(row.ssim, 4), row.origin, row.details]
+                for rank, row in enumerate(self.rows, 1)
+            ],
+            highlighted=frozenset(i for i, row in enumerate(self.rows) if row.origin == MEASURED),
+            notes=self.notes,
+        )
+        return table.markdown() if format_ == 'markdown' else table.text() + '\n'
 
 
 def render(tables: Sequence[ResultTable], format_: str) -> str:
-    """Several tables as one text in one of `FORMATS`."""
+    """Return several tables as one text in one of `FORMATS`."""
     if format_ == 'csv':
-        return ''.join(table.csv(header=i == 0) for i, table in enumerate(tables))
-    if format_ == 'markdown':
-        return '\n'.join(table.markdown() for table in tables)
-    return '\n\n'.join(table.text() for table in tables) + '\n'
+        return csv_text([CSV_HEADER]) + ''.join(table.render('csv') for table in tables)
+    return '\n'.join(table.render(format_) for table in tables)
 
 
 @cache
 def published() -> tuple[Mapping[str, Any], ...]:
-    """The printed tables, as `published.json` has them."""
+    """Return the printed tables in `published.json`."""
     return tuple(json.loads(Path(__file__).with_name('published.json').read_text(encoding='utf-8')))
 
 
 def published_for(dataset: str) -> Mapping[str, Any] | None:
-    """The printed table of a test set; None where there is none.
+    """Return the printed table of a test set, or None.
 
     Args:
-        dataset: name of the set. What counts is its beginning, letters and digits only: GoPro, gopro_test, DVD,
-            BSD1ms8ms and BSD_1ms-8ms are all recognised.
+        dataset: name of the set. Only letters and digits at its start count, so GoPro, gopro_test, DVD, BSD1ms8ms and
+            BSD_1ms-8ms are all recognised.
     """
     name = re.sub('[^a-z0-9]', '', dataset.lower())
     return next((table for table in published() if name.startswith(table['prefix'])), None)
 
 
 def measured_row(summary: Mapping[str, Any]) -> Row:
-    """The row of a test run.
+    """Return the row of a test run.
 
-    Its PSNR and SSIM are those scores whose type and crop are the protocol's own, whatever they are called there.
+    Its PSNR and SSIM are the metrics with the protocol's own type and crop, whatever their names.
 
     Args:
-        summary: `ScoreBook.summary` with what `VideoRecurrentDeblurModel` adds to it: `run`, `network`, `metrics`, `date`, …
+        summary: content of a `*_summary.json`.
 
     Raises:
-        ValueError: it lacks something; the message says what.
+        ValueError: an entry is missing or wrong.
     """
     try:
         protocol = PROTOCOLS[summary['protocol']]
         means = summary[f'mean_over_{protocol.over}']['restored']
         notes = [f'iteration {summary["iteration"]}'] if 'iteration' in summary else []
-        notes += ['self-ensemble'] if summary['self_ensemble'] else []
-        notes += [summary['amp']] if summary['amp'] != 'none' else []
+        notes += ['self-ensemble'] if summary.get('self_ensemble') else []
+        notes += [precision] if (precision := summary.get('precision', 'fp32')) != 'fp32' else []
+        weights = PurePath(summary['weights'] or 'no weights given').name if 'weights' in summary else 'in training'
         return Row(
             method=_text(summary['run'] + (f' ({", ".join(notes)})' if notes else '')),
             psnr=_mean(means, summary['metrics'], 'calculate_psnr', protocol.crop_border),
@@ -170,23 +163,20 @@ def measured_row(summary: Mapping[str, Any]) -> Row:
             protocol=protocol.name,
             date=_text(summary['date']),
             dataset=_text(summary['dataset']),
-            frames=_count(summary['frames']),
-            weights=_text(PurePath(summary['weights'] or 'no weights given').name)
-            if 'weights' in summary
-            else 'in training',
+            frames=int(summary['frames']),
+            weights=_text(weights),
         )
-    except (AttributeError, KeyError, TypeError) as error:
-        raise ValueError(f'not the summary of a test of this version ({type(error).__name__}: {error})') from None
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f'not a summary written by a test of this version ({type(error).__name__}: {error})') from None
 
 
 def result_tables(summaries: Iterable[Mapping[str, Any]]) -> list[ResultTable]:
-    """One table for each test set and protocol, in the order in which they first appear.
+    """Return one table for each test set and protocol, in the order of their first summaries.
 
-    The printed figures are in the tables of protocol dstnet, with which the paper's own were made; a set that no paper
-    scored, or another protocol, gives a table of measured rows only.
+    Printed scores are included for protocol dstnet only, the one that the paper used.
 
     Raises:
-        ValueError: as `measured_row`.
+        ValueError: a summary is wrong; see `measured_row`.
     """
     groups: dict[tuple[str, str], list[Row]] = {}
     for row in map(measured_row, summaries):
@@ -219,28 +209,83 @@ def _ranked(rows: Iterable[Row]) -> tuple[Row, ...]:
 def _mean(
     means: Mapping[str, float | None], metrics: Mapping[str, Mapping[str, Any]], type_: str, crop_border: int
 ) -> float | None:
-    """The mean of the metric that is computed in this way; None where the run has none."""
+    """Mean of the metric with this type and crop; None if the run has none."""
     for name, opt in metrics.items():
         if opt['type'] == type_ and (opt.get('crop_border') or 0) == crop_border and not opt.get('test_y_channel'):
             mean = means[name]
-            if not (mean is None or isinstance(mean, (int, float))):
-                raise TypeError(f'{mean!r} is no score')
-            return math.inf if mean is None else mean  # JSON has no infinity
+            return math.inf if mean is None else float(mean)  # JSON has no infinity
     return None
 
 
 def _text(value: object) -> str:
-    """A text from a file, for a line of a table."""
     if not isinstance(value, str):
-        raise TypeError(f'{value!r} is no text')
+        raise TypeError(f'{value!r} is not a text')
     return printable(value.replace('\n', ' '))
-
-
-def _count(value: object) -> int:
-    if not isinstance(value, int):
-        raise TypeError(f'{value!r} is no count')
-    return value
 
 
 def _number(score: float | None, digits: int) -> str:
     return '-' if score is None else f'{score:.{digits}f}'
+
+
+def read_summaries(results: Sequence[Path]) -> list[Mapping[str, Any]]:
+    """Read the summaries of test runs.
+
+    Args:
+        results: folders with `*_summary.json` files, or such files.
+
+    Raises:
+        DataError: a folder contains none, or a file is not the summary of a run.
+    """
+    files = [file for path in results for file in (_summaries_in(path) if path.is_dir() else [path])]
+    return [_read_summary(file) for file in {file.resolve(): file for file in files}.values()]
+
+
+def _summaries_in(folder: Path) -> list[Path]:
+    files = sorted(folder.glob(_SUMMARIES))
+    if not files:
+        below = sorted({str(file.parent) for file in folder.glob(f'*/{_SUMMARIES}')})
+        hint = (
+            f'Pass one of its folders: {", ".join(below[:_NAMES_SHOWN])}{", …" * (len(below) > _NAMES_SHOWN)}.'
+            if below
+            else 'A test with ground truth (dataroot_gt) writes one for each set: dstnet test -opt …'
+        )
+        raise DataError(f'{folder} contains no {_SUMMARIES}. {hint}')
+    return files
+
+
+def _read_summary(file: Path) -> Mapping[str, Any]:
+    try:
+        summary = read_json(file)
+        measured_row(summary)
+    except OSError as error:
+        raise DataError(f'Cannot read {file}: {error.strerror}. Pass the folder of a test below results/.') from None
+    except ValueError as error:
+        raise DataError(f'{file} is damaged or of another version: {error}. Run the test again.') from None
+    return summary
+
+
+def command(arguments: Sequence[str]) -> None:
+    """Run ``dstnet tables RESULTS... [--format text|markdown|csv] [-o FILE]``.
+
+    Raises:
+        DataError: a summary cannot be read or the output cannot be written.
+    """
+    parser = argparse.ArgumentParser(
+        prog='dstnet tables', description="Show the scores of test runs in the paper's tables, one table per set."
+    )
+    parser.add_argument(
+        'results', nargs='+', type=Path, metavar='RESULTS', help='folder of a test, e.g. results/test_DSTNet_GoPro'
+    )
+    parser.add_argument('--format', choices=FORMATS, help='default: by the suffix of FILE (.md, .csv), else text')
+    parser.add_argument('-o', '--output', type=Path, metavar='FILE', help='write to FILE instead of the terminal')
+    parser.add_argument('--overwrite', action='store_true', help='replace FILE if it exists')
+    args = parser.parse_args(arguments)
+
+    by_suffix = _FORMAT_BY_SUFFIX.get(args.output.suffix.lower(), 'text') if args.output else 'text'
+    text = render(result_tables(read_summaries(args.results)), args.format or by_suffix)
+    if args.output is None:
+        print(text, end='')
+    elif args.output.exists() and not args.overwrite:
+        raise DataError(f'{args.output} exists. Pass another file, or --overwrite to replace it.')
+    else:
+        write_text(args.output, text)
