@@ -1,27 +1,16 @@
-<<<<<<< HEAD
 """Progress of long jobs: a bar with the remaining time on a terminal, else a line every few seconds."""
-=======
-"""Progress of long jobs: a bar with the remaining time on a terminal, else a line from time to time."""
->>>>>>> 0c15f4c (WIP metrics)
 
 from __future__ import annotations
 
 import sys
 import time
 from collections.abc import Callable
-<<<<<<< HEAD
 from types import TracebackType
 
 from tqdm import tqdm
 
 _SECONDS_BEFORE_BAR = 2.0
 _SECONDS_BETWEEN_LINES = 10.0
-=======
-
-from tqdm import tqdm
-
-_SECONDS_BETWEEN_LINES = 30.0
->>>>>>> 0c15f4c (WIP metrics)
 
 
 def _to_stderr(line: str) -> None:
@@ -31,20 +20,14 @@ def _to_stderr(line: str) -> None:
 class Progress:
     """Show how much of a job is done and how long the rest takes.
 
-<<<<<<< HEAD
     On a terminal this is a tqdm bar on standard error, from the third second on. Without a terminal, for example in a
     log file, it is one line every ten seconds; jobs that end earlier print nothing. Can be used in a `with` statement.
-=======
-    On a terminal this is a tqdm bar on standard error. Without a terminal, for example in a log file, it is one line
-    every 30 seconds; jobs that end earlier print nothing.
->>>>>>> 0c15f4c (WIP metrics)
 
     Args:
         total: number of units of the job.
         unit: name of a unit, such as 'frame'.
         label: name of the job.
         log: receives the lines; default: standard error.
-<<<<<<< HEAD
         done: units that are done already.
     """
 
@@ -54,19 +37,11 @@ class Progress:
         self.total = total
         self.done = done
         self._first = done
-=======
-    """
-
-    def __init__(self, total: int, unit: str, label: str, log: Callable[[str], None] = _to_stderr) -> None:
-        self.total = total
-        self.done = 0
->>>>>>> 0c15f4c (WIP metrics)
         self._unit = unit
         self._label = label
         self._log = log
         self._start = self._last_line = time.monotonic()
         on_terminal = sys.stderr is not None and sys.stderr.isatty()
-<<<<<<< HEAD
         self._bar = (
             tqdm(
                 total=total,
@@ -80,9 +55,6 @@ class Progress:
             if on_terminal
             else None
         )
-=======
-        self._bar = tqdm(total=total, desc=label, unit=unit, dynamic_ncols=True) if on_terminal else None
->>>>>>> 0c15f4c (WIP metrics)
 
     def update(self, number: int = 1) -> None:
         """Count units that are done."""
@@ -91,7 +63,6 @@ class Progress:
             self._bar.update(number)
             return
         now = time.monotonic()
-<<<<<<< HEAD
         if now - self._last_line >= _SECONDS_BETWEEN_LINES and self.done > self._first:
             self._last_line = now
             left = (now - self._start) / (self.done - self._first) * max(self.total - self.done, 0)
@@ -116,18 +87,6 @@ class Progress:
     ) -> None:
         self.close()
 
-=======
-        if now - self._last_line >= _SECONDS_BETWEEN_LINES and self.done:
-            self._last_line = now
-            left = (now - self._start) / self.done * max(self.total - self.done, 0)
-            self._log(f'{self._label}: {self.done} of {self.total} {self._unit}s, {_duration(left)} left')
-
-    def close(self) -> None:
-        """Remove or finish the bar."""
-        if self._bar is not None:
-            self._bar.close()
-
->>>>>>> 0c15f4c (WIP metrics)
 
 def _duration(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dstnet_arch.errors import DSTNetError, TrainingError
-from dstnet_arch.memory_errors import memory_explained, out_of_memory
+from dstnet_arch.memory_errors import translate_oom, out_of_memory
 
 
 def test_what_a_system_says() -> None:
@@ -28,14 +28,14 @@ def test_what_a_system_says() -> None:
 )
 def test_which_errors_are_about_memory(error: Exception, expected: bool) -> None:
     assert out_of_memory(error) is expected
-    with pytest.raises(TrainingError if expected else type(error)) as caught, memory_explained('Rest.', TrainingError):
+    with pytest.raises(TrainingError if expected else type(error)) as caught, translate_oom('Rest.', TrainingError):
         raise error
     assert (caught.value is error) is not expected
 
 
 def test_the_first_line_is_told() -> None:
-    with pytest.raises(DSTNetError) as caught, memory_explained('Try less.'):
+    with pytest.raises(DSTNetError) as caught, translate_oom('Try less.'):
         raise torch.cuda.OutOfMemoryError('CUDA out of memory.\nPages of advice')
-    assert str(caught.value) == 'There is not enough memory. Try less. [CUDA out of memory.]'
-    with pytest.raises(DSTNetError, match=r'\[MemoryError\]$'), memory_explained('Try less.'):
+    assert str(caught.value) == 'Not enough memory. Try less. [CUDA out of memory.]'
+    with pytest.raises(DSTNetError, match=r'\[MemoryError\]$'), translate_oom('Try less.'):
         raise MemoryError

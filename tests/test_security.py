@@ -26,7 +26,7 @@ from dstnet_arch.archs.dstnet_arch import DSTNet
 from dstnet_arch.data.frame_source import open_source
 from dstnet_arch.data.lmdb_format import META_INFO, check_key, parse_meta_line
 from dstnet_arch.errors import CheckpointError, DataError, OptionsError, message_of
-from dstnet_arch.models.checkpoint_io import others_loading_explained
+from dstnet_arch.models.checkpoints import translate_weight_errors
 from dstnet_arch.models.evaluation import image_path
 from dstnet_arch.plugin.options import force, read_options
 from dstnet_arch.plugin.resume import read_state
@@ -117,11 +117,11 @@ def test_what_basicsr_loads_by_itself_is_explained(tmp_path: Path, form: str) ->
         torch.jit.save(torch.jit.script(torch.nn.Identity()), path)
     elif form != 'none':
         path.write_bytes(evil_files({'params': Evil(tmp_path / 'owned')})[form])
-    told = r'flow\.pth is not there' if form == 'none' else 'could run code'
-    with pytest.raises(CheckpointError, match=told), others_loading_explained():
+    told = r'flow\.pth does not exist' if form == 'none' else 'can run code'
+    with pytest.raises(CheckpointError, match=told), translate_weight_errors():
         torch.load(path)
     assert not (tmp_path / 'owned').exists()
-    with pytest.raises(RuntimeError, match='its own'), others_loading_explained():
+    with pytest.raises(RuntimeError, match='its own'), translate_weight_errors():
         raise RuntimeError('its own')
 
 

@@ -1,4 +1,4 @@
-"""Reading losses off the device without making it wait, and stopping at the first that is not finite."""
+"""Copy losses from the device without blocking it, and stop at the first one that is not finite."""
 
 from __future__ import annotations
 
@@ -14,11 +14,15 @@ from dstnet_arch.errors import TrainingError
 
 @dataclass
 class _Reading:
-    """The losses of one iteration on their way to the host."""
+    """Losses of one iteration, being copied to the host.
+
+    Attributes:
+        values: (len(names),) on the host; valid after the event `arrived`.
+    """
 
     iteration: int
     names: list[str]
-    values: Tensor  # (len(names),) on the host; valid once `arrived`
+    values: Tensor
     arrived: torch.cuda.Event | None
 
     def read(self) -> dict[str, float]:
@@ -28,29 +32,33 @@ class _Reading:
         if bad := {name: value for name, value in losses.items() if not math.isfinite(value)}:
             which = ', '.join(f'{name} is {value}' for name, value in bad.items())
             raise TrainingError(
-                f'Training stopped at iteration {self.iteration}: {which}, but a loss has to be finite. '
-                'The checkpoints made so far are good. train:find_nonfinite=true says in which layer it begins. '
-                'Try a lower train:optim_g:lr or train:grad_clip=0.1, train:amp=none if it was fp16, and look for '
-                'damaged frames with `python -m data_prep verify PATH`. Go on with --auto_resume.'
+                f'Training stopped at iteration {self.iteration}: {which}. The checkpoints before it are valid. Set '
+                'train:find_nonfinite=true to find the layer, try a lower train:optim_g:lr, train:grad_clip=0.1 or '
+                'train:precision=fp32, and check the data with `python -m data_prep verify PATH`. Continue with '
+                '--auto_resume.'
             )
         return losses
 
 
 class LossWatch:
-    """Checks that losses are finite.
+    """Check that losses are finite.
 
-    Losses on a GPU are checked one iteration late: by then they have been copied in the background, and neither host
-    nor device has waited for the other. Losses on the CPU are checked at once.
+    Losses on a GPU are checked one iteration late: they are copied in the background, so neither host nor device waits
+    for the other. Losses on the CPU are checked at once.
     """
 
     def __init__(self) -> None:
         self._last: _Reading | None = None
 
     def add(self, iteration: int, losses: Mapping[str, Tensor]) -> None:
-        """Take the losses of an iteration, detached scalars by name.
+        """Add the losses of an iteration.
+
+        Args:
+            iteration: its number.
+            losses: detached scalars by name.
 
         Raises:
-            TrainingError: a loss of this iteration (CPU) or the one before (GPU) is not finite.
+            TrainingError: a loss of this iteration (CPU) or the previous one (GPU) is not finite.
         """
         names, values = list(losses), torch.stack(list(losses.values()))
         if values.is_cuda:
@@ -65,7 +73,7 @@ class LossWatch:
             self.read()
 
     def read(self) -> Mapping[str, float]:
-        """The losses of the latest iteration; waits for them. Empty before the first.
+        """Wait for the losses of the latest iteration and return them; empty before the first iteration.
 
         Raises:
             TrainingError: one of them is not finite.

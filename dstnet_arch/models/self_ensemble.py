@@ -1,4 +1,4 @@
-"""Better scores for eight times the work: the mean of what a network makes of a clip turned and played backwards."""
+"""Self-ensemble: the mean of eight restorations of a clip, turned and reversed in time."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ RESTORATIONS = 2 * TURNS
 
 @torch.inference_mode()
 def self_ensemble(restore: Callable[[Tensor], Tensor], lq: Tensor) -> Tensor:
-    """Mean of eight restorations: the clip at four quarter turns, forwards and backwards in time, all turned back.
+    """Return the mean of eight restorations: the clip at four quarter turns, forwards and backwards in time.
 
-    These eight are the released code's (its option `flip_seq`, which was off for the paper's numbers); of mirror images
-    it takes none. The mean is taken before anything is clamped or rounded.
+    These are the eight of the released code (its option `flip_seq`, which was off for the paper's numbers). It uses no
+    mirror images. The mean is computed before clamping and rounding.
 
     Args:
-        restore: maps (B, T, 3, H, W) to the same shape, for H and W exchanged, too.
+        restore: maps (B, T, 3, H, W) to the same shape, also with H and W exchanged.
         lq: (B, T, 3, H, W).
 
     Returns:
-        The same shape, on the device of what `restore` returns. Beside that, only one result is held at a time.
+        The same shape, on the device that `restore` returns.
     """
     total: Tensor | None = None
     for backwards in (False, True):

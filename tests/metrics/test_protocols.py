@@ -117,10 +117,10 @@ def test_every_frame_against_the_definition(tmp_path: Path, name: str) -> None:
         )
     assert list(model.metric_results.values()) == pytest.approx(mean[1::2])
 
-    table = next(line for line in lines if line.startswith('Scores of set\n')).splitlines()
-    assert table[1].startswith(f'set, {counted} frames of {len(by_video)} videos')
+    title = f'set: {counted} frames of {len(by_video)} videos'
+    table = next(line for line in lines if line.startswith(title)).splitlines()
     assert table[3].split()[1:] == [f'{mean[1]:.2f}', f'{mean[3]:.4f}']
-    assert f'protocol {PROTOCOLS[name]}' in table
+    assert f'Protocol {PROTOCOLS[name]}' in table
 
     # All frames are saved, quantised as they were scored.
     saved = {path: cv2.imread(str(path))[..., ::-1] for path in (results / 'visualization/set').rglob('*.png')}
@@ -141,26 +141,26 @@ def test_the_ssim_of_estrnn_is_that_of_basicsr() -> None:
     assert calculate_ssim(a, b, 0) == pytest.approx(expected, abs=1e-12)
 
 
-def test_protocols_in_words() -> None:
+def test_protocol_description() -> None:
     assert [str(protocol) for protocol in PROTOCOLS.values()] == [
-        'dstnet: every frame counts, rounded to 8 bits, mean over all frames',
-        "basicsr: every frame counts, rounded to 8 bits, whole frames, mean of the videos' means",
-        'cdvd: the first 2 and the last 2 frames of a video do not count, rounded to 8 bits, without 4 pixels along '
-        'each edge, mean over all frames',
-        'estrnn: the first 2 and the last 2 frames of a video do not count, truncated to 8 bits, whole frames, mean '
-        'over all frames',
+        'dstnet: all frames, rounded to the bit depth of the data, mean over all frames',
+        "basicsr: all frames, rounded to the bit depth of the data, full frames, mean over the videos' means",
+        'cdvd: without the first 2 and the last 2 frames of each video, rounded to the bit depth of the data, without 4 '
+        'pixels at each edge, mean over all frames',
+        'estrnn: without the first 2 and the last 2 frames of each video, truncated to the bit depth of the data, full '
+        'frames, mean over all frames',
     ]
 
 
 def test_what_a_protocol_changes_is_said(tmp_path: Path) -> None:
     with logged() as lines:
         make_model(test_options(tmp_path, protocol='basicsr', metrics=OPTIONS_METRICS))
-    assert sum('val:metrics is not used' in line for line in lines) == 1
+    assert sum('val:metrics that need ground truth are ignored' in line for line in lines) == 1
     with logged() as lines:
-        assert make_model(test_options(tmp_path, metrics=OPTIONS_METRICS)).protocol.name == 'dstnet'
+        assert make_model(test_options(tmp_path, metrics=OPTIONS_METRICS)).validator.protocol.name == 'dstnet'
         make_model(test_options(tmp_path, protocol='basicsr', metrics=None))
     assert not any('val:metrics' in line for line in lines)
-    with pytest.raises(OptionsError, match='val:protocol is reds; it can be dstnet, basicsr, cdvd, estrnn'):
+    with pytest.raises(OptionsError, match='val:protocol is reds; allowed: dstnet, basicsr, cdvd, estrnn'):
         make_model(test_options(tmp_path, protocol='reds'))
 
 
@@ -168,9 +168,9 @@ def test_videos_too_short_for_a_protocol(tmp_path: Path) -> None:
     model = make_model(test_options(tmp_path, protocol='estrnn'))
     with logged() as lines:
         model.validation(loader(Clips('set', {'a': 5, **{f'v{i}': 4 for i in range(7)}})), 'tiny', None)
-    assert lines[0].endswith('nothing of v0, v1, v2, v3, v4 and 2 more counts.')
+    assert lines[0].endswith('no scores for v0, v1, v2, v3, v4 and 2 more.')
     model.restore = lambda lq: pytest.fail('restored for nothing')
-    with pytest.raises(DataError, match='none here has more than 4: no frame counts'):
+    with pytest.raises(DataError, match='no video has more than 4 frames'):
         model.validation(loader(Clips('set', {'a': 4, 'b': 1})), 'tiny', None)
 
 

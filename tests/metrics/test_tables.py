@@ -13,8 +13,8 @@ import pytest
 
 from dstnet_arch.__main__ import main
 from dstnet_arch.metrics.protocols import PROTOCOLS
-from dstnet_arch.metrics.report import ScoreBook
-from dstnet_arch.metrics.tables import HEADER, measured_row, published, published_for, render, result_tables
+from dstnet_arch.metrics.report import Record, ScoreBook
+from dstnet_arch.metrics.tables import CSV_HEADER, measured_row, published, published_for, render, result_tables
 
 METRICS = {
     'sharpness': {'type': 'calculate_niqe', 'crop_border': 0},
@@ -28,7 +28,7 @@ PROVENANCE: dict[str, Any] = {
     'run': 'test_DSTNet_GoPro',
     'weights': 'weights/GOPRO_x.pth',
     'network': {'type': 'DSTNet'},
-    'amp': 'none',
+    'precision': 'fp32',
     'self_ensemble': False,
     'metrics': METRICS,
     'date': '2025-03-07',
@@ -38,10 +38,10 @@ PROVENANCE: dict[str, Any] = {
 def summary(dataset: str = 'GoPro', psnr: float = 34.2, protocol: str = 'dstnet', **provenance: Any) -> dict[str, Any]:
     """The summary of a test of 3 frames of 2 videos."""
     metrics = provenance.get('metrics', METRICS)
-    book = ScoreBook(list(metrics), dataset, protocol=PROTOCOLS[protocol])
+    book = ScoreBook(dataset, metrics, PROTOCOLS[protocol])
     for video, frame, more in (('a', '1', 0.0), ('a', '2', 0.0), ('b', '1', 3.0)):
-        values = {name: psnr + more if name == 'p' else 0.9 + i / 1000 for i, name in enumerate(metrics)}
-        book.add('restored', video, frame, values)
+        scores = tuple(psnr + more if name == 'p' else 0.9 + i / 1000 for i, name in enumerate(metrics))
+        book.add([Record('restored', video, frame, scores)])
     text = json.dumps(book.summary(**{**PROVENANCE, **provenance}))
     return json.loads(text)
 
@@ -104,7 +104,7 @@ def test_a_measured_row_takes_its_rank() -> None:
     row = table.rows[5]
     assert (row.psnr, row.ssim) == (pytest.approx(34.17), pytest.approx(0.905))
     assert sum(row.origin == 'measured' for row in table.rows) == 1
-    lines = table.text().splitlines()
+    lines = table.render('text').splitlines()
     assert lines[0] == 'GoPro (Table 1 of the paper)'
     assert re.split(r' {2,}', lines[7].strip()) == [
         *('*', '6', 'test_DSTNet_GoPro', '34.17', '0.9050', 'measured'),
@@ -112,14 +112,14 @@ def test_a_measured_row_takes_its_rank() -> None:
     ]
     assert re.split(r' {2,}', lines[8].strip()) == ['7', 'DSTNet', '34.16', '0.9679', 'paper', 'Table 1']
     assert 'test_DSTNet_GoPro: 3 of the 1111 frames, so not comparable.' in lines
-    assert lines[-1].endswith('the ranks are those of PSNR.')
-    markdown = table.markdown().splitlines()
+    assert lines[-1].endswith('so the ranks follow PSNR.')
+    markdown = table.render('markdown').splitlines()
     assert markdown[9] == (
         r'| **6** | **test\_DSTNet\_GoPro** | **34.17** | **0.9050** | **measured** '
         r'| **2025-03-07, 3 frames of GoPro, DSTNet, GOPRO\_x.pth** |'
     )
     assert markdown[10] == '| 7 | DSTNet | 34.16 | 0.9679 | paper | Table 1 |'
-    lines_csv = list(csv.DictReader(io.StringIO(table.csv())))
+    lines_csv = list(csv.DictReader(io.StringIO(render([table], 'csv'))))
     assert len(lines_csv) == len(table.rows) == 22
     assert lines_csv[5] == {
         'table': 'GoPro (Table 1 of the paper)',
@@ -143,7 +143,7 @@ def test_only_comparable_scores_get_a_row_among_printed_ones() -> None:
     assert (row.psnr, row.ssim) == (None, None)
     (table,) = result_tables([summary(metrics=metrics)])
     assert table.rows[-1] == row
-    assert table.text().splitlines()[-4].split()[3:5] == ['-', '-']
+    assert table.render('text').splitlines()[-4].split()[3:5] == ['-', '-']
 
     cdvd = PROTOCOLS['cdvd']
     tables = result_tables([summary(protocol=name, metrics=cdvd.metrics | METRICS) for name in ('basicsr', 'cdvd')])
@@ -158,7 +158,7 @@ def test_only_comparable_scores_get_a_row_among_printed_ones() -> None:
 def test_several_runs_stand_in_one_table_a_set() -> None:
     tables = result_tables(
         [
-            summary(psnr=40, run='best', self_ensemble=True, amp='bf16'),
+            summary(psnr=40, run='best', self_ensemble=True, precision='bf16'),
             summary('sample', psnr=20, run='x', weights=None),
             summary('gopro_gamma', psnr=10, run='worst'),
             summary('sample', psnr=21, run='x', iteration=500),
@@ -177,16 +177,16 @@ def test_several_runs_stand_in_one_table_a_set() -> None:
         ('x', 'no weights given'),
     ]
     whole = list(csv.reader(io.StringIO(render(tables, 'csv'))))
-    assert tuple(whole[0]) == HEADER
-    assert [len(line) for line in whole] == [len(HEADER)] * (1 + 23 + 2)
+    assert tuple(whole[0]) == CSV_HEADER
+    assert [len(line) for line in whole] == [len(CSV_HEADER)] * (1 + 23 + 2)
     assert render(tables, 'markdown').count('### ') == 2
-    assert render(tables, 'text') == f'{tables[0].text()}\n\n{tables[1].text()}\n'
+    assert render(tables, 'text') == '\n'.join(table.render('text') for table in tables)
 
 
 def test_frames_restored_exactly_rank_first() -> None:
     (table,) = result_tables([summary(psnr=float('inf'))])
     assert table.rows[0].origin == 'measured'
-    assert table.text().splitlines()[2].split()[3] == 'inf'
+    assert table.render('text').splitlines()[2].split()[3] == 'inf'
 
 
 def run(*arguments: object) -> int:
@@ -214,7 +214,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert run(a, b, '-o', file) == 0
     assert file.read_text().startswith('### GoPro (Table 1 of the paper)\n')
     assert run(a, '-o', file) == 2
-    assert 'table.md is there already' in capsys.readouterr().err
+    assert 'table.md exists. Pass another file' in capsys.readouterr().err
     assert run(a, '-o', file, '--format', 'csv', '--overwrite') == 0
     assert file.read_text().startswith('table,rank,method')
     assert [path.name for path in file.parent.iterdir()] == ['table.md']
@@ -230,18 +230,18 @@ def test_folders_without_scores(tmp_path: Path, capsys: pytest.CaptureFixture[st
     write(tmp_path / 'results/a')
     (tmp_path / 'empty').mkdir()
     assert re.search(
-        r'results holds no \*_summary\.json\. There are some in .*results/a\.', message(tmp_path / 'results')
+        r'results contains no \*_summary\.json\. Pass one of its folders: .*results/a\.', message(tmp_path / 'results')
     )
     assert 'dataroot_gt' in message(tmp_path / 'empty')
-    assert 'nowhere cannot be read: No such file' in message(tmp_path / 'nowhere')
+    assert 'nowhere: No such file' in message(tmp_path / 'nowhere')
     file = tmp_path / 'x_summary.json'
     for content, said in [
-        ('{"dataset": ', 'x_summary.json is damaged: '),
-        ('[]', 'x_summary.json is damaged: it holds no object'),
-        ('[' * 100_000, 'x_summary.json is damaged: its brackets are too many'),
-        (json.dumps(summary() | {'dataset': None}), '(TypeError: None is no text)'),
-        (json.dumps(summary() | {'frames': '7'}), "(TypeError: '7' is no count)"),
-        (json.dumps(summary() | {'date': [1]}), '(TypeError: [1] is no text)'),
+        ('{"dataset": ', 'x_summary.json is damaged or of another version: '),
+        ('[]', 'it holds no object'),
+        ('[' * 100_000, 'its brackets are too many'),
+        (json.dumps(summary() | {'dataset': None}), '(TypeError: None is not a text)'),
+        (json.dumps(summary() | {'frames': 'x'}), '(ValueError: invalid literal'),
+        (json.dumps(summary() | {'date': [1]}), '(TypeError: [1] is not a text)'),
         ('{"protocol": "dstnet"}', "(KeyError: 'mean_over_frames')"),
         (json.dumps(summary() | {'protocol': 'reds'}), "(KeyError: 'reds')"),
         (json.dumps(summary() | {'mean_over_frames': {}}), "(KeyError: 'restored')"),

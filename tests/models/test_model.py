@@ -131,13 +131,13 @@ class SpyLoss(nn.Module):
 @pytest.mark.parametrize('amp', ['bf16', 'fp16'])
 def test_autocast_is_for_the_network_alone(tmp_path: Path, amp: str) -> None:
     model = make_model(train_options(tmp_path, amp=amp))
-    model.criteria = {'l_pix': SpyLoss()}
+    model.training.criteria = {'l_pix': SpyLoss()}
     dtypes: list[torch.dtype] = []
     model.net_g.second.register_forward_hook(lambda *args: dtypes.append(args[2].dtype))
     before = weights(model.net_g)
     train(model, range(1, 3))
     assert set(dtypes) == {torch.bfloat16 if amp == 'bf16' else torch.float16}
-    assert model.criteria['l_pix'].seen == [torch.float32, torch.float32, False] * 2
+    assert model.training.criteria['l_pix'].seen == [torch.float32, torch.float32, False] * 2
     assert all(p.dtype == torch.float32 for p in model.net_g.parameters())
     assert not torch.equal(model.net_g.first.weight, before['first.weight'])
 
@@ -145,13 +145,16 @@ def test_autocast_is_for_the_network_alone(tmp_path: Path, amp: str) -> None:
 def test_validation_has_an_autocast_of_its_own(tmp_path: Path) -> None:
     opt = test_options(tmp_path, amp='bf16')
     reduced = make_model(opt).restore(batch(1)['lq'])
-    opt['val']['amp'] = None  # --force_yml makes this of `none`
+    opt['val']['amp'] = None  # what --force_yml makes of `none`
     exact = make_model(opt).restore(batch(1)['lq'])
     assert reduced.dtype == torch.float32
     assert 0 < (reduced - exact).abs().max() < 0.05
-    opt['val']['amp'] = 'half'
-    with pytest.raises(OptionsError, match='val:amp is half; it can be none, bf16, fp16'):
-        make_model(opt)
+    opt['val']['precision'] = 'bf16'
+    assert torch.equal(make_model(opt).restore(batch(1)['lq']), reduced)
+    for precision, message in {'half': "val:precision is 'half'; allowed: fp32", 'tf32': 'needs an NVIDIA GPU'}.items():
+        opt['val']['precision'] = precision
+        with pytest.raises(OptionsError, match=message):
+            make_model(opt)
 
 
 def test_fp16_skips_a_step_that_overflows_and_stops_if_all_do(tmp_path: Path) -> None:
@@ -160,13 +163,13 @@ def test_fp16_skips_a_step_that_overflows_and_stops_if_all_do(tmp_path: Path) ->
     handle = model.net_g.second.bias.register_hook(lambda grad: grad * float('inf'))
     train(model, range(1, 3))
     assert_equal(weights(model.net_g), before)
-    assert model.scaler.get_scale() == 2.0**14
+    assert model.training.scaler.get_scale() == 2.0**14
     model.get_current_log()
     handle.remove()
     train(model, range(3, 4))
     assert not torch.equal(model.net_g.first.weight, before['first.weight'])
-    model.scaler.update(1e-9)
-    with pytest.raises(TrainingError, match='train:amp=bf16'):
+    model.training.scaler.update(1e-9)
+    with pytest.raises(TrainingError, match='train:precision=bf16'):
         model.get_current_log()
 
 
@@ -197,7 +200,7 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
 
 
 def test_gradient_checkpointing_needs_a_network_that_can(tmp_path: Path) -> None:
-    with pytest.raises(OptionsError, match='TinyVideoNet cannot'):
+    with pytest.raises(OptionsError, match='TinyVideoNet does not support it'):
         make_model(train_options(tmp_path, gradient_checkpointing=True))
 
     opt = train_options(tmp_path)
@@ -231,10 +234,10 @@ def test_optimizers_of_pytorch_by_name(tmp_path: Path) -> None:
         assert type(model.optimizer_g) is getattr(torch.optim, name)
         assert model.optimizer_g.defaults.get('momentum', 0) == settings.get('momentum', 0)
     for optim_g, message in [
-        ({'type': 'AdamV', 'lr': 1e-3}, r'type is AdamV; it can be .*AdamW'),
-        ({'type': 'LBFGS', 'lr': 1e-3}, 'type is LBFGS; it can be'),
-        ({'type': 'lr_scheduler', 'lr': 1e-3}, 'type is lr_scheduler; it can be'),
-        ({'type': 'AdamW', 'lr': 1e-3, 'momentum': 0.9}, r'AdamW: .*momentum.* arguments are lr, betas'),
+        ({'type': 'AdamV', 'lr': 1e-3}, r'type is AdamV; allowed: .*AdamW'),
+        ({'type': 'LBFGS', 'lr': 1e-3}, 'type is LBFGS; allowed'),
+        ({'type': 'lr_scheduler', 'lr': 1e-3}, 'type is lr_scheduler; allowed'),
+        ({'type': 'AdamW', 'lr': 1e-3, 'momentum': 0.9}, r'AdamW: .*momentum.* arguments: lr, betas'),
         ({'type': 'AdamW', 'lr': 1e-3, 'betas': [0.9, 2.0]}, r'AdamW: Invalid beta'),
     ]:
         with pytest.raises(OptionsError, match=message):
@@ -267,7 +270,7 @@ def test_a_network_that_changes_the_shape_is_refused(tmp_path: Path) -> None:
     opt['network_g'] = {'type': 'TwiceAsLarge'}
     model = make_model(opt)
     model.feed_data(batch(1))
-    with pytest.raises(OptionsError, match=r'TwiceAsLarge makes .*32\) of .*keeps the shape'):
+    with pytest.raises(OptionsError, match=r'TwiceAsLarge maps .* to .*32\), .*keeps the shape'):
         model.optimize_parameters(1)
 
 
@@ -282,7 +285,7 @@ def test_feed_data_keeps_its_own_shape(tmp_path: Path) -> None:
     assert not hasattr(model, 'gt')
     with pytest.raises(DataError, match='dataroot_gt'):
         model.optimize_parameters(1)
-    with pytest.raises(DataError, match=r'gives gt; .* needs "lq"'):
+    with pytest.raises(DataError, match=r'yields gt; .* needs "lq"'):
         model.feed_data({'gt': data['gt']})
 
 

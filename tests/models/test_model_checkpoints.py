@@ -19,8 +19,7 @@ from model_parts import Clips, assert_equal, loader, logged, make_model, train, 
 
 from dstnet_arch.errors import CheckpointError
 from dstnet_arch.files import atomic_file
-from dstnet_arch.models.checkpoint_io import plain, save_checkpoint
-from dstnet_arch.models.training_state import rng_states, set_rng_states
+from dstnet_arch.models.checkpoints import plain, rng_states, save_checkpoint, set_rng_states
 
 if os.name != 'posix':
     pytest.skip('limits the size of files by a POSIX call', allow_module_level=True)
@@ -75,7 +74,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, settings: dic
 
     assert_equal(weights(second.net_g), weights(whole.net_g))
     assert second.get_current_learning_rate() == whole.get_current_learning_rate()
-    assert second.scaler.state_dict() == whole.scaler.state_dict()
+    assert second.training.scaler.state_dict() == whole.training.scaler.state_dict()
     if settings.get('ema_decay'):
         assert_equal(weights(second.net_g_ema), weights(whole.net_g_ema))
         assert not torch.equal(second.net_g_ema.first.weight, second.net_g.first.weight)
@@ -131,7 +130,7 @@ def test_a_full_disk_is_a_clear_error(tmp_path: Path) -> None:
     for limit in (10, 2000, 4000):  # in different stages of writing
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
         try:
-            with pytest.raises(CheckpointError, match=r'net_g_1\.pth cannot be written: .*untouched.* Free some space'):
+            with pytest.raises(CheckpointError, match=r'Cannot write .*net_g_1\.pth: .*unchanged.* Free some space'):
                 model.save(0, 1)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -185,9 +184,9 @@ def test_settings_come_from_the_options_and_changes_are_logged(tmp_path: Path) -
     with logged() as lines:
         resumed.resume_training(read_state(tmp_path, 3))
     assert lines == [
-        'train:optim_g:weight_decay was 0.0001; the resumed run has 0.5.',
-        'train:scheduler:cumulative_period was [10]; the resumed run has [1000].',
-        'train:scheduler:periods was [10]; the resumed run has [1000].',
+        'train:optim_g:weight_decay was 0.0001; the resumed run uses 0.5.',
+        'train:scheduler:cumulative_period was [10]; the resumed run uses [1000].',
+        'train:scheduler:periods was [10]; the resumed run uses [1000].',
     ]
     assert resumed.get_current_learning_rate() == model.get_current_learning_rate()
     train(resumed, range(4, 5))
@@ -198,8 +197,8 @@ def test_settings_come_from_the_options_and_changes_are_logged(tmp_path: Path) -
 @pytest.mark.parametrize(
     ('changes', 'network', 'message'),
     [
-        ({'optim_g': {'type': 'SGD', 'lr': 0.1}}, {}, 'made with AdamW, Cosine.*, they say SGD, Cosine'),
-        ({'scheduler': {'type': 'MultiStepLR', 'milestones': [2]}}, {}, 'AnnealingRestartLR, they say .*MultiStep'),
+        ({'optim_g': {'type': 'SGD', 'lr': 0.1}}, {}, 'it uses AdamW, Cosine.*, the options SGD, Cosine'),
+        ({'scheduler': {'type': 'MultiStepLR', 'milestones': [2]}}, {}, 'AnnealingRestartLR, the options .*MultiStep'),
         ({}, {'norm': True}, "doesn't match the size"),
     ],
     ids=['optimizer', 'scheduler', 'network'],

@@ -83,7 +83,7 @@ def test_frames_weights_and_work_between_layers_are_named(net: nn.Module) -> Non
 
     between = Between()
     found = first_nonfinite(between, lambda: between(torch.ones(1, 2)))
-    assert found == 'what reaches second (Linear), 2 of 2 values in float32'
+    assert found == 'the input of second (Linear), 2 of 2 values in float32'
 
     name, parameter = list(net.named_parameters())[5]
     parameter.data.view(-1)[0] = float('nan')
@@ -123,7 +123,7 @@ def broken_model(tmp_path: Path, **options: Any) -> Any:
 def test_training_names_the_layer(tmp_path: Path) -> None:
     for options, told in (
         ({}, r'l_pix is nan.*find_nonfinite=true'),
-        ({'find_nonfinite': True}, r'iteration 7; .*: the output of second \(Conv3d\), 1 of \d+ values in float32\.'),
+        ({'find_nonfinite': True}, r'iteration 7\. .*: the output of second \(Conv3d\), 1 of \d+ values in float32\.'),
         ({'find_nonfinite': True, 'accum_iter': 2, 'ema_decay': 0.9}, r'the output of second \(Conv3d\)'),
     ):
         model = broken_model(tmp_path, **options)
@@ -165,7 +165,7 @@ def test_looking_changes_no_training(tmp_path: Path) -> None:
 def test_a_test_names_frame_and_layer(tmp_path: Path) -> None:
     model = make_model(test_options(tmp_path))
     break_layer(model.net_g.first)
-    told = r'Frame 000047 of a: .*not finite\. The first: the output of first \(Conv3d\), 1 of \d+ values'
+    told = r'Frame 000047 of a: .*non-finite values\. The first: the output of first \(Conv3d\), 1 of \d+ values'
     with pytest.raises(DataError, match=told):
         model.validation(loader(Clips('set', {'a': 3})), 0, None, save_img=False)
 

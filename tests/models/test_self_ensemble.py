@@ -80,7 +80,7 @@ def test_through_the_model(tmp_path: Path) -> None:
     for of, wanted in ((plain, False), (model, True)):
         with logged() as lines:
             of.validation(loader(clips), 'tiny', None)
-        assert any('self-ensemble: the mean of 8' in line for line in lines) is wanted
+        assert any('Self-ensemble: the mean of 8' in line for line in lines) is wanted
         summary = json.loads(Path(of.opt['path']['results_root'], 'set_summary.json').read_text())
         assert summary['self_ensemble'] is wanted
         psnr.append(summary['mean_over_frames']['restored']['psnr'])

@@ -1,0 +1,257 @@
+"""Weights and training states: written atomically, loaded with ``weights_only=True``.
+
+A resumed run takes its progress from the training state and its settings from the options. So a run can be resumed with
+another weight decay or a longer schedule; changes are logged.
+"""
+
+from __future__ import annotations
+
+import pickle
+import random
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from basicsr.utils import get_root_logger
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from dstnet_arch.archs.checkpoint import read_state_dict
+from dstnet_arch.errors import CheckpointError, first_line
+from dstnet_arch.files import INCOMPLETE_SUFFIX, atomic_file
+
+_NAMES_SHOWN = 5
+_SCHEDULER_PROGRESS = ('last_epoch', '_step_count', '_last_lr')
+_IMPLEMENTATION_FLAGS = {'fused', 'foreach', 'capturable', 'differentiable'}  # these do not change the optimiser
+
+
+# ---- weights
+
+
+def load_weights(net: nn.Module, path: str, strict: bool = True, param_key: str | None = 'params') -> None:
+    """Load weights into a network.
+
+    Args:
+        net: the network.
+        path: a file for `read_state_dict`.
+        strict: refuse weights that do not fit completely; else load those that fit and log the others.
+        param_key: key of the weights in the file; 'params' is used if it is missing.
+
+    Raises:
+        CheckpointError: the file cannot be read, or its weights do not fit and `strict` is True.
+    """
+    state_dict = read_state_dict(path, param_key, expected=net.state_dict())
+    get_root_logger().info(f'Loading {type(net).__name__} from {path}, key {param_key}.')
+    try:
+        net.load_state_dict(state_dict, strict=True)
+    except RuntimeError as error:  # raised after PyTorch has loaded all weights that fit
+        problem = f'{path} does not fit {type(net).__name__}: {_first_problems(error)}'
+        if strict:
+            raise CheckpointError(
+                f'{problem} Set network_g to the network of this file, choose another file, or set '
+                'path:strict_load_g=false to load the weights that fit.'
+            ) from None
+        get_root_logger().warning(f'{problem} The other weights were loaded.')
+
+
+def _first_problems(error: RuntimeError) -> str:
+    """The first keys of each kind of problem that `load_state_dict` reports."""
+    problems = [line.strip() for line in str(error).splitlines()[1:]]
+    for i, problem in enumerate(problems):
+        keys = problem.split(', ')
+        if problem.startswith(('Missing key', 'Unexpected key')) and len(keys) > _NAMES_SHOWN:
+            problems[i] = f'{", ".join(keys[:_NAMES_SHOWN])} and {len(keys) - _NAMES_SHOWN} more.'
+    more = f' And {len(problems) - _NAMES_SHOWN} more.' if len(problems) > _NAMES_SHOWN else ''
+    return ' '.join(problems[:_NAMES_SHOWN]) + more
+
+
+@contextmanager
+def translate_weight_errors() -> Iterator[None]:
+    """Translate errors of BasicSR's networks and losses that load weights by themselves.
+
+    Raises:
+        CheckpointError: their file does not exist or contains more than tensors.
+    """
+    option = 'It is set by network_g (spynet_path, edvr_path, load_path) or needed by train:perceptual_opt.'
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise CheckpointError(f'The file {error.filename} does not exist. {option} Set another path.') from error
+    except (pickle.UnpicklingError, RuntimeError) as error:  # the latter for TorchScript and the oldest files
+        if 'weights_only' not in str(error):
+            raise
+        raise CheckpointError(
+            'A weights file contains more than tensors, or no weights at all. It was not loaded, because loading it '
+            f'can run code from the file. {option} If you trust the file, save its state dict with torch.save.'
+        ) from error
+
+
+# ---- checkpoints
+
+
+def save_checkpoint(content: Mapping[str, Any], path: Path) -> None:
+    """Write a checkpoint atomically: an older file of this name stays valid until the new one is complete.
+
+    Args:
+        content: nested dicts, lists and tuples of tensors, numbers, strings and None.
+        path: the file. Remains of an interrupted `save_checkpoint` in its folder are removed.
+
+    Raises:
+        CheckpointError: the file cannot be written, for instance because the disk is full.
+        TypeError: see `plain`.
+    """
+    content = plain(content)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for leftover in path.parent.glob(f'.*{INCOMPLETE_SUFFIX}'):
+            leftover.unlink()
+        with atomic_file(path, durable=True) as file:
+            torch.save(content, file)
+    except (OSError, RuntimeError) as error:  # torch.save reports a full disk as either
+        raise CheckpointError(
+            f'Cannot write the checkpoint {path}: {first_line(error)}. Earlier checkpoints are unchanged. Free some '
+            'space or fix the permissions, then continue with --auto_resume.'
+        ) from error
+
+
+def plain(value: Any, name: str = 'checkpoint') -> Any:
+    """Copy nested containers and convert NumPy numbers to Python's, as required for ``weights_only`` loading.
+
+    Raises:
+        TypeError: a value has another type; the message names it.
+    """
+    if isinstance(value, np.generic):
+        return value.item()
+    if value is None or isinstance(value, (bool, int, float, str, Tensor)):
+        return value
+    if isinstance(value, Mapping):
+        return {key: plain(item, f'{name}.{key}') for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        items = [plain(item, f'{name}[{i}]') for i, item in enumerate(value)]
+        return items if isinstance(value, list) else tuple(items)
+    raise TypeError(f'{name} is of {type(value).__name__}; allowed: tensors, numbers, strings and None')
+
+
+# ---- random generators
+
+
+def rng_states() -> dict[str, Any]:
+    """Return the states of all random generators of this process: Python's, NumPy's and PyTorch's on all devices."""
+    version, internal, gauss = random.getstate()
+    name, keys, *rest = np.random.get_state(legacy=True)  # noqa: NPY002 - the generator that BasicSR seeds
+    return {
+        'python': (version, torch.tensor(internal), gauss),
+        'numpy': (name, torch.from_numpy(np.asarray(keys).astype(np.int64)), *rest),
+        'torch': torch.get_rng_state(),
+        'cuda': torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def set_rng_states(states: Mapping[str, Any]) -> None:
+    """Set all random generators to the result of `rng_states`, loaded to any device."""
+    version, internal, gauss = states['python']
+    random.setstate((version, tuple(internal.tolist()), gauss))
+    name, keys, *rest = states['numpy']
+    np.random.set_state((name, keys.cpu().numpy().astype(np.uint32), *rest))  # noqa: NPY002 - as above
+    set_torch_rng_states(states)
+
+
+def set_torch_rng_states(states: Mapping[str, Any]) -> None:
+    """Set PyTorch's random generators only."""
+    torch.set_rng_state(states['torch'].cpu())
+    if torch.cuda.is_available():
+        for device, state in zip(range(torch.cuda.device_count()), states['cuda'], strict=False):
+            torch.cuda.set_rng_state(state.cpu(), device)
+
+
+# ---- optimisers and schedules
+
+
+@contextmanager
+def translate_state_errors() -> Iterator[None]:
+    """Translate the errors caused by a training state of another run or program into one clear error.
+
+    Raises:
+        CheckpointError: the training state does not fit.
+    """
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        reason = first_line(error) if isinstance(error, ValueError) else f'{type(error).__name__}: {first_line(error)}'
+        raise CheckpointError(
+            f'The training state does not fit the options: {reason}. Resume with the network_g, train:optim_g and '
+            'train:scheduler of that run, or start a new run from its weights (path:pretrain_network_g).'
+        ) from error
+
+
+def resume_optimizer(optimizer: Optimizer, saved: Mapping[str, Any]) -> None:
+    """Load moments and learning rates.
+
+    Args:
+        optimizer: created from the options.
+        saved: its saved state.
+
+    Raises:
+        ValueError: the state belongs to other parameters. Other errors if it is not the state of an optimiser.
+    """
+    example = deepcopy(optimizer)
+    groups = []
+    for now, before in zip(optimizer.state_dict()['param_groups'], saved['param_groups'], strict=True):
+        settings = {key: value for key, value in now.items() if key not in ('params', 'lr')}
+        _log_changes('train:optim_g', before, settings)
+        groups.append({**before, **settings, 'lr': float(before['lr'])})
+    optimizer.load_state_dict({'state': saved['state'], 'param_groups': groups})
+    _check_moments(optimizer, example)
+
+
+def _check_moments(optimizer: Optimizer, example: Optimizer) -> None:
+    """Compare the shapes of a loaded state with those of a fresh one, because PyTorch's kernels do not check them.
+
+    Args:
+        optimizer: after loading.
+        example: a copy from before, which is modified.
+    """
+    parameters, examples = (
+        [parameter for group in each.param_groups for parameter in group['params']] for each in (optimizer, example)
+    )
+    for parameter in examples:
+        parameter.grad = torch.zeros_like(parameter)
+    example.step()
+    for parameter, twin in zip(parameters, examples, strict=True):
+        if parameter not in optimizer.state:
+            continue
+        for name, fresh in example.state[twin].items():
+            loaded = optimizer.state[parameter].get(name)
+            if isinstance(fresh, Tensor) and torch.as_tensor(loaded).shape != fresh.shape:
+                raise ValueError(f'{name} has shape {tuple(loaded.shape)} for a parameter of {tuple(fresh.shape)}')
+
+
+def resume_scheduler(scheduler: Any, saved: Mapping[str, Any], iterations: int) -> None:
+    """Load the position in the schedule.
+
+    Args:
+        scheduler: created from the options.
+        saved: its saved state.
+        iterations: number of finished iterations.
+
+    Raises:
+        KeyError, TypeError, ValueError: it is not the state of a scheduler.
+    """
+    settings = {key: value for key, value in scheduler.state_dict().items() if key not in _SCHEDULER_PROGRESS}
+    _log_changes('train:scheduler', saved, settings)
+    progress = {key: saved[key] for key in _SCHEDULER_PROGRESS}
+    if not all(isinstance(progress[key], int) for key in ('last_epoch', '_step_count')):
+        raise ValueError('the position in the schedule is not an integer')
+    if not 0 <= progress['last_epoch'] <= iterations:
+        raise ValueError(f'the position in the schedule is {progress["last_epoch"]} after {iterations} iterations')
+    scheduler.load_state_dict({**progress, '_last_lr': [float(lr) for lr in progress['_last_lr']]})
+
+
+def _log_changes(section: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    for key in sorted(before.keys() & now.keys() - _IMPLEMENTATION_FLAGS):
+        if plain(before[key]) != plain(now[key]) and not key.startswith('_'):
+            get_root_logger().warning(f'{section}:{key} was {before[key]}; the resumed run uses {now[key]}.')

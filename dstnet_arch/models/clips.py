@@ -1,0 +1,189 @@
+"""Test sets as clips: our own data set, and stock BasicSR's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from dstnet_arch.errors import DataError
+
+
+class ClipDataset(Protocol):
+    """Interface of a test set, e.g. `VideoRecurrentDeblurTestDataset`.
+
+    Items are clips: {'lq': (T, 3, H, W) RGB in [0, 1], 'gt': the same or absent, 'video': name, 'frames': T names,
+    'keep': (start, stop) of the frames that count}. Sets with an attribute `bit_depth` of 16 hold 16-bit images.
+
+    Attributes:
+        opt: the options of the set.
+        videos: names of the videos and of their frames.
+        num_frames: number of frames that count, in all videos.
+        has_gt: True if items have a 'gt'.
+    """
+
+    opt: dict[str, Any]
+    videos: Mapping[str, Sequence[str]]
+    num_frames: int
+    has_gt: bool
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> dict[str, Any]: ...
+
+
+def as_clips(dataset: Any) -> ClipDataset:
+    """Return a test set as clips.
+
+    Args:
+        dataset: `VideoRecurrentDeblurTestDataset`, a set with the same interface, or one of stock BasicSR's:
+            `VideoRecurrentTestDataset`, `VideoTestDataset`, `PairedImageDataset`, `SingleImageDataset` and their
+            subclasses.
+
+    Raises:
+        DataError: another data set.
+    """
+    if all(hasattr(dataset, name) for name in ('videos', 'num_frames', 'has_gt')):
+        clips: ClipDataset = dataset
+        return clips
+    if hasattr(dataset, 'data_info') or hasattr(dataset, 'paths'):
+        return _StockClips(dataset)
+    raise DataError(
+        f'{type(dataset).__name__} is not supported for validation and tests. Set the type of the data set to '
+        'VideoRecurrentDeblurTestDataset, or to VideoRecurrentTestDataset, VideoTestDataset, PairedImageDataset or '
+        'SingleImageDataset of stock BasicSR.'
+    )
+
+
+class _StockClips:
+    """A stock BasicSR test set as clips.
+
+    `VideoRecurrentTestDataset` yields complete videos. `VideoTestDataset` yields a window of frames around each frame:
+    the middle one counts. Image data sets yield single images: clips of one frame.
+    """
+
+    def __init__(self, dataset: Any) -> None:
+        self.opt: dict[str, Any] = dataset.opt
+        self._dataset = dataset
+        self._items: list[tuple[str, list[str]]] = []  # for each item its video and the frames that count
+        root = Path(self.opt['dataroot_lq'])
+        if hasattr(dataset, 'data_info'):
+            self.has_gt = True
+            paths = dataset.data_info['lq_path']
+            # VideoTestVimeo90KDataset stores all paths of a window.
+            places = [_place(path if isinstance(path, str) else path[len(path) // 2], root) for path in paths]
+        else:
+            self.has_gt = bool(dataset.paths) and isinstance(dataset.paths[0], dict)
+            places = [_place(path['lq_path'] if self.has_gt else path, root) for path in dataset.paths]
+        frames_of: dict[str, list[str]] = {}
+        for video, frame in places:
+            frames_of.setdefault(video, []).append(frame)
+        self.videos: Mapping[str, Sequence[str]] = frames_of
+        self.num_frames = len(places)
+        if hasattr(dataset, 'folders'):  # complete videos
+            video_of = dict(zip(dataset.data_info['folder'], (video for video, _ in places), strict=True))
+            self._items = [(video_of[folder], frames_of[video_of[folder]]) for folder in dataset.folders]
+        else:
+            self._items = [(video, [frame]) for video, frame in places]
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __getitem__(self, index: int, /) -> dict[str, Any]:
+        item = self._dataset[index]
+        video, frames = self._items[index]
+        lq = item['lq'] if item['lq'].dim() == 4 else item['lq'][None]
+        clip = {'lq': lq, 'video': video, 'frames': frames, 'keep': (0, len(lq))}
+        if len(frames) < len(lq):
+            middle = len(lq) // 2
+            clip |= {'frames': frames * len(lq), 'keep': (middle, middle + 1)}
+        if self.has_gt:
+            gt = item['gt']
+            clip['gt'] = gt if gt.dim() == 4 else gt.expand(len(lq), -1, -1, -1)
+        return clip
+
+
+def _place(path: str, root: Path) -> tuple[str, str]:
+    """Return the video, i.e. the folder, and the name of a frame."""
+    file = Path(path)
+    relative = file.relative_to(root) if file.is_relative_to(root) else file  # keys of an LMDB have no root
+    folder = relative.parent if relative.parent != Path() else Path(root.absolute().name)
+    return folder.as_posix(), relative.stem
+
+
+class Clip(NamedTuple):
+    """A loaded clip.
+
+    Attributes:
+        video: its name.
+        frames: names of the N frames that count.
+        lq: (1, T, 3, H, W) in [0, 1].
+        keep: the frames among the T that count.
+        inputs: quantised blurry frames, (N, 3, H, W), see `to_levels`; None if they are not scored.
+        targets: quantised sharp frames; None without ground truth.
+    """
+
+    video: str
+    frames: list[str]
+    lq: Tensor
+    keep: slice
+    inputs: Tensor | None
+    targets: Tensor | None
+
+
+def load_clip(dataset: ClipDataset, index: int, with_inputs: bool) -> Clip:
+    """Load a clip and quantise the frames that are scored, which takes a quarter of the memory of float32.
+
+    Args:
+        dataset: the test set.
+        index: number of the clip.
+        with_inputs: True if the blurry frames are scored.
+
+    Raises:
+        DataError: the data set does not yield clips.
+    """
+    item = dataset[index]
+    if missing := [key for key in ('lq', 'video', 'frames', 'keep') if key not in item]:
+        raise DataError(
+            f'{type(dataset).__name__} yields clips without {", ".join(missing)}. Set the type of the data set to '
+            'VideoRecurrentDeblurTestDataset.'
+        )
+    keep = slice(*map(int, item['keep']))
+    bit_depth = bit_depth_of(dataset)
+    return Clip(
+        video=item['video'],
+        frames=list(item['frames'])[keep],
+        lq=item['lq'].unsqueeze(0),
+        keep=keep,
+        inputs=to_levels(item['lq'][keep], bit_depth) if with_inputs else None,
+        targets=to_levels(item['gt'][keep], bit_depth) if dataset.has_gt else None,
+    )
+
+
+def bit_depth_of(dataset: Any) -> int:
+    """Return the bit depth of a test set's images: 8 or 16. Stock BasicSR's data sets read 8 bits."""
+    return int(getattr(dataset, 'bit_depth', 8))
+
+
+@torch.inference_mode()
+def to_levels(frames: Tensor, bit_depth: int = 8, truncate: bool = False) -> Tensor:
+    """Quantise frames on their device.
+
+    Args:
+        frames: any shape; values are clamped to [0, 1].
+        bit_depth: 8 or 16.
+        truncate: truncate to whole levels instead of rounding.
+
+    Returns:
+        uint8 in 0..255, or int32 in 0..65535 for 16 bits (PyTorch supports few operations on uint16).
+    """
+    levels = frames.clamp(0, 1).mul_(2**bit_depth - 1)
+    return (levels if truncate else levels.round_()).to(torch.uint8 if bit_depth == 8 else torch.int32)
+
+
+def score_values(levels: Tensor) -> Tensor:
+    """Return quantised frames in 0..255, the range of all metrics: uint8 unchanged, 16-bit levels as float64."""
+    return levels if levels.dtype == torch.uint8 else levels.double() / 257  # 65535 / 255

@@ -1,0 +1,85 @@
+"""Work that all ranks of a distributed run do together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, TypeVar
+
+from torch import distributed as dist
+
+from dstnet_arch.errors import DSTNetError, TrainingError, first_line
+
+_LONGEST_WAIT = timedelta(days=7)
+_CONTACT_LOST = ('connection', 'socket', 'broken pipe', 'timed out', 'timeout', 'remote process exited', 'aborted')
+
+T = TypeVar('T')
+
+
+class Ranks:
+    """The ranks of a run, to gather results from.
+
+    Results are gathered in a gloo group: in an NCCL group, waiting for a rank that validates for more than ten minutes
+    would end the run, and objects would be copied to the GPU first.
+
+    Args:
+        rank: number of this process.
+        world_size: number of processes.
+        distributed: True if `torch.distributed` is in use; then all ranks must create this object together.
+    """
+
+    def __init__(self, rank: int, world_size: int, distributed: bool) -> None:
+        self.rank = rank
+        self.world_size = world_size
+        self.distributed = distributed
+        self.group: Any = dist.new_group(backend='gloo', timeout=_LONGEST_WAIT) if distributed else None
+
+    def gather(self, work: Callable[[], T]) -> list[T]:
+        """Run `work` on every rank and return all results on every rank.
+
+        Args:
+            work: computes the result of this rank.
+
+        Raises:
+            DSTNetError: `work` has raised it on one rank. All ranks raise it, so none waits for a missing result.
+            TrainingError: another rank has ended.
+        """
+        if not self.distributed:
+            return [work()]
+        own: T | DSTNetError
+        try:
+            own = work()
+        except DSTNetError as error:
+            own = error
+        results: list[Any] = [None] * self.world_size
+        with translate_dist_errors():
+            dist.all_gather_object(results, own, group=self.group)
+        for result in results:
+            if isinstance(result, DSTNetError):
+                raise result
+        return results
+
+
+@contextmanager
+def translate_dist_errors() -> Iterator[None]:
+    """Translate errors of gloo and NCCL about a rank that has ended into one clear error.
+
+    Raises:
+        TrainingError: another rank has ended or does not answer.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not (dist.is_available() and dist.is_initialized()):
+            raise
+        text = str(error)
+        if not isinstance(error, dist.DistError) and not ('gloo' in text or 'NCCL' in text):
+            raise
+        if not any(sign in text.lower() for sign in _CONTACT_LOST):
+            raise
+        raise TrainingError(
+            f'Rank {dist.get_rank()} of {dist.get_world_size()} has lost another rank, which has ended or does not '
+            'answer. See the message of that rank; torchrun names it under "Root Cause" at the end. Continue from the '
+            f'last checkpoint with --auto_resume. [{first_line(error)}]'
+        ) from error

@@ -1,0 +1,162 @@
+"""One training step: losses, gradients and the update of the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from basicsr.losses import build_loss
+from torch import Tensor, nn
+from torch import distributed as dist
+from torch.nn.parallel import DataParallel, DistributedDataParallel
+from torch.optim import Optimizer
+
+from dstnet_arch.errors import OptionsError, TrainingError
+from dstnet_arch.memory_errors import translate_oom
+from dstnet_arch.models.distributed import Ranks, translate_dist_errors
+from dstnet_arch.models.loss_watch import LossWatch
+from dstnet_arch.models.settings import precision_of
+from dstnet_arch.nonfinite import NonFiniteWatch
+
+_LOSSES = {'l_pix': 'pixel_opt', 'l_freq': 'frequency_opt'}
+_MINIMUM_LOSS_SCALE = 1e-6
+
+
+class TrainingStep:
+    """Run training steps as the `train` section of the options defines them.
+
+    Attributes:
+        precision: precision of forward and backward pass.
+        scaler: scales the loss for fp16; disabled for other precisions.
+        criteria: losses by their names in the log.
+        perceptual: stock BasicSR's perceptual loss, or None.
+
+    Args:
+        net: the network, possibly wrapped for several devices.
+        train_opt: the options.
+        device: the device of the network.
+        ranks: all processes of the run.
+
+    Raises:
+        OptionsError: an option does not fit the network or the device, or there is no loss.
+    """
+
+    def __init__(self, net: nn.Module, train_opt: Mapping[str, Any], device: torch.device, ranks: Ranks) -> None:
+        self._net = net
+        self._bare_net = net.module if isinstance(net, (DataParallel, DistributedDataParallel)) else net
+        self._ranks = ranks
+        self.precision = precision_of(train_opt, 'train', device)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision.name == 'fp16')
+        self.accum_iter = int(train_opt.get('accum_iter') or 1)
+        self.grad_clip = float(train_opt.get('grad_clip') or 0)
+        self.find_nonfinite = bool(train_opt.get('find_nonfinite'))
+        self.loss_watch = LossWatch()
+        if train_opt.get('gradient_checkpointing'):
+            if not hasattr(self._bare_net, 'gradient_checkpointing'):
+                raise OptionsError(
+                    f'train:gradient_checkpointing is true, but {type(self._bare_net).__name__} does not support it. '
+                    'Set it to false; a larger train:accum_iter saves memory, too.'
+                )
+            self._bare_net.gradient_checkpointing = True
+        self.criteria: dict[str, Any] = {
+            name: build_loss(train_opt[key]).to(device) for name, key in _LOSSES.items() if train_opt.get(key)
+        }
+        perceptual_opt = train_opt.get('perceptual_opt')
+        self.perceptual = build_loss(perceptual_opt).to(device) if perceptual_opt else None
+        if not self.criteria and self.perceptual is None:
+            raise OptionsError('The options define no loss: set train:pixel_opt, train:frequency_opt or both.')
+
+    def run(self, lq: Tensor, gt: Tensor, optimizer: Optimizer, iteration: int) -> None:
+        """Update the weights once.
+
+        Args:
+            lq: blurry clips, (B, T, 3, H, W), RGB in [0, 1].
+            gt: sharp clips, same shape.
+            optimizer: the optimiser of the network.
+            iteration: number of the step, for messages.
+
+        Raises:
+            OptionsError: the batch cannot be split into `accum_iter` parts, or the network changes the shape.
+            TrainingError: a loss is not finite, the memory is not sufficient, or another rank has ended.
+        """
+        if len(lq) % self.accum_iter:
+            raise OptionsError(
+                f'A batch of {len(lq)} clips cannot be split into train:accum_iter={self.accum_iter} equal parts. '
+                'Set datasets:train:batch_size_per_gpu, the clips of one step, to a multiple of it.'
+            )
+        advice = 'Try train:accum_iter=2 or more, train:gradient_checkpointing=true or train:precision=bf16.'
+        with self.precision.step(), translate_oom(advice, TrainingError), translate_dist_errors():
+            optimizer.zero_grad(set_to_none=True)
+            backward = self._backward_watched if self.find_nonfinite else self._backward
+            losses = backward(lq, gt, iteration)
+            if self._ranks.distributed:  # if a loss is not finite on one rank, all must stop
+                mean = torch.stack(list(losses.values()))
+                dist.all_reduce(mean)
+                losses = dict(zip(losses, mean / self._ranks.world_size, strict=True))
+            self.loss_watch.add(iteration, losses)
+            if self.grad_clip > 0:
+                self.scaler.unscale_(optimizer)
+                nn.utils.clip_grad_norm_(self._net.parameters(), self.grad_clip)
+            self.scaler.step(optimizer)
+            self.scaler.update()
+
+    def _backward(self, lq: Tensor, gt: Tensor, iteration: int) -> dict[str, Tensor]:
+        """Accumulate the gradients of the mean loss over the parts of the batch; return the mean of each loss."""
+        parts = list(zip(lq.chunk(self.accum_iter), gt.chunk(self.accum_iter), strict=True))
+        means: dict[str, Tensor] = {}
+        for i, (part_lq, part_gt) in enumerate(parts):
+            # Ranks exchange gradients in the backward pass of the last part only.
+            accumulates = i < len(parts) - 1 and isinstance(self._net, DistributedDataParallel)
+            with self._net.no_sync() if accumulates else nullcontext():  # type: ignore[operator]
+                losses = {name: loss / len(parts) for name, loss in self._losses(part_lq, part_gt).items()}
+                self.scaler.scale(torch.stack(list(losses.values())).sum()).backward()
+            means = {name: means.get(name, 0) + loss.detach() for name, loss in losses.items()}
+        return means
+
+    def _backward_watched(self, lq: Tensor, gt: Tensor, iteration: int) -> dict[str, Tensor]:
+        """Run `_backward` and stop all ranks if one of them finds a non-finite value."""
+        watch = NonFiniteWatch(self._bare_net)
+        watch.check_weights()
+        watch.check('the sharp frames', gt)
+        with watch:
+            losses = self._backward(lq, gt, iteration)
+        if not self.scaler.is_enabled():  # with fp16, gradients may overflow: the scaler skips the step
+            watch.check_gradients()
+        for finding in self._ranks.gather(lambda: watch.finding):
+            if finding:
+                raise TrainingError(
+                    f'Training stopped at iteration {iteration}. The first non-finite value: {finding}. Frames: check '
+                    'them with `python -m data_prep verify PATH`; float16: use train:precision=bf16; else try a lower '
+                    'train:optim_g:lr or train:grad_clip=0.1. Continue with --auto_resume.'
+                )
+        return losses
+
+    def _losses(self, lq: Tensor, gt: Tensor) -> dict[str, Tensor]:
+        with self.precision.autocast():
+            output = self._net(lq)
+        if output.shape != gt.shape:
+            raise OptionsError(
+                f'{type(self._bare_net).__name__} maps {tuple(lq.shape)} to {tuple(output.shape)}, but the sharp '
+                f'frames are {tuple(gt.shape)}. Choose a network_g that keeps the shape.'
+            )
+        output, gt = output.float(), gt.float()
+        losses = {name: criterion(output, gt) for name, criterion in self.criteria.items()}
+        if self.perceptual is not None:  # it expects images, not clips
+            perceptual, style = self.perceptual(output.flatten(0, 1), gt.flatten(0, 1))
+            losses |= {name: x for name, x in (('l_percep', perceptual), ('l_style', style)) if x is not None}
+        return losses
+
+    def log(self) -> dict[str, float]:
+        """Return the losses of the latest step, averaged over its batch and the ranks; empty before the first.
+
+        Raises:
+            TrainingError: one of them is not finite, or fp16 overflows at every loss scale.
+        """
+        if self.scaler.is_enabled() and self.scaler.get_scale() < _MINIMUM_LOSS_SCALE:
+            raise TrainingError(
+                f'The loss scale of fp16 has fallen to {self.scaler.get_scale():.1e}: gradients overflow at every '
+                'step, so nothing is learnt. Continue from the last checkpoint with train:precision=bf16 or fp32.'
+            )
+        return dict(self.loss_watch.read())
