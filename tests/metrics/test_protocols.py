@@ -145,8 +145,8 @@ def test_protocol_description() -> None:
     assert [str(protocol) for protocol in PROTOCOLS.values()] == [
         'dstnet: all frames, rounded to the bit depth of the data, mean over all frames',
         "basicsr: all frames, rounded to the bit depth of the data, full frames, mean over the videos' means",
-        'cdvd: without the first 2 and the last 2 frames of each video, rounded to the bit depth of the data, without 4 '
-        'pixels at each edge, mean over all frames',
+        'cdvd: without the first 2 and the last 2 frames of each video, rounded to the bit depth of the data, without '
+        '4 pixels at each edge, mean over all frames',
         'estrnn: without the first 2 and the last 2 frames of each video, truncated to the bit depth of the data, full '
         'frames, mean over all frames',
     ]

@@ -237,8 +237,8 @@ def test_folders_without_scores(tmp_path: Path, capsys: pytest.CaptureFixture[st
     file = tmp_path / 'x_summary.json'
     for content, said in [
         ('{"dataset": ', 'x_summary.json is damaged or of another version: '),
-        ('[]', 'it holds no object'),
-        ('[' * 100_000, 'its brackets are too many'),
+        ('[]', 'not a JSON object'),
+        ('[' * 100_000, 'x_summary.json is damaged or of another version: '),
         (json.dumps(summary() | {'dataset': None}), '(TypeError: None is not a text)'),
         (json.dumps(summary() | {'frames': 'x'}), '(ValueError: invalid literal'),
         (json.dumps(summary() | {'date': [1]}), '(TypeError: [1] is not a text)'),
