@@ -1,4 +1,4 @@
-"""Find and read the training state that a run goes on from."""
+"""Find and read the training state from which a run is resumed."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ LoadResumeState = Callable[[dict[str, Any]], Any]
 
 
 def resuming_anywhere(load: LoadResumeState) -> LoadResumeState:
-    """Wrap BasicSR's ``load_resume_state``, which works on CUDA alone and takes a damaged state for a good one.
+    """Wrap BasicSR's ``load_resume_state``, which needs CUDA and stops at a damaged state.
 
-    Other people's runs on CUDA keep the original.
+    Options for other models and data sets keep the original on CUDA.
     """
 
     def load_resume_state(opt: dict[str, Any]) -> Any:
@@ -36,13 +36,13 @@ def resuming_anywhere(load: LoadResumeState) -> LoadResumeState:
         else:
             path, state = candidates[0], read_state(candidates[0], opt)
 
-        # As BasicSR does: the options name the state, and check_resume sets the paths of the networks beside it.
+        # As BasicSR does: the options name the state, and check_resume sets the paths of its networks.
         from basicsr.utils import check_resume
 
         opt['path']['resume_state'] = str(path)
         check_resume(opt, state['iter'])
         if ours and 'train' in opt.get('datasets', {}):
-            # For the sampler, which is made before the model and knows nothing of training states.
+            # For the sampler, which is created before the model and does not see the training state.
             opt['datasets']['train']['resume_at'] = {'epoch': state['epoch'], 'iter': state['iter']}
         return state
 
@@ -50,7 +50,7 @@ def resuming_anywhere(load: LoadResumeState) -> LoadResumeState:
 
 
 def _states(opt: dict[str, Any]) -> list[Path]:
-    """The run's training states, the newest first."""
+    """Return the run's training states, the newest first."""
     files = Path(opt['path']['training_states']).glob('*.state')
     return sorted((file for file in files if file.stem.isdigit()), key=lambda file: int(file.stem), reverse=True)
 
@@ -66,39 +66,40 @@ def _first_good(states: list[Path], opt: dict[str, Any]) -> tuple[Path, Any]:
             return path, read_state(path, opt)
         except CheckpointError as error:
             print(f'dstnet_arch: {error} Trying the one before.', file=sys.stderr, flush=True)
-    # Starting anew would move the whole run aside.
+    # Starting from the beginning would move the run aside.
     raise CheckpointError(
         f'None of the {len(states)} training states in {states[0].parent} can be read. '
-        'Start without --auto_resume to begin anew; the former run is kept under another name.'
+        'Start without --auto_resume to train from the beginning; the former run is kept under another name.'
     )
 
 
 def read_state(path: Path, opt: dict[str, Any]) -> dict[str, Any]:
-    """Read a training state on the CPU, where optimisers and random generators take theirs from; data only, no code.
+    """Read a training state to the CPU, as data only: nothing in the file is executed.
 
     Args:
         path: the file.
-        opt: the options; they say which networks' weights belong to it, and where these are.
+        opt: the options after BasicSR's parser; they name the networks whose weights belong to the state.
 
     Raises:
-        CheckpointError: it is damaged or none, or holds objects; or weights that belong to it are not there or damaged.
+        CheckpointError: the file is not a training state, is damaged or contains objects; or the weights that belong to
+            it are missing or damaged.
     """
     try:
         state = torch.load(path, map_location='cpu', weights_only=True)
         iteration, epoch = state['iter'], state['epoch']
         if not all(type(count) is int and count >= 0 for count in (iteration, epoch)):
-            raise ValueError('its counts are no whole numbers')
-    except Exception as error:  # what a damaged file raises depends on where the damage is
+            raise ValueError('iter and epoch are not whole numbers')
+    except Exception as error:  # the type depends on where the damage is
         reason = ' '.join(str(error).split()).partition('. ')[0]
         raise CheckpointError(
-            f'The training state {path} cannot be read ({type(error).__name__}: {reason}). Nothing in it was run.'
+            f'The training state {path} cannot be read ({type(error).__name__}: {reason}).'
         ) from None
     kept = opt['path'].get('ignore_resume_networks') or ()
     for network in (key for key in opt if key.startswith('network_') and key not in kept):
         weights = Path(opt['path']['models'], f'{network.replace("network_", "net_")}_{iteration}.pth')
-        if not zipfile.is_zipfile(weights):  # which looks at the end of the file, the part that a crash cuts off
+        if not zipfile.is_zipfile(weights):  # checks the end of the file, which a crash cuts off
             raise CheckpointError(
                 f'The weights {weights}, which belong to {path}, are missing or damaged. '
-                'A run goes on under the name that it has begun with.'
+                'To resume, keep the name of the run.'
             )
     return state

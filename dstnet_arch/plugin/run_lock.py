@@ -1,7 +1,7 @@
-"""One process (or group of ranks) at a time on a run.
+"""A lock for each run, so that only one process (or group of ranks) works on it.
 
-A second one would move the folder of the first away, as BasicSR does with what it finds under the name of a new run, or
-write its checkpoints between those of the first.
+A second process would move the folder of the first away, as BasicSR does with an existing folder of that name, or write
+its checkpoints between those of the first.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ from torch import distributed as dist
 from dstnet_arch.errors import DSTNetError
 
 PATIENCE = 8.0
-"""Seconds to wait for a run that is ending: after a kill, its loading processes notice after five."""
+"""Seconds to wait for a run that is ending: its DataLoader workers notice a kill after five."""
 
 _NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}
-"""What file systems without locks say; some of those that clusters share are mounted so."""
+"""Errors of file systems without locks; some shared file systems of clusters are mounted so."""
 
 _held: dict[Path, FileLock] = {}
 
 
 def hold_run(opt: dict[str, Any]) -> None:
-    """Keep the folder of a run to this process until it ends, in whatever way.
+    """Lock a run until this process ends.
 
-    The lock is a file beside the folder, which may be moved; the system gives it back when the process is gone. Among
-    several ranks, rank 0 holds it, and all learn whether it does.
+    The lock is a file next to the folder of the run; the system releases it when the process ends, however it ends. Of
+    several ranks, rank 0 holds the lock, and all fail if it cannot.
 
     Args:
         opt: the options, as BasicSR's ``parse_options`` returns them.
 
     Raises:
-        DSTNetError: another process is at work on the run, or the lock cannot be made.
+        DSTNetError: another process is working on the run, or the lock cannot be created.
     """
     folder = Path(opt['path']['experiments_root' if opt['is_train'] else 'results_root'])
     problem = [_take(folder) if opt['rank'] == 0 else None]
@@ -45,30 +45,29 @@ def hold_run(opt: dict[str, Any]) -> None:
 
 
 def _take(folder: Path) -> str | None:
-    """Lock a run; says what is in the way."""
+    """Lock a run. Returns the problem, or None."""
     file = folder.with_name(f'.{folder.name}.lock')
     lock = _held.setdefault(file, FileLock(file))
-    if lock.is_locked:  # by an earlier run in this process, which the later one follows
+    if lock.is_locked:  # by an earlier run in this process
         return None
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         try:
             lock.acquire(blocking=False)
         except Timeout:
-            print(f'Another process is at work on {folder}: waiting a moment for it to end.', flush=True)
+            print(f'Another process is working on {folder}. Waiting {PATIENCE:.0f} s for it to end.', flush=True)
             lock.acquire(timeout=PATIENCE)
     except Timeout:
         return (
-            f'Another process is at work on the run {folder.name} in {folder}, and both would write over each other. '
-            'Wait until it has ended, or end it; or give this run a name of its own: --force_yml name=… (If there is '
-            f'no such process on any machine, remove {file}.)'
+            f'Another process is working on the run {folder.name} in {folder}. Wait until it has ended, or use another '
+            f'name: --force_yml name=NAME. If there is no such process on any machine, remove {file}.'
         )
     except (OSError, NotImplementedError) as error:
         if isinstance(error, NotImplementedError) or error.errno in _NO_LOCKS:
-            print(f'{file.parent} is on a file system without locks: see to it that no other process is at work on it.')
+            print(f'{file.parent} is on a file system without locks: do not start a second process on this run.')
             return None
         return (
-            f'{file} cannot be made: {error.strerror or error}. Start the run in a folder that you may write to and '
-            'that has room.'
+            f'{file} cannot be created: {error.strerror or error}. Start the run in a folder that is writable and has '
+            'free space.'
         )
     return None

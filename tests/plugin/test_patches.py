@@ -1,8 +1,9 @@
-"""Each repair of stock BasicSR: that it acts where its defect is, and nowhere else."""
+"""Each patch of stock BasicSR acts on its defect, and on nothing else."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import warnings
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ import torch.distributed as dist
 from basicsr import train
 from basicsr.data.data_sampler import EnlargedSampler
 from basicsr.utils import dist_util, init_tb_logger, mkdir_and_rename, options
+from conftest import RunPython
 
 from dstnet_arch.errors import CheckpointError, OptionsError
 from dstnet_arch.plugin import patches
@@ -67,6 +69,47 @@ def test_tb_logger_goes_to_the_current_folder(here: Path) -> None:
     assert (here / 'another' / 'tb_logger').is_dir()
 
 
+def test_outputs_stay_out_of_site_packages_if_its_files_are_links(run_python: RunPython, here: Path) -> None:
+    """As uv installs them with --link-mode symlink."""
+    (here / 'site').mkdir()
+    shutil.copytree(SITE_PACKAGES / 'basicsr', here / 'site' / 'basicsr', copy_function=os.symlink)
+    (here / 'cwd').mkdir()
+    (here / 'theirs.yml').rename(here / 'cwd' / 'theirs.yml')
+    code = f"""
+import sys
+sys.path.insert(0, {str(here / 'site')!r})
+from basicsr import train
+assert train.__file__.startswith({str(here)!r})
+sys.argv = ['train.py', '-opt', 'theirs.yml']
+print(train.parse_options(sys.path[0])[0]['path']['experiments_root'])
+"""
+    done = run_python('-c', code, cwd=here / 'cwd')
+    assert done.stdout.splitlines()[-1] == str(here / 'cwd' / 'experiments' / 'theirs'), done.stderr
+
+
+# Files
+
+
+def test_log_and_options_are_written_in_utf8(run_python: RunPython, here: Path) -> None:
+    (here / 'a.yml').write_text('name: données\n', encoding='utf-8')
+    code = """
+import logging, sys
+import basicsr
+from basicsr.utils import get_root_logger, options
+sys.argv = ['train.py', 'donn\\xe9es']
+options.copy_opt_file('a.yml', 'out')
+get_root_logger(log_file='out/log').info('donn\\xe9es')
+"""
+    (here / 'out').mkdir()
+    done = run_python('-c', code, cwd=here, PYTHONUTF8='0', PYTHONCOERCECLOCALE='0', LC_ALL='C')
+    assert (done.returncode, 'Logging error' in done.stderr) == (0, False), done.stderr
+    assert 'donn' in (here / 'out' / 'log').read_text('utf-8')
+    lines = (here / 'out' / 'a.yml').read_text('utf-8').splitlines()
+    assert lines[0].startswith('# GENERATE TIME: ')
+    assert lines[2].startswith('# train.py donn')
+    assert lines[-1] == 'name: données'
+
+
 # Resuming
 
 
@@ -102,7 +145,7 @@ def test_auto_resume_takes_the_newest_state(run: dict[str, Any]) -> None:
     assert run['path']['pretrain_network_g'] == os.path.join(run['path']['models'], 'net_g_10.pth')
 
 
-def test_auto_resume_passes_over_what_is_damaged(run: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+def test_auto_resume_skips_damaged_states(run: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
     state(run, 10).write_bytes(state(run, 10).read_bytes()[:100])
     weights = Path(run['path']['models'], 'net_g_9.pth')
     weights.write_bytes(weights.read_bytes()[:-30])
@@ -113,20 +156,20 @@ def test_auto_resume_passes_over_what_is_damaged(run: dict[str, Any], capsys: py
     assert 'net_g_9.pth' in told[1]
 
 
-def test_auto_resume_does_not_begin_anew_over_damage(run: dict[str, Any]) -> None:
+def test_auto_resume_refuses_to_start_again_if_all_states_are_damaged(run: dict[str, Any]) -> None:
     for iteration in (2, 9, 10):
         state(run, iteration).write_bytes(b'')
     with pytest.raises(CheckpointError, match=r'None of the 3 training states .* Start without --auto_resume'):
         train.load_resume_state(run)
 
 
-def test_auto_resume_without_a_state_begins_anew(run: dict[str, Any]) -> None:
+def test_auto_resume_without_a_state_starts_from_the_beginning(run: dict[str, Any]) -> None:
     for iteration in (2, 9, 10):
         state(run, iteration).unlink()
     assert train.load_resume_state(run) is None
 
 
-def test_resume_state_is_taken_as_given(run: dict[str, Any]) -> None:
+def test_resume_state_is_used_as_given(run: dict[str, Any]) -> None:
     run['auto_resume'] = False
     assert train.load_resume_state(run) is None
     run['path']['resume_state'] = str(state(run, 9))
@@ -134,19 +177,6 @@ def test_resume_state_is_taken_as_given(run: dict[str, Any]) -> None:
     state(run, 9).write_bytes(b'nothing')
     with pytest.raises(CheckpointError, match=r'9\.state cannot be read'):
         train.load_resume_state(run)
-
-
-def test_a_state_cannot_run_code(run: dict[str, Any], tmp_path: Path) -> None:
-    class Malicious:
-        def __reduce__(self) -> Any:
-            return os.mkdir, (str(tmp_path / 'owned'),)
-
-    torch.save({'iter': 9, 'payload': Malicious()}, state(run, 9))
-    run.update(auto_resume=False)
-    run['path']['resume_state'] = str(state(run, 9))
-    with pytest.raises(CheckpointError):
-        train.load_resume_state(run)
-    assert not (tmp_path / 'owned').exists()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='with CUDA they keep the original')
@@ -206,10 +236,26 @@ def test_the_gpu_is_that_of_the_local_rank(one_process: pytest.MonkeyPatch) -> N
     assert chosen == [2, 'nccl', 1, 'nccl']
 
 
-def test_a_launcher_that_was_not_started(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv('RANK', raising=False)
+def test_missing_launcher_is_named_before_the_work(one_process: pytest.MonkeyPatch) -> None:
+    one_process.delenv('RANK')
     with pytest.raises(OptionsError, match='torchrun --nproc_per_node'):
         dist_util._init_dist_pytorch('nccl')
+    with pytest.raises(OptionsError, match='outside of a Slurm job: SLURM_PROCID is not set'):
+        dist_util._init_dist_slurm('nccl')
+    for name, value in {'PROCID': '0', 'NTASKS': '1', 'NODELIST': 'node1'}.items():
+        one_process.setenv(f'SLURM_{name}', value)
+    one_process.setenv('PATH', '')
+    with pytest.raises(OptionsError, match='"scontrol show hostnames node1" failed'):
+        dist_util._init_dist_slurm('nccl')
+
+
+@pytest.mark.parametrize('argument', ['--local-rank=1', '--local_rank=1'])
+def test_argument_of_torch_distributed_launch_is_accepted(
+    here: Path, monkeypatch: pytest.MonkeyPatch, argument: str
+) -> None:
+    monkeypatch.setattr(sys, 'argv', ['train.py', argument, '-opt', 'theirs.yml'])
+    _, args = train.parse_options(str(here))
+    assert args.local_rank == 1
 
 
 # The sampler
@@ -261,9 +307,7 @@ def test_only_the_one_warning_is_silenced() -> None:
             warnings.warn(text.format('other.train'), RuntimeWarning, stacklevel=1)
 
 
-def test_a_repair_that_does_not_fit_is_named(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_patch_that_does_not_fit_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     done = []
 
     def unfit() -> None:
@@ -277,7 +321,7 @@ def test_a_repair_that_does_not_fit_is_named(
     assert '"unfit" (AttributeError: no such function)' in capsys.readouterr().err
 
 
-def test_every_repair_names_its_defect() -> None:
+def test_every_patch_names_its_defect() -> None:
     for patch in patches.PATCHES:
         assert 'Defect:' in (patch.__doc__ or ''), patch
         assert 'Acts:' in (patch.__doc__ or ''), patch

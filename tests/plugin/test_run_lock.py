@@ -1,4 +1,4 @@
-"""Runs that would get in each other's way: one process at a time on a run, and one seed for all of its ranks."""
+"""One process at a time on a run, and one seed for all of its ranks."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def no_patience(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def run_of(folder: Path, name: str = NAME, is_train: bool = True) -> dict[str, Any]:
-    """Options after BasicSR's parser, as far as the lock reads them."""
+    """The options that the lock reads."""
     roots = {'experiments_root': str(folder / 'experiments' / name), 'results_root': str(folder / 'results' / name)}
     return {'path': roots, 'is_train': is_train, 'rank': 0, 'dist': False}
 
@@ -51,31 +51,31 @@ time.sleep(600)
 """
 
 
-def test_the_lock_of_a_run_ends_with_its_process(tmp_path: Path) -> None:
+def test_lock_of_a_run_ends_with_its_process(tmp_path: Path) -> None:
     (tmp_path / 'experiments').mkdir()
     file = tmp_path / 'experiments' / f'.{NAME}.lock'
     with subprocess.Popen([sys.executable, '-c', HOLD, file], stdout=subprocess.PIPE) as other:
         assert other.stdout is not None
         try:
             assert other.stdout.readline() == b'held\n'
-            with pytest.raises(DSTNetError, match=rf'at work on the run {NAME} .* name of its own: --force_yml name='):
+            with pytest.raises(DSTNetError, match=rf'working on the run {NAME} .* --force_yml name='):
                 hold_run(run_of(tmp_path))
             hold_run(run_of(tmp_path, name='another'))
             hold_run(run_of(tmp_path, is_train=False))
         finally:
             other.kill()
     hold_run(run_of(tmp_path))
-    hold_run(run_of(tmp_path))  # the same process may begin a run again
+    hold_run(run_of(tmp_path))  # the same process may start a run again
 
 
-def test_a_lock_that_cannot_be_made_is_explained(tmp_path: Path) -> None:
+def test_lock_that_cannot_be_created_is_explained(tmp_path: Path) -> None:
     (tmp_path / 'experiments').touch()
-    with pytest.raises(DSTNetError, match=r'cannot be made: .*a folder that you may write to'):
+    with pytest.raises(DSTNetError, match=r'cannot be created: .*a folder that is writable'):
         hold_run(run_of(tmp_path))
 
 
 @pytest.mark.parametrize('error', [OSError(errno.ENOLCK, 'No locks available'), NotImplementedError('no flock')])
-def test_a_file_system_without_locks_is_no_hindrance(
+def test_file_system_without_locks_is_accepted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception
 ) -> None:
     def acquire(self: FileLock, **_: object) -> None:
@@ -95,7 +95,7 @@ runpy.run_module('basicsr.train', run_name='__main__', alter_sys=True)
 """
 
 
-def test_a_second_start_leaves_the_run_alone(tmp_path: Path, run_python: RunPython) -> None:
+def test_second_process_does_not_change_the_run(tmp_path: Path, run_python: RunPython) -> None:
     make_project(tmp_path)
     (tmp_path / 'experiments' / NAME).mkdir(parents=True)
     (tmp_path / 'experiments' / NAME / 'precious').touch()
@@ -103,7 +103,7 @@ def test_a_second_start_leaves_the_run_alone(tmp_path: Path, run_python: RunPyth
     before = sorted(tmp_path.rglob('*'))
     done = run_python('-c', TRAIN, '-opt', 'train.yml', cwd=tmp_path)
     assert done.returncode == 2, done.stderr
-    assert done.stderr.startswith(f'error: Another process is at work on the run {NAME} ')
+    assert done.stderr.startswith(f'error: Another process is working on the run {NAME} ')
     assert 'Traceback' not in done.stderr
     assert sorted(tmp_path.rglob('*')) == before
 
@@ -128,7 +128,7 @@ def test_an_options_file_within_the_run_is_refused_before_the_run_is_moved(
 
 
 def _parse_and_hold() -> None:
-    """What a rank has made of the options, what it will draw, and what it hears of a run that is taken."""
+    """Write a rank's seeds, and the error about a locked run."""
     from basicsr.utils.options import parse_options
 
     run_lock.PATIENCE = 0.1
@@ -141,7 +141,7 @@ def _parse_and_hold() -> None:
     Path(f'{opt["rank"]}.yml').write_text(yaml.safe_dump(told))
 
 
-def test_ranks_agree_on_the_seed_where_none_is_given_and_on_the_lock(tmp_path: Path) -> None:
+def test_ranks_agree_on_a_drawn_seed_and_on_the_lock(tmp_path: Path) -> None:
     make_videos(tmp_path / 'data/train', num_video=1, num_frame=2)
     make_videos(tmp_path / 'data/val', num_video=1, num_frame=1)
     opt = train_options(total_iter=4, save_freq=4, val_freq=4) | {'manual_seed': None}
@@ -151,5 +151,5 @@ def test_ranks_agree_on_the_seed_where_none_is_given_and_on_the_lock(tmp_path: P
     first, second = (yaml.safe_load((tmp_path / f'{rank}.yml').read_text()) for rank in range(2))
     assert first['run'] == first['data'] == second['run'] == second['data']
     assert (first['rank'], second['rank']) == (first['run'], first['run'] + 1)
-    assert 'Another process is at work on the run taken' in first['error']
+    assert 'Another process is working on the run taken' in first['error']
     assert second['error'] == first['error']
