@@ -130,7 +130,7 @@ setup(
         'opencv-python>=4.7',
         'pillow>=10.1',  # reads an image's size without decoding it
         'psutil>=5.9',  # free memory
-        'pydantic>=2.4',
+        'pydantic>=2.7',
         'pyyaml>=6.0.1',
         'requests>=2.28',
         'safetensors>=0.4',

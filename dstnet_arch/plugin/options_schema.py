@@ -1,591 +1,394 @@
-"""Check an options file as a whole, before anything is created."""
+"""How options are checked: sections as pydantic models whose errors are complete sentences.
+
+Sections whose keys are the arguments of a class (networks, optimizers, schedulers, losses, metrics) are models made
+from the signature of that class, so a new argument needs no entry here.
+"""
 
 from __future__ import annotations
 
 import importlib
-import importlib.util
-import os
+import inspect
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from difflib import get_close_matches
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from functools import cache
+from typing import Annotated, Any, ClassVar, Literal, NoReturn
 
 import torch
-from pydantic import ValidationError
-
-from dstnet_arch.archs.checkpoint import read_state_dict
-from dstnet_arch.errors import CheckpointError, DataError, OptionsError
-from dstnet_arch.metrics.scorer import least_side
-from dstnet_arch.plugin.options_sections import (
-    DistParams,
-    IoBackend,
-    Logger,
-    LossArguments,
-    MetricArguments,
-    NetworkArguments,
-    OptimizerArguments,
-    Paths,
-    SchedulerArguments,
-    Section,
-    TestDataset,
-    TopLevel,
-    Train,
-    TrainDataset,
-    Val,
-    Wandb,
-    allowed,
-    arguments_of,
-    parameters_of,
-    takes_any_keyword,
-    yaml_text,
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    create_model,
+    field_validator,
+    model_validator,
 )
-from dstnet_arch.plugin.registration import names
-from dstnet_arch.weights.released import RELEASED
+from pydantic.functional_validators import ModelWrapValidatorHandler
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
-if TYPE_CHECKING:
-    from dstnet_arch.data.frame_source import FrameSource
-
-MODEL = 'VideoRecurrentDeblurModel'
-DATASETS: dict[str, tuple[str, type[Section]]] = {
-    'train': ('VideoRecurrentDeblurDataset', TrainDataset),
-    'val': ('VideoRecurrentDeblurTestDataset', TestDataset),
-    'test': ('VideoRecurrentDeblurTestDataset', TestDataset),
+_RELEASED_KEYS = {
+    'use_flip': 'use_hflip',
+    'num_frame': 'clip_length',
+    'fft_opt': 'frequency_opt',
+    'use_grad_clip': 'grad_clip',
+    'datasets_enlarge_ratio': 'dataset_enlarge_ratio',
+    **dict.fromkeys(('meta_info_file_train', 'test_mode', 'use_shuffle', 'cache_data', 'num_overlap', 'flip_seq'), ''),
 }
-# Sides of crops that networks take: multiples of the first number, from the second one on.
-_CROPS = {'BasicVSRPlusPlus': (4, 256)}
-# Those of BasicSR's networks that take clips.
-_CLIP_NETWORKS = ('BasicVSR', 'BasicVSRPlusPlus', 'IconVSR')
-_PARAM_KEYS = ('params', 'params_ema', 'state_dict')
-LOSSES = ('pixel_opt', 'frequency_opt', 'perceptual_opt')
-SECTIONS: dict[str, type[Section]] = {
-    '': TopLevel,
-    'datasets:train': TrainDataset,
-    'datasets:val': TestDataset,
-    'network_g': NetworkArguments,
-    'path': Paths,
-    'train': Train,
-    'train:optim_g': OptimizerArguments,
-    'train:scheduler': SchedulerArguments,
-    'val': Val,
-    'logger': Logger,
-    'logger:wandb': Wandb,
-    'dist_params': DistParams,
-}
-
-# Where each kind of named thing is registered, once that part of BasicSR is imported.
+"""Keys of the released code -> their names here; '' for those without a counterpart."""
 _REGISTRIES = {'arch': 'archs', 'dataset': 'data', 'loss': 'losses', 'metric': 'metrics', 'model': 'models'}
-# Arguments that BasicSR or PyTorch gives itself.
-SUPPLIED = frozenset({'params', 'optimizer', 'last_epoch', 'img', 'img2'})
-DATA_COMMANDS = {
-    'sample': 'python -m data_prep sample -o {folder}',
-    'gopro': 'python -m data_prep gopro SOURCE -o {folder}',
-    'dvd': 'python -m data_prep dvd SOURCE -o {folder}',
-    'bsd_1ms8ms': 'python -m data_prep bsd SOURCE -o {folder} --exposure 1ms8ms',
-    'bsd_2ms16ms': 'python -m data_prep bsd SOURCE -o {folder} --exposure 2ms16ms',
-    'bsd_3ms24ms': 'python -m data_prep bsd SOURCE -o {folder} --exposure 3ms24ms',
-}
+_SUPPLIED = frozenset({'params', 'optimizer', 'last_epoch', 'img', 'img2'})  # arguments that BasicSR or PyTorch passes
 
 
-def check_options(opt: dict[str, Any], is_train: bool, *, check_paths: bool = True) -> dict[str, Any]:
-    """Check the options of a run that uses our model or our data sets.
+@dataclass
+class Run:
+    """The run that options are checked for: the context of every validator.
 
-    Values that YAML or ``--force_yml`` left as text are replaced by what they stand for, and the few keys that stock
-    BasicSR reads without a default are filled in. With another model than ours only the sections of our data sets are
-    looked at. Networks, losses and metrics that are neither ours nor BasicSR's keep their arguments as given; only the
-    arguments' names are checked.
-
-    Args:
-        opt: the options, as BasicSR's ``parse_options`` returns them or as the file has them; changed in place.
-        is_train: whether they are for training or for a test.
-        check_paths: whether the data, weights and states that the options name must exist (relative paths start at the
-            current folder).
-
-    Returns:
-        `opt`.
-
-    Raises:
-        OptionsError: names every problem at once, with what was given, what is allowed and how to mend it.
+    Attributes:
+        opt: the options as given, for checks across sections. Values may be of any type.
+        is_train: True for training, False for a test.
+        check_paths: True if the data and weights must exist.
+        smallest: shortest side of the scored frames in pixels, and their place, once the data are opened.
     """
-    check = _Check(opt, is_train, check_paths)
-    check.run()
-    if check.problems:
-        count = 'one problem' if len(check.problems) == 1 else f'{len(check.problems)} problems'
-        raise OptionsError(
-            '\n  '.join([f'The options have {count}:', *check.problems])
-            + '\nMend the options file, or force single values: --force_yml section:key=value. All keys are explained '
-            'in docs/options.md.'
+
+    opt: dict[str, Any]
+    is_train: bool
+    check_paths: bool
+    smallest: tuple[int, str] | None = None
+
+    @property
+    def on_cpu(self) -> bool:
+        """True if the run uses no GPU."""
+        num_gpu = self.opt.get('num_gpu')
+        return num_gpu == 0 or (num_gpu == 'auto' and not torch.cuda.is_available())
+
+    def value(self, *path: str) -> Any:
+        """Return the value at a path of keys; None if it does not exist."""
+        place: Any = self.opt
+        for key in path:
+            place = place.get(key) if isinstance(place, dict) else None
+        return place
+
+
+def run_of(info: ValidationInfo) -> Run:
+    """Return the run that a validator checks for."""
+    assert isinstance(info.context, Run)
+    return info.context
+
+
+def problem(text: str, *keys: Any) -> InitErrorDetails:
+    """Describe a problem with a key below the current section; without keys, with the section itself."""
+    return {'type': PydanticCustomError('problem', '{text}', {'text': text}), 'loc': keys, 'input': None}
+
+
+def problems_of(error: ValidationError, *keys: Any) -> list[InitErrorDetails]:
+    """Return the problems of a section below the current one."""
+    return [problem(entry['msg'], *keys, *entry['loc']) for entry in error.errors(include_url=False)]
+
+
+def fail(*problems: InitErrorDetails) -> NoReturn:
+    """Raise the problems as a ValidationError, which pydantic adds to those of the section above."""
+    raise ValidationError.from_exception_data('options', list(problems))
+
+
+# One level of an options file
+
+
+class Section(BaseModel):
+    """A level of an options file. Unknown keys are errors; text is read as the value that it stands for."""
+
+    model_config = ConfigDict(
+        extra='forbid',
+        use_attribute_docstrings=True,
+        allow_inf_nan=False,
+        coerce_numbers_to_str=True,
+        protected_namespaces=(),
+    )
+
+    place: ClassVar[str | None] = None
+    """Path of the section in an options file, for hints."""
+    added: ClassVar[frozenset[str]] = frozenset()
+    """Keys that BasicSR writes into the section after reading the file."""
+    filled: ClassVar[frozenset[str]] = frozenset()
+    """Keys that BasicSR reads without a default: a missing one is set to the default given here."""
+
+    def model_post_init(self, context: Any) -> None:
+        """Count the filled keys as given, so that they are written to the options."""
+        self.__pydantic_fields_set__.update(self.filled)
+
+    @classmethod
+    def key_names(cls) -> dict[str, str]:
+        """Field name by key of the options file."""
+        return {field.alias or name: name for name, field in cls.model_fields.items()}
+
+    @field_validator('*', mode='wrap')
+    @classmethod
+    def _read(cls, value: Any, handler: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
+        errors: list[dict[str, Any]] = []
+        for reading in _readings(value):
+            try:
+                right = handler(reading)
+            except ValidationError as error:
+                if reading is value or not errors:
+                    errors = list(error.errors(include_url=False))  # type: ignore[arg-type]
+                continue
+            if not isinstance(value, bool) or isinstance(right, bool):
+                return right
+            errors = [{'type': 'bool', 'msg': 'a number'}]  # Python would read true as 1
+        if errors[0]['type'] == 'problem':  # in a section below, and explained there
+            fail(*(problem(error['msg'], *error['loc']) for error in errors))
+        texts = [re.sub('^(Input|Value) should (be )?', '', error['msg']) for error in errors]
+        allowed = ' or '.join(dict.fromkeys(texts)).replace('a valid dictionary', 'a section of keys and values')
+        description = cls.model_fields[str(info.field_name)].description
+        raise PydanticCustomError(
+            'problem', '{text}', {'text': f'{show(value)} given; allowed: {allowed}.{_sentence(description)}'}
         )
-    return opt
 
-
-class _Check:
-    """Goes through the options once and collects the problems."""
-
-    def __init__(self, opt: dict[str, Any], is_train: bool, check_paths: bool) -> None:
-        self.opt = opt
-        self.is_train = is_train
-        self.check_paths = check_paths
-        self.problems: list[str] = []
-        self.batch_size: int | None = None
-        self.scored: list[tuple[int, str]] = []  # `shortest_sides` of what is scored
-        self.misspelt: set[str] = set()  # right paths of keys that were found misspelt, and so are not missing too
-
-    def run(self) -> None:
-        model_type = self.opt.get('model_type')
-        if model_type != MODEL and find('model', model_type) is not None:
-            self.datasets(num_gpu=None)
-            return
-        top = self.section(TopLevel, self.opt, '')
-        if model_type not in (None, MODEL):
-            self.unknown_type('model', model_type, 'model_type')
-        num_gpu = self.gpus(top.get('num_gpu'))
-        if 'datasets' in top:
-            self.datasets(num_gpu)
-        if 'network_g' in top:
-            self.network(self.opt['network_g'], 'network_g')
-            self.takes_clips(top['network_g'])
-        if 'path' in top:
-            self.paths()
-        if self.wanted('train', self.is_train):
-            self.training(num_gpu)
-        if self.wanted('val', not self.is_train):
-            self.validation(num_gpu)
-        if self.wanted('logger', self.is_train):
-            self.logger()
-        if self.wanted('dist_params', False):
-            self.section(DistParams, self.opt['dist_params'], 'dist_params')
-
-    def add(self, path: str, text: str) -> None:
-        self.problems.append(f'{path}: {text}')
-
-    # A level of the file
-
-    def section(self, model: type[Section], values: Any, path: str) -> dict[str, Any]:
-        """Check one level and write text back as the values it stands for; returns what is right, with the defaults."""
+    @model_validator(mode='wrap')
+    @classmethod
+    def _explain(cls, values: Any, handler: ModelWrapValidatorHandler[Any]) -> Any:
         if not isinstance(values, dict):
-            self.add(path, f'{show(values)} given; allowed: a section with some of {", ".join(model.model_fields)}')
-            return {}
-        right: dict[str, Any] = {}
-        probe = model.model_construct()
-        for key in [key for key in values if key not in model.added]:
-            if key not in model.model_fields:
-                self.unknown_key(key, model.model_fields, path)
-                continue
-            value = values[key]
-            try:
-                setattr(probe, key, value)
-            except ValidationError:
-                sentence = model.model_fields[key].description
-                self.add(_join(path, key), f'{show(value)} given; allowed: {allowed(model, key)}. {sentence}')
-                continue
-            right[key] = getattr(probe, key)
-            if not isinstance(value, dict) and (type(value) is not type(right[key]) or value != right[key]):
-                values[key] = right[key]
-        for key, field in model.model_fields.items():
-            if key in values or _join(path, key) in self.misspelt:
-                continue
-            if field.is_required():
-                self.missing(model, key, path)
-                continue
-            right[key] = field.get_default(call_default_factory=True)
-            if key in model.filled:
-                values[key] = right[key]
-        return right
+            fail(problem(f'{show(values)} given; allowed: a section with some of {", ".join(cls.key_names())}'))
+        try:
+            return handler({key: value for key, value in values.items() if key not in cls.added})
+        except ValidationError as error:
+            fail(*cls._explained(error))
 
-    def typed(self, kind: str, known: type[Section], values: Any, path: str) -> dict[str, Any]:
-        """Check a level whose `type` names a class or function and whose other keys are that one's arguments."""
-        target = self.type_of(kind, known, values, path)
-        if target is None:
-            return {}
-        if target.__module__.partition('.')[0] in ('dstnet_arch', 'basicsr', 'torch'):
-            return self.section(arguments_of(target, known, SUPPLIED), values, path)
-        parameters = parameters_of(target, SUPPLIED)
-        if not takes_any_keyword(target):
-            for key in [key for key in values if key != 'type' and key not in parameters]:
-                self.unknown_key(key, parameters, path)
-        for key, parameter in parameters.items():
-            if parameter.default is parameter.empty and key not in values and _join(path, key) not in self.misspelt:
-                self.add(_join(path, key), f'missing; {target.__name__} has no default for it')
-        return {}
+    @classmethod
+    def _explained(cls, error: ValidationError) -> Iterator[InitErrorDetails]:
+        entries = error.errors(include_url=False)
+        meant = set()
+        for entry in entries:
+            if entry['type'] in ('extra_forbidden', 'invalid_key'):
+                key = entry['loc'][-1]
+                near, text = cls._unknown_key(key)
+                meant.add(near)
+                yield problem(text, key)
+        for entry in entries:
+            if entry['type'] == 'missing' and entry['loc'][-1] not in meant:
+                field = cls.model_fields[cls.key_names()[str(entry['loc'][-1])]]
+                yield problem(f'missing.{_sentence(field.description)}', *entry['loc'])
+            elif entry['type'] not in ('extra_forbidden', 'invalid_key', 'missing'):
+                yield problem(entry['msg'], *entry['loc'])
 
-    def type_of(self, kind: str, known: type[Section], values: Any, path: str) -> Any:
-        """What the `type` of a level names; None, and a problem, where it names nothing."""
-        if not isinstance(values, dict):
-            self.add(path, f'{show(values)} given; allowed: a section with a type')
-        elif 'type' not in values:
-            near = get_close_matches('type', [str(key) for key in values if key not in known.model_fields], 1, 0.5)
-            if near:
-                self.unknown_key(near[0], ['type', *known.model_fields], path)
-            else:
-                self.add(_join(path, 'type'), 'missing; give the name of a class or function')
-        elif find(kind, values['type']) is None:
-            self.unknown_type(kind, values['type'], _join(path, 'type'))
-        else:
-            return find(kind, values['type'])
-        return None
-
-    def wanted(self, key: str, required: bool) -> bool:
-        """Whether there is a section of this name to check; a required one must be there."""
-        if required and self.opt.get(key) is None and key not in self.misspelt:
-            self.add(key, f'missing; {"training" if self.is_train else "a test"} needs this section')
-        return isinstance(self.opt.get(key), dict)
-
-    def missing(self, model: type[Section], key: str, path: str) -> None:
-        self.add(_join(path, key), f'missing; give: {allowed(model, key)}. {model.model_fields[key].description}')
-
-    def unknown_key(self, key: Any, known: Iterable[str], path: str) -> None:
-        known = list(known)
-        near = get_close_matches(str(key), known, 1, 0.5)
-        places = [_join(place, key) for place, model in SECTIONS.items() if key in model.model_fields]
-        elsewhere = [place for place in places if place != _join(path, key)]  # another network's argument, say
-        if elsewhere:
-            hint = f'its place is {elsewhere[0]}'
-        elif near:
-            self.misspelt.add(_join(path, near[0]))
-            hint = f'the nearest right one is {_join(path, near[0])}'
-        else:
-            hint = 'nothing like it is known'
-        self.add(_join(path, key), f'unknown key; {hint}. Allowed here: {", ".join(known)}')
-
-    def unknown_type(self, kind: str, name: Any, path: str) -> None:
-        names = sorted(targets(kind))
-        near = get_close_matches(str(name), names, 1, 0.5)
-        hint = f'the nearest right one is {near[0]}' if near else 'import the package that registers it before this run'
-        self.add(path, f'{show(name)} given, which is no registered {kind}; {hint}. Known: {", ".join(names)}')
-
-    # The sections
-
-    def gpus(self, given: Any) -> int | None:
-        """How many GPUs the run will use; None where that is not clear."""
-        if given is None:
-            return None
-        here = torch.cuda.device_count()
-        number = here if given == 'auto' else int(given)
-        # Under a launcher the number may count several machines; stock BasicSR then only asks whether it is 0.
-        if number > here and (here == 0 or not self.opt.get('dist')):
-            self.add(
-                'num_gpu', f'{number} given, but PyTorch sees {here} here; allowed: auto, or 0 (the CPU) to {here}'
-            )
-        return number
-
-    def datasets(self, num_gpu: int | None) -> None:
-        datasets = self.opt.get('datasets')
-        phases = ('train', 'val') if self.is_train else ('test', 'val')
-        tested: dict[str, str] = {}
-        for key, values in datasets.items() if isinstance(datasets, dict) else ():
-            path = f'datasets:{key}'
-            phase = re.sub('_.*', '', str(key))
-            if phase not in DATASETS:
-                self.unknown_key(key, phases, 'datasets')
-                phase = next(iter(get_close_matches(phase, phases, 1, 0.5)), phases[0])
-            elif phase not in phases or key.startswith('train_'):
-                run = 'training' if self.is_train else 'a test'
-                self.add(path, f'not for {run}; allowed: {phases[0]}, {phases[1]}, {phases[1]}_2, …')
-                continue
-            ours, model = DATASETS[phase]
-            given = values.get('type') if isinstance(values, dict) else None
-            if given in [name for name, _ in DATASETS.values()]:
-                if given != ours:
-                    self.add(f'{path}:type', f'{given} given; allowed in this place: {ours}')
-                    continue
-            elif given is not None and self.type_of('dataset', model, values, path) is not None:
-                continue  # somebody else's data set, with keys of its own
-            right = self.section(model, values, path)
-            if 'io_backend' in right:
-                self.section(IoBackend, values.get('io_backend', {}), f'{path}:io_backend')
-            sources = self.sources(right, path)
-            if phase == 'train':
-                self.crop(right, path)
-                self.clips(right, sources, path)
-                self.batch_size = right.get('batch_size_per_gpu')
-                self.loading(right, num_gpu, path)
-                if right and 'manual_seed' in self.opt:  # the data set sees its own section only
-                    values['manual_seed'] = self.opt['manual_seed']
-                if len({os.path.normpath(str(right.get(key, key))) for key in ('dataroot_lq', 'dataroot_gt')}) == 1:
-                    self.add(
-                        f'{path}:dataroot_gt', 'the same as dataroot_lq given; allowed: where the sharp frames are'
-                    )
-                continue
-            if 'dataroot_gt' in sources:
-                self.scored += shortest_sides(sources['dataroot_gt'])
-            if 'name' in right and tested.setdefault(right['name'], path) != path:
-                self.add(f'{path}:name', f'{right["name"]} given, as in {tested[right["name"]]}; allowed: another name')
-        if self.is_train and 'train' not in (datasets or ()) and 'datasets:train' not in self.misspelt:
-            self.add('datasets:train', 'missing; training needs its data')
-        elif not datasets:
-            self.add('datasets', 'empty; give at least one data set under test')
-
-    def sources(self, dataset: Mapping[str, Any], path: str) -> dict[str, FrameSource]:
-        """The data roots, opened: names and headers are read, no frame."""
-        from dstnet_arch.data.frame_source import open_source
-
-        backend = (dataset.get('io_backend') or {}).get('type', 'auto')
-        sources: dict[str, FrameSource] = {}
-        for key in ('dataroot_lq', 'dataroot_gt') if self.check_paths else ():
-            if dataset.get(key) is None:
-                continue
-            root = os.path.expanduser(dataset[key])
-            if not os.path.exists(root):
-                self.add(f'{path}:{key}', f'{_absent(root)}. {_how_to_make(root)}')
-                continue
-            with suppress(OptionsError):  # a wrong backend was named where it stands
-                try:
-                    sources[key] = open_source(root, backend)
-                except DataError as error:
-                    self.add(f'{path}:{key}', str(error))
-        return sources
-
-    def crop(self, dataset: Mapping[str, Any], path: str) -> None:
-        """Ours take any size; some of BasicSR's networks do not."""
-        network, size = self.opt.get('network_g'), dataset.get('gt_size')
-        kind = network.get('type') if isinstance(network, dict) else None
-        multiple, least = _CROPS.get(str(kind), (1, 1))
-        if size is not None and (size % multiple or size < least):
-            self.add(
-                f'{path}:gt_size',
-                f'{size} given, which {kind} does not take; allowed: multiples of {multiple} from {least} on',
-            )
-
-    def clips(self, dataset: Mapping[str, Any], sources: Mapping[str, FrameSource], path: str) -> None:
-        """What is drawn must fit into every video."""
-        size, length, intervals = (dataset.get(key) for key in ('gt_size', 'num_frame', 'interval_list'))
-        if size is not None:
-            smaller = [(side, place) for source in sources.values() for side, place in shortest_sides(source)]
-            if smaller and min(smaller)[0] < size:
-                side, place = min(smaller)
-                self.add(
-                    f'{path}:gt_size',
-                    f'{size} given, but frames of {place} have a side of {side}; allowed: at most {side}',
-                )
-        if not sources or length is None or not intervals:
-            return
-        lengths = [
-            (len(frames), clip, source.root) for source in sources.values() for clip, frames in source.clips.items()
-        ]
-        span = (length - 1) * min(intervals) + 1
-        shortest, clip, root = min(lengths)
-        if shortest < span:
-            self.add(
-                f'{path}:num_frame',
-                f'{length} given, which takes {span} frames at interval {min(intervals)}, but {clip} in {root} has '
-                f'{shortest}; allowed: at most {(shortest - 1) // min(intervals) + 1}',
-            )
-        elif (length - 1) * max(intervals) + 1 > (longest := max(lengths)[0]):
-            self.add(
-                f'{path}:interval_list',
-                f'{show(intervals)} given, but {length} frames at interval {max(intervals)} take more than the '
-                f'{longest} of the longest video; allowed: at most {(longest - 1) // (length - 1)}',
-            )
-
-    def loading(self, dataset: Mapping[str, Any], num_gpu: int | None, path: str) -> None:
-        if dataset.get('persistent_workers') and dataset.get('num_worker_per_gpu') == 0:
-            self.add(
-                f'{path}:persistent_workers',
-                f'true given with {path}:num_worker_per_gpu 0, so without a worker to keep; allowed there: false',
-            )
-        if dataset.get('prefetch_mode') == 'cuda':
-            if num_gpu == 0:
-                self.add(f'{path}:prefetch_mode', 'cuda given for a run on the CPU; allowed there: ~')
-            if not dataset.get('pin_memory'):
-                self.add(f'{path}:pin_memory', 'false given with prefetch_mode cuda; allowed there: true')
-
-    def network(self, values: Any, path: str) -> None:
-        """A network, and those inside it."""
-        self.typed('arch', NetworkArguments, values, path)
-        for key, inside in values.items() if isinstance(values, dict) else ():
-            if isinstance(inside, dict) and ('type' in inside or str(values.get('type')) in names('ARCH_REGISTRY')):
-                self.network(inside, f'{path}:{key}')
-
-    def takes_clips(self, values: Mapping[str, Any]) -> None:
-        """A network of BasicSR for single frames would fail at the first of them, deep inside."""
-        name = values.get('type')
-        network = find('arch', name)
-        if network is not None and network.__module__.startswith('basicsr.') and name not in _CLIP_NETWORKS:
-            self.add(
-                'network_g:type',
-                f'{name} given, which does not make a clip of a clip; allowed: a network that does, or, if it restores '
-                f'single frames, {{type: SlidingWindow, num_frame: …, network: {{type: {name}, …}}}}',
-            )
-
-    def paths(self) -> None:
-        path = self.section(Paths, self.opt['path'], 'path')
-        key = path.get('param_key_g')
-        if key not in (None, *_PARAM_KEYS) and (near := get_close_matches(str(key), _PARAM_KEYS, 1, 0.7)):
-            self.add('path:param_key_g', f'{key} given, which no checkpoint has; the nearest right one is {near[0]}')
-        states = Path(self.opt['path'].get('training_states') or f'experiments/{self.opt.get("name")}/training_states')
-        state, weights = path.get('resume_state'), path.get('pretrain_network_g')
-        if not self.check_paths:
-            return
-        state, weights = (path and os.path.expanduser(path) for path in (state, weights))  # as BasicSR does
-        if self.is_train and state is not None and not os.path.isfile(state):
-            self.add('path:resume_state', f'{_absent(state)}. {_what_else(state)}')
-        # A resumed run takes its weights from where its state is.
-        resumes = self.is_train and (state or (self.opt.get('auto_resume') and any(states.glob('*.state'))))
-        if not resumes and weights is not None and not os.path.isfile(weights):
-            self.add('path:pretrain_network_g', f'{_absent(weights)}. {_what_else(weights)}')
-        elif not resumes and weights is not None:
-            try:
-                read_state_dict(weights, key)
-            except CheckpointError as error:
-                self.add('path:pretrain_network_g', str(error))
-
-    def training(self, num_gpu: int | None) -> None:
-        values = self.opt['train']
-        train = self.section(Train, values, 'train')
-        self.autocast(train, num_gpu, 'train')
-        self.batch(train.get('accum_iter'))
-        if train.get('optim_g') is not None:
-            self.typed('optimizer', OptimizerArguments, values['optim_g'], 'train:optim_g')
-        if train.get('scheduler') is not None:
-            self.schedule(train.get('total_iter'))
-        for key in LOSSES:
-            if train.get(key) is not None:
-                self.typed('loss', LossArguments, values[key], f'train:{key}')
-        if all(key in train and train[key] is None for key in LOSSES):
-            self.add('train', f'no loss given; give at least one of {", ".join(LOSSES)}')
-
-    def batch(self, parts: int | None) -> None:
-        if parts is not None and self.batch_size is not None and self.batch_size % parts:
-            self.add(
-                'train:accum_iter',
-                f'{parts} given, which does not divide a batch of {self.batch_size}; allowed: a divisor of it, or '
-                'another datasets:train:batch_size_per_gpu',
-            )
-
-    def schedule(self, total_iter: int | None) -> None:
-        path = 'train:scheduler'
-        given = self.typed('scheduler', SchedulerArguments, self.opt['train']['scheduler'], path)
-        parts = 'restarts' if 'restarts' in given else 'periods'
-        if parts in given and 'restart_weights' in given and len(given[parts]) != len(given['restart_weights']):
-            self.add(
-                f'{path}:restart_weights',
-                f'{len(given["restart_weights"])} values given for {len(given[parts])} {parts}; allowed: one for each',
-            )
-        if 'periods' in given and total_iter is not None and sum(given['periods']) < total_iter:
-            self.add(
-                f'{path}:periods',
-                f'{given["periods"]} given, which end before train:total_iter {total_iter}; allowed: periods that add '
-                f'up to {total_iter} or more, such as [{total_iter}]',
-            )
-
-    def validation(self, num_gpu: int | None) -> None:
-        values = self.opt['val']
-        val = self.section(Val, values, 'val')
-        self.autocast(val, num_gpu, 'val')
-        if self.is_train and 'val_freq' in val and val['val_freq'] is None:
-            self.missing(Val, 'val_freq', 'val')
-        for name, metric in values['metrics'].items() if val.get('metrics') else ():
-            if not isinstance(name, str) or not name.isprintable() or not name.strip():
-                self.add('val:metrics', f'{name!r} given as a name; allowed: text in one line, such as psnr')
-                continue
-            right = self.typed('metric', MetricArguments, metric, f'val:metrics:{name}')
-            if right:
-                self.scores(name, right)
-            if right.get('type') == 'calculate_ssim3d' and right.get('test_y_channel'):
-                self.add(
-                    f'val:metrics:{name}:test_y_channel', 'true given, but SSIM-3D takes all channels; allowed: false'
-                )
-
-    def scores(self, name: str, metric: Mapping[str, Any]) -> None:
-        """The frames must be large enough for a metric."""
-        if self.scored and min(self.scored)[0] < (least := least_side(metric)):
-            side, place = min(self.scored)
-            self.add(
-                f'val:metrics:{name}',
-                f'{metric["type"]} given, which wants sides of {least} pixels or more, twice the crop_border included, '
-                f'but frames of {place} have one of {side}; allowed: a smaller crop_border, or no such entry',
-            )
-
-    def autocast(self, section: Mapping[str, Any], num_gpu: int | None, path: str) -> None:
-        if section.get('amp') == 'fp16' and num_gpu == 0:
-            self.add(f'{path}:amp', 'fp16 given for a run on the CPU; allowed there: none or bf16')
-
-    def logger(self) -> None:
-        logger = self.section(Logger, self.opt['logger'], 'logger')
-        wandb = {}
-        if logger.get('wandb') is not None:
-            wandb = self.section(Wandb, self.opt['logger']['wandb'], 'logger:wandb')
-        if not self.is_train:
-            return
-        if wandb.get('project') is not None and not logger.get('use_tb_logger'):
-            self.add('logger:use_tb_logger', 'false given with a project under logger:wandb; allowed there: true')
-        if logger.get('use_tb_logger') and importlib.util.find_spec('tensorboard') is None:
-            self.add('logger:use_tb_logger', 'true given, but TensorBoard is not installed: pip install tensorboard')
+    @classmethod
+    def _unknown_key(cls, key: Any) -> tuple[str | None, str]:
+        """Return the key that was probably meant, if any, and the text of the problem."""
+        known = list(cls.key_names())
+        renamed = _RELEASED_KEYS.get(str(key))
+        near = next(iter([renamed] if renamed in known else get_close_matches(str(key), known, 1)), None)
+        if renamed == '':
+            return None, 'unknown key. It is not needed here: remove it.'
+        subclasses = [s for base in Section.__subclasses__() for s in (base, *base.__subclasses__())]
+        sections = [s for s in subclasses if s.place is not None and s is not cls and key in s.key_names()]
+        if sections and renamed not in known:
+            return None, f'unknown key. Its place is {f"{sections[0].place}:{key}".lstrip(":")}.'
+        if near:
+            return near, f'unknown key. Did you mean {near}?'
+        return None, f'unknown key. Allowed: {", ".join(known)}'
 
 
-def shortest_sides(source: FrameSource) -> list[tuple[int, str]]:
-    """For each clip the shorter side of its first frame, in pixels, and where that is."""
-    sides = []
-    for clip, frames in source.clips.items():
-        with suppress(DataError):  # a first frame that is no picture: the data set lists all of those
-            sides.append((min(source.shape(clip, frames[0])), f'{clip} in {source.root}'))
-    return sides
+def _readings(value: Any) -> Iterator[Any]:
+    """Yield the values that an entry can stand for: YAML 1.1 leaves 1e-4 and None as text."""
+    if isinstance(value, str) and value.strip().lower() in ('~', 'none', 'null'):
+        yield None
+    yield value
+    if isinstance(value, str):
+        yield from _parsed(value)
+    elif isinstance(value, list):
+        yield [next(_parsed(item), item) if isinstance(item, str) else item for item in value]
+
+
+def _parsed(text: str) -> Iterator[Any]:
+    with suppress(ValueError):
+        number = float(text)
+        yield int(number) if number.is_integer() and abs(number) < 2**53 else number
+
+
+def _sentence(text: str | None) -> str:
+    return f' {" ".join(text.split())}' if text else ''
+
+
+def yaml_text(value: Any) -> str:
+    """Write a value as in an options file."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (list, tuple)):
+        return f'[{", ".join(map(yaml_text, value))}]'
+    if isinstance(value, dict):
+        return f'{{{", ".join(f"{key}: {yaml_text(item)}" for key, item in value.items())}}}'
+    return '~' if value is None else str(value)
+
+
+def show(value: Any) -> str:
+    """Write a value as in an options file, shortened."""
+    text = ' '.join(yaml_text(value).split())
+    return text if len(text) <= 60 else f'{text[:57]}…'
+
+
+# Sections that are arguments of what `type` names
 
 
 def targets(kind: str) -> dict[str, Callable[..., Any]]:
-    """Everything of one kind that an options file can name as `type`.
+    """Return everything of a kind that an options file can name as `type`.
 
     Args:
         kind: 'arch', 'dataset', 'loss', 'metric', 'model', 'optimizer' or 'scheduler'.
     """
     if kind == 'optimizer':
         found = {name: c for name, c in vars(torch.optim).items() if isinstance(c, type)}
-        # LBFGS evaluates the loss several times in a step, SparseAdam takes no dense gradients.
+        # LBFGS evaluates the loss several times per step, SparseAdam needs sparse gradients.
         unfit = ('Optimizer', 'LBFGS', 'SparseAdam')
         return {n: c for n, c in found.items() if issubclass(c, torch.optim.Optimizer) and n not in unfit}
     if kind == 'scheduler':
         from basicsr.models.lr_scheduler import CosineAnnealingRestartLR, MultiStepRestartLR
 
-        return {
-            'CosineAnnealingRestartLR': CosineAnnealingRestartLR,
-            'MultiStepLR': MultiStepRestartLR,
-            'MultiStepRestartLR': MultiStepRestartLR,
-        }
+        multi_step = dict.fromkeys(('MultiStepLR', 'MultiStepRestartLR'), MultiStepRestartLR)
+        return {'CosineAnnealingRestartLR': CosineAnnealingRestartLR, **multi_step}
     importlib.import_module(f'basicsr.{_REGISTRIES[kind]}')
     registry = importlib.import_module('basicsr.utils.registry')
     return dict(iter(getattr(registry, f'{kind.upper()}_REGISTRY')))
 
 
 def find(kind: str, name: Any) -> Callable[..., Any] | None:
-    """What `name` stands for, looked up as BasicSR's registries do; None where it is unknown."""
+    """Look up a `type` as BasicSR's registries do; None if it is unknown."""
     found = targets(kind)
     return found.get(str(name)) or found.get(f'{name}_basicsr')
 
 
-def show(value: Any) -> str:
-    """Write a value as an options file has it, shortened."""
-    text = yaml_text(value)
-    return text if len(text) <= 60 else f'{text[:57]}…'
+def typed(kind: str) -> AfterValidator:
+    """Validate a section whose `type` names something of this kind, and whose other keys are its arguments."""
+
+    def check(values: dict[Any, Any], info: ValidationInfo) -> dict[Any, Any]:
+        if 'type' not in values:
+            wrong = next(iter(get_close_matches('type', map(str, values), 1, 0.5)), None)
+            text = (
+                'unknown key. Did you mean type?' if wrong else f'missing. Give the name of a registered {_noun(kind)}.'
+            )
+            fail(problem(text, wrong or 'type'))
+        target = find(kind, values['type'])
+        if target is None:
+            fail(problem(_unknown_type(kind, values['type']), 'type'))
+        section = arguments_of(kind, target).model_validate(values, context=info.context)
+        return section.model_dump(by_alias=True, exclude_unset=True)
+
+    return AfterValidator(check)
 
 
-def _join(path: str, key: Any) -> str:
-    return f'{path}:{key}' if path else str(key)
+def _noun(kind: str) -> str:
+    return {'arch': 'network', 'dataset': 'data set'}.get(kind, kind)
 
 
-def _absent(path: str) -> str:
-    return f'{path} given, which is not there' + ('' if os.path.isabs(path) else f' (seen from {os.getcwd()})')
+def _unknown_type(kind: str, name: Any) -> str:
+    known = sorted(targets(kind))
+    near = get_close_matches(str(name), known, 1)
+    hint = f'Did you mean {near[0]}?' if near else f'Registered: {", ".join(known)}.'
+    return f'{show(name)} given, which is not a registered {_noun(kind)}. {hint}'
 
 
-def _how_to_make(root: str) -> str:
-    folder = os.path.dirname(os.path.normpath(root))
-    for name, command in DATA_COMMANDS.items():
-        if name in os.path.basename(folder).lower():
-            return f'To make it: {command.format(folder=folder)}'
-    return 'Allowed: an LMDB made by python -m data_prep, or a folder of folders of frames'
+def _argument(kind: Any, description: str, **limits: Any) -> Any:
+    return Annotated[kind, Field(description=description, **limits)]
 
 
-def _what_else(path: str) -> str:
-    """What there is instead of a missing file of weights or training state, or how to get one."""
-    place = Path(path)
-    there = sorted((file.name for file in place.parent.glob(f'*{place.suffix}')), key=lambda name: (len(name), name))
-    if there:
-        return f'There are: {", ".join(there[-5:])}'
-    for weights in RELEASED:
-        if weights.file == place.name:
-            return f"The authors' weights are fetched by: dstnet weights get {weights.name}"
-    if place.parent.name in ('models', 'training_states'):
-        run = place.parent.parent.name
-        return f'Train {run} first, or give another file'
-    return 'Allowed: a file that exists, or ~'
+Count = Annotated[int, Field(ge=1)]
+_Natural = Annotated[int, Field(ge=0)]
+_Factors = list[Annotated[float, Field(ge=0)]]
+_Decays = list[Annotated[float, Field(ge=0, lt=1)]]
+
+ARGUMENTS: dict[str, dict[str, Any]] = {
+    'arch': {
+        **dict.fromkeys(('num_feat', 'num_frame', 'size_multiple'), Count),
+        **dict.fromkeys(('num_block', 'num_kernel_block', 'num_cwgdn'), _Natural),
+        'prop_feat': Count | None,
+        'network': Annotated[dict[Any, Any], typed('arch')],
+    },
+    'optimizer': {
+        'lr': _argument(float, 'Learning rate.', gt=0),
+        'weight_decay': _argument(float, 'Weight decay.', ge=0),
+        'betas': _argument(
+            _Decays, 'Decay of the running means of the gradient and of its square.', min_length=2, max_length=2
+        ),
+        'eps': _argument(float, 'Added to the denominator.', gt=0),
+    },
+    'scheduler': {
+        'periods': _argument(
+            list[Count], 'Iterations of each cosine period; at least `total_iter` in total.', min_length=1
+        ),
+        'restart_weights': _argument(
+            _Factors, 'Factor of the learning rate in each period or after each restart.', min_length=1
+        ),
+        'eta_min': _argument(float, 'Learning rate at the end of a period.', ge=0),
+        'milestones': _argument(list[Count], 'Iterations at which the learning rate is multiplied by `gamma`.'),
+        'gamma': _argument(float, 'Factor at each milestone.', gt=0),
+        'restarts': _argument(list[_Natural], 'Iterations at which the learning rate restarts.', min_length=1),
+    },
+    'loss': {
+        'loss_weight': _argument(float, 'Weight of this loss in the sum.', ge=0),
+        'reduction': _argument(Literal['mean', 'sum'], 'How elements are combined.'),
+        'eps': _argument(float, 'Added inside the root: sqrt(d^2 + eps).', gt=0),
+        'form': Literal['cho', 'modulus'],
+    },
+    'metric': {
+        'crop_border': _argument(int, 'Pixels left out at each border.', ge=0),
+        'input_order': _argument(Literal['HWC', 'CHW'], 'Order of the axes; ours is HWC.'),
+        'test_y_channel': _argument(bool, 'Compare luma instead of RGB.'),
+    },
+}
+"""Types and descriptions of arguments by kind. One applies if the default of the argument fits it."""
+
+
+@cache
+def arguments_of(kind: str, target: Callable[..., Any]) -> type[Section]:
+    """Make a section from a signature: `type`, and one key for each argument.
+
+    Arguments in `ARGUMENTS` have their type and range from there, others from their annotation or their default.
+    Classes that are neither ours nor BasicSR's or PyTorch's: only the names of the arguments are checked.
+    """
+    ours, known = (target.__module__.partition('.')[0] in names for names in (['dstnet_arch'], ['basicsr', 'torch']))
+    parameters = inspect.signature(target, eval_str=ours).parameters
+    fields: dict[str, Any] = {'type': (str, Field(alias='type', description=f'`{target.__name__}`.'))}
+    if kind == 'metric':
+        fields['better'] = (
+            Literal['higher', 'lower'],
+            Field('higher', alias='better', description='Direction of better scores, for the best one so far.'),
+        )
+    for name, parameter in parameters.items():
+        if name in _SUPPLIED or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            continue
+        default = ... if parameter.default is parameter.empty else parameter.default
+        annotation = parameter.annotation if ours else _type_of(default) if known else Any
+        if (ours or known) and _fits(ARGUMENTS[kind].get(name), default):
+            annotation = ARGUMENTS[kind][name]
+        required = default is ... or (kind == 'optimizer' and name == 'lr')
+        fields[f'argument_{name}'] = (annotation, Field(... if required else default, alias=name))
+    any_key = not (ours or known) and any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    return create_model(target.__name__, __base__=(_AnyKey if any_key else Section), **fields)
+
+
+class _AnyKey(Section):
+    model_config = ConfigDict(extra='allow')
+
+
+def _fits(known: Any, default: Any) -> bool:
+    if known is None or default is ...:
+        return known is not None
+    try:
+        TypeAdapter(known).validate_python(default)
+    except ValidationError:
+        return False
+    return True
+
+
+def _type_of(default: Any) -> Any:
+    """The type of an argument without an annotation."""
+    if isinstance(default, (bool, str)):
+        return type(default)
+    if isinstance(default, (int, float)):
+        return int | float  # a default of 0 may be a float
+    return list[Any] if isinstance(default, (list, tuple)) else Any

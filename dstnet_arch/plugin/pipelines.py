@@ -1,4 +1,4 @@
-"""``dstnet train`` and ``dstnet test``: BasicSR's own pipelines, also where the start-up hook is not installed."""
+"""``dstnet train`` and ``dstnet test``: BasicSR's own pipelines, also without the start-up hook."""
 
 from __future__ import annotations
 
@@ -8,18 +8,31 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from dstnet_arch.errors import DSTNetError
-from dstnet_arch.plugin.options import given_options, read_options
-from dstnet_arch.plugin.startup._dstnet_arch_hook import exit_on_interrupt
+from dstnet_arch.plugin.options import find_options, given_options, read_options
+from dstnet_arch.plugin.startup._dstnet_arch_hook import exit_on_interrupt, raise_on_interrupt
 from dstnet_arch.plugin.stock import require_basicsr
 
 
 def train(arguments: Sequence[str]) -> None:
-    """Train as ``python -m basicsr.train`` does, with the same arguments."""
+    """Train as ``python -m basicsr.train`` does.
+
+    Can be called from a notebook, in which `sys.argv` belongs to the kernel::
+
+        from dstnet_arch.plugin.pipelines import train
+
+        train(['-opt', 'options/train_DSTNet_sample.yml', '--force_yml', 'train:total_iter=100'])
+
+    Args:
+        arguments: the command line, see `python -m basicsr.train --help`.
+
+    Raises:
+        DSTNetError: the options or the data are wrong, or BasicSR cannot be imported.
+    """
     _run('train', arguments)
 
 
 def test(arguments: Sequence[str]) -> None:
-    """Test as ``python -m basicsr.test`` does, with the same arguments."""
+    """Restore and score as ``python -m basicsr.test`` does; see `train`."""
     _run('test', arguments)
 
 
@@ -30,8 +43,13 @@ def _run(name: str, arguments: Sequence[str]) -> None:
         module = import_module(f'basicsr.{name}')
     except ImportError as error:
         raise DSTNetError(f'BasicSR cannot be imported: {error}') from error
-    # BasicSR reads the arguments, and copies the command line into the folder of the run.
+    before = sys.argv
+    # BasicSR reads the arguments there, and copies the command line into the folder of the run.
     sys.argv = [f'dstnet {name}', *arguments]
-    if file := given_options().opt:
-        read_options(file, whoevers=True)  # this command runs nothing that stands in an options file
-    getattr(module, f'{name}_pipeline')(os.getcwd())
+    try:
+        if file := given_options().opt:
+            read_options(find_options(file), strict=True)  # this command runs no code from an options file
+        getattr(module, f'{name}_pipeline')(os.getcwd())
+    finally:
+        sys.argv = before
+        raise_on_interrupt()

@@ -34,8 +34,7 @@ from dstnet_arch.data.frame_source import open_source
 from dstnet_arch.data.image_file import decode, read_header
 from dstnet_arch.data.lmdb_format import META_INFO, raw_header, read_meta_info
 from dstnet_arch.errors import DataError, DSTNetError, OptionsError
-from dstnet_arch.plugin.options import force, read_options
-from dstnet_arch.plugin.options_schema import check_options
+from dstnet_arch.plugin.options import check_options, force, read_options
 from dstnet_arch.plugin.resume import read_state
 from dstnet_arch.video.images import read_picture, to_frame, upright_size
 from dstnet_arch.video.sources import open_source as open_video
@@ -99,7 +98,7 @@ def _options_seeds() -> list[bytes]:
 def _options(data: bytes, folder: Path) -> None:
     path = folder / 'options.yml'
     path.write_bytes(data)
-    opt = read_options(path, whoevers=True)
+    opt = read_options(path, strict=True)
     datasets = opt.get('datasets')
     with suppress(OptionsError):
         force(opt, ['train:optim_g:betas=[0.9, 0.9]'])

@@ -1,269 +1,235 @@
-"""Options files and the command line: one clear error each, nothing evaluated, exit status 2."""
+"""The committed options files, their generator, the reference page, and finding and copying the files."""
 
 from __future__ import annotations
 
-import argparse
+import importlib.util
+import inspect
 import sys
-from contextlib import nullcontext
+from functools import cache
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
 import pytest
+import torch
 import yaml
-from conftest import RunPython
+from options_utils import FILES, ROOT, options, problems, section_of
 
 from dstnet_arch import __main__ as cli
-from dstnet_arch import __version__
-from dstnet_arch.errors import DataError, OptionsError, message_of
-from dstnet_arch.plugin.options import checked_parse_options, concerns_us, force, read_options
+from dstnet_arch.archs.propagation import BOUNDARIES
+from dstnet_arch.errors import OptionsError
+from dstnet_arch.losses.frequency_loss import FORMS, REDUCTIONS
+from dstnet_arch.metrics.protocols import PROTOCOLS
+from dstnet_arch.plugin import options as options_module
+from dstnet_arch.plugin.options import find_options, read_options
+from dstnet_arch.plugin.options_schema import arguments_of, targets
+from dstnet_arch.plugin.options_sections import Val
+from dstnet_arch.plugin.registration import names
+from dstnet_arch.precision import PRECISIONS
 
-OURS = 'model_type: VideoRecurrentDeblurModel\n'
-LAUGHS = 'a0: &a0 [1]\n' + ''.join(f'a{i}: &a{i} [{", ".join([f"*a{i - 1}"] * 10)}]\n' for i in range(1, 10))
-
-
-@pytest.fixture
-def write(tmp_path: Path) -> Any:
-    def write(text: str) -> Path:
-        path = tmp_path / 'options.yml'
-        path.write_text(text, encoding='utf-8')
-        return path
-
-    return write
-
-
-def test_reads_what_basicsr_reads(root: Path) -> None:
-    from basicsr.utils.options import ordered_yaml
-
-    for path in sorted((root / 'options').glob('**/*.yml')):
-        assert read_options(path) == yaml.load(path.read_text('utf-8'), Loader=ordered_yaml()[0])
-
-
-@pytest.mark.parametrize(
-    ('text', 'told'),
-    [
-        ('a: [1,\nb: 2\n', 'is not valid YAML: line 3'),
-        ('a: 1\n\tb: 2\n', 'is not valid YAML: line 2'),
-        ('a: \x00', 'is not valid YAML'),
-        ('a: 2024-13-45\n', 'is not valid YAML: month must be in 1..12'),
-        ('a: !!float x\n', 'is not valid YAML: could not convert'),
-        ('a: !!map 5\n', 'is not valid YAML'),
-        ('[' * 500, 'is not valid YAML'),
-        ('- 1\n- 2\n', 'holds no keys'),
-        ('', 'holds no keys'),
-        (f'{OURS}train:\n  a: 1\ntrain:\n  b: 2\n', 'train stands twice in the section from line 1 on'),
-        (f'{OURS}a: &a [1, *a]\n', 'an alias (*name) stands for its own surroundings'),
-        (f'{OURS}{LAUGHS}', 'an alias (*name) stands for its own surroundings, or too often'),
-        ('model_type: !!python/name:os.system\n', 'line 1 has the tag tag:yaml.org,2002:python/name'),
-        (f'{OURS}a: !!python/object/apply:os.system [exit]\n', 'line 2 has the tag tag:yaml.org,2002:python/object'),
-    ],
-)
-def test_a_wrong_file_gets_one_error(write: Any, text: str, told: str) -> None:
-    with pytest.raises(OptionsError) as error:
-        read_options(write(text))
-    assert 'options.yml' in str(error.value)
-    assert told in str(error.value)
+TRAIN_FILES = [file for file in FILES if file.name.startswith('train')]
+# Parameters of the network of each file, by the beginning of its name after train_ or test_; the longest match counts.
+# Those of DSTNet, DSTNet-L and DSTNet+ are the papers', minus the fixed Haar filters of the released files (16 numbers
+# per channel).
+PARAMETERS = {
+    'DSTNet_': 7_450_819 - 1_024,
+    'DSTNet-L_': 16_965_027 - 1_024,
+    'DSTNetPlus_': 3_903_811 - 1_024,
+    'DSTNetPlus-L_': 14_088_675 - 1_536,
+    'DSTNet_ablation_spatial-gmlp': 4_434_435,
+    'DSTNet_ablation_spatial-none': 3_673_155,
+    'DSTNet_ablation_fusion-none': 7_154_499,
+    'DSTNet_ablation_pixel_filter-false': 6_488_643,
+    'DSTNet_ablation_propagation-none': 3_830_083,
+    'DSTNet_ablation_propagation-bilinear': 7_424_835,
+    'DSTNet_sample': 230_803,
+    'BasicVSRPP_': 9_760_175,
+    'EDVR_': 23_602_019,
+}
 
 
-def test_a_missing_file_gets_one_error(tmp_path: Path) -> None:
-    with pytest.raises(OptionsError, match=r'nowhere\.yml cannot be read: No such file'):
-        read_options(tmp_path / 'nowhere.yml')
-    with pytest.raises(OptionsError, match='cannot be read: Is a directory'):
-        read_options(tmp_path)
+def experiment_of(file: Path) -> str:
+    return file.stem.partition('_')[2]
 
 
-def test_a_tag_in_other_peoples_options_runs_nothing_here(write: Any, tmp_path: Path) -> None:
-    code = f'!!python/object/apply:os.mkdir [{tmp_path / "owned"}]'
-    assert read_options(write(f'model_type: SRModel\na: {code}\na: 2\n')) == {'model_type': 'SRModel', 'a': 2}
-    assert not (tmp_path / 'owned').exists()
+@cache
+def script(path: str) -> ModuleType:
+    """A script that is not part of the installed package."""
+    spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # for its dataclasses
+    spec.loader.exec_module(module)
+    return module
 
 
-@pytest.mark.parametrize(
-    ('opt', 'ours'),
-    [
-        ({'model_type': 'VideoRecurrentDeblurModel'}, True),
-        ({'model_type': 'SRModel', 'datasets': {'val': {'type': 'VideoRecurrentDeblurTestDataset'}}}, True),
-        ({'model_type': 'SRModel', 'datasets': {'val': {'type': 'PairedImageDataset'}}}, False),
-        ({'datasets': None}, False),
-        ({'model_type': ['VideoRecurrentDeblurModel'], 'datasets': {'val': {'type': {}}}}, False),
-        ({'datasets': {'val': None}}, False),
-    ],
-)
-def test_whose_options_they_are(opt: dict[str, Any], ours: bool) -> None:
-    assert concerns_us(opt) is ours
+@cache
+def count_parameters(network: str) -> int:
+    arguments = yaml.safe_load(network)
+    with torch.device('meta'):
+        net = targets('arch')[arguments.pop('type')](**arguments)
+    return sum(p.numel() for p in net.parameters())
 
 
-def test_forced_values_come_out_as_in_basicsr(monkeypatch: pytest.MonkeyPatch, write: Any) -> None:
-    from basicsr.utils import options
-
-    path = write('model_type: X\nnum_gpu: 0\nname: n\ndatasets: {}\npath: {}\nlogger: {}\ntrain: {optim: {lr: 1}}\n')
-    entries = ['train:optim:lr=0.5', 'train:a=[1, 2]', 'train:b=~', 'train:c=True', 'train:d=1e-4', 'train:e=-1']
-    monkeypatch.setattr(sys, 'argv', ['train.py', '-opt', str(path), '--force_yml', *entries, 'new=a b', 'num_gpu=0'])
-    theirs, _ = options.parse_options('.', is_train=True)
-    ours = force(read_options(path), [*entries, 'new=a b', 'num_gpu=0'])
-    assert ours['train'] == theirs['train']
-    assert ours['new'] == theirs['new']
+@pytest.mark.parametrize('file', FILES, ids=lambda file: file.stem)
+def test_network_has_the_published_number_of_parameters(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)  # else BasicVSR++ is built without alignment
+    expected = max(filter(experiment_of(file).startswith, PARAMETERS), key=len)
+    opt = read_options(file)
+    assert count_parameters(yaml.safe_dump(opt['network_g'])) == PARAMETERS[expected]
+    assert opt['name'] == file.stem
 
 
-@pytest.mark.parametrize(
-    ('entry', 'told'),
-    [
-        ('train:optim:lr=1', 'no section train:optim in the options file. The nearest key is train:optim_g:lr'),
-        ('name:x=1', 'no section name'),
-        ('lr=1=2', 'more than one "="'),
-        ('train:lr', 'no "=" given'),
-        ('train:=1', 'no section'),
-        ('train:betas=[1,', '[1, is no value'),
-        ('train:betas=[__import__("os").mkdir("owned")]', 'is no value'),
-        ('train:lr=!!float x', 'is no value'),
-    ],
-)
-def test_a_wrong_forced_value_gets_one_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, entry: str, told: str
-) -> None:
+def test_every_experiment_of_the_papers_has_its_files() -> None:
+    data = ['GoPro', 'DVD', 'BSD1ms8ms', 'BSD2ms16ms', 'BSD3ms24ms']
+    runs = [f'{model}_{name}' for model in ('DSTNet', 'DSTNetPlus', 'DSTNetPlus-L') for name in data]
+    runs += ['DSTNet-L_GoPro', 'DSTNet_sample']
+    assert {file.name for file in FILES if file.parent.name == 'options'} == {
+        f'{run}_{name}.yml' for run in ('train', 'test') for name in runs
+    }
+    # One full network, two rows of Table 4, three of Table 5, two of Table 6.
+    assert len([file for file in FILES if file.parent.name == 'ablation']) == 2 * (1 + 2 + 3 + 2)
+
+
+def test_generated_files_are_up_to_date() -> None:
+    generated = script('options/generate.py').generate()
+    by_hand = {f'{run}_DSTNet_{data}.yml' for run in ('train', 'test') for data in ('GoPro', 'sample')}
+    assert set(generated) | by_hand == {file.relative_to(ROOT / 'options').as_posix() for file in FILES}
+    for name, text in generated.items():
+        assert (ROOT / 'options' / name).read_text(encoding='utf-8') == text, 'run: python options/generate.py'
+
+
+def test_generator_replaces_values_and_comments() -> None:
+    with_values = script('options/generate.py').with_values
+    assert with_values('a: 1  # one\nb:\n  c: 2\n', {'b:c': '3'}) == 'a: 1  # one\nb:\n  c: 3\n'
+    assert with_values('a: 1  # one\n', {'a': '2'}) == 'a: 2  # one\n'
+    assert with_values('a: 1  # one\n', {'a': '2  # two'}) == 'a: 2  # two\n'
+    with pytest.raises(KeyError, match='b:d'):
+        with_values('a: 1\nb:\n  c: 2\n', {'b:d': '3'})
+
+
+@pytest.mark.parametrize('file', TRAIN_FILES, ids=experiment_of)
+def test_test_file_fits_its_train_file(file: Path) -> None:
+    train = read_options(file)
+    test = read_options(file.with_name(f'test_{experiment_of(file)}.yml'))
+    assert test['network_g'] == train['network_g']
+    val = train['datasets']['val']
+    for key in ('dataroot_lq', 'dataroot_gt'):  # BSD has sequences for validation
+        val[key] = val[key].replace('/valid_', '/test_')
+    assert test['datasets']['test'] == val
+    assert test['val'] | {'save_img': False} == {key: value for key, value in train['val'].items() if key != 'val_freq'}
+    assert test['path']['pretrain_network_g'] == f'experiments/{train["name"]}/models/net_g_latest.pth'
+
+
+@pytest.mark.parametrize('file', FILES, ids=lambda file: file.stem)
+def test_commands_in_the_heading_are_right(file: Path) -> None:
+    from data_prep.__main__ import build_parser
+
+    opt = read_options(file)
+    run, name = file.stem.partition('_')[0], experiment_of(file)
+    heading = [line for line in file.read_text(encoding='utf-8').splitlines() if line.startswith('#')]
+    commands = [line[line.index(start) :] for line in heading for start in ('python -m', 'torchrun') if start in line]
+    own = [command for command in commands if f'basicsr.{run} ' in command]
+    assert own
+    assert all(f'-opt {file.relative_to(ROOT).as_posix()}' in command for command in own)
+    for entry in [entry for command in own for entry in command.partition('--force_yml ')[2].split()]:
+        path, _, value = entry.partition('=')
+        section, key = section_of(opt, path)
+        section[key] = int(value) if value.isdigit() else value
+    assert problems(opt, run == 'train') == []
+    if run == 'train':
+        assert opt['datasets']['train']['batch_size_per_gpu'] == 16 or name == 'DSTNet_sample'
+    if name != 'DSTNet_sample' or run == 'train':
+        (data,) = [command for command in commands if 'data_prep' in command]
+        made = build_parser().parse_args(data.split()[3:]).output
+        assert {Path(dataset['dataroot_lq']).parent for dataset in opt['datasets'].values()} == {made}
+
+
+@pytest.mark.parametrize('file', [file for file in TRAIN_FILES if 'sample' not in file.name], ids=experiment_of)
+def test_recipe_differs_from_the_papers_only_where_the_experiment_says(file: Path) -> None:
+    opt, reference = read_options(file), options()
+    iterations = 300_000 if file.parent.name == 'ablation' else 600_000
+    assert opt['train']['total_iter'] == iterations
+    assert opt['train']['scheduler']['periods'] == [iterations]
+    assert opt['train']['grad_clip'] == (0.01 if 'Plus-L' in file.name else 0)
+    assert 8 * opt['datasets']['train']['batch_size_per_gpu'] == 16
+    clip_length = 25 if 'DVD' in file.name else 50 if 'Plus' in file.name and 'GoPro' in file.name else 30
+    assert opt['datasets']['val']['clip_length'] == clip_length
+    free = ['name', 'network_g', 'train:total_iter', 'train:scheduler:periods', 'train:grad_clip']
+    free += ['train:gradient_checkpointing'] if file.parent.name == 'peers' else []
+    free += [f'datasets:train:{key}' for key in ('name', 'dataroot_lq', 'dataroot_gt')]
+    free += [f'datasets:val:{key}' for key in ('name', 'dataroot_lq', 'dataroot_gt', 'clip_length')]
+    for path in free:
+        for changed in (opt, reference):
+            section, key = section_of(changed, path)
+            section[key] = None
+    assert opt == reference
+
+
+# The reference page
+
+
+def test_reference_page_is_up_to_date_and_complete() -> None:
+    page = (ROOT / 'docs/options.md').read_text(encoding='utf-8')
+    command = 'python docs/options_reference.py > docs/options.md'
+    assert page == script('docs/options_reference.py').reference_page(), f'run: {command}'
+    rows = [line.strip('| ').split(' | ') for line in page.splitlines() if line.startswith('| `')]
+    assert [row for row in rows if len(row) != 4 or not row[3]] == [], 'every key has a description'
+
+
+def test_choices_are_those_of_the_code() -> None:
+    def choices(section: type, key: str) -> list[str]:
+        schema = section.model_json_schema()['properties'][key]
+        return next(part['enum'] for part in schema.get('anyOf', [schema]) if 'enum' in part)
+
+    loss = arguments_of('loss', targets('loss')['FrequencyLoss'])
+    assert choices(arguments_of('arch', targets('arch')['DSTNet']), 'boundary') == list(BOUNDARIES)
+    assert choices(Val, 'protocol') == list(PROTOCOLS)
+    assert choices(Val, 'precision') == list(PRECISIONS)
+    assert choices(loss, 'form') == list(FORMS)
+    assert choices(loss, 'reduction') == list(REDUCTIONS)
+
+
+@pytest.mark.parametrize('name', sorted(names('ARCH_REGISTRY') | names('LOSS_REGISTRY')))
+def test_every_argument_of_our_classes_is_described(name: str) -> None:
+    target = (targets('arch') | targets('loss'))[name]
+    assert set(script('docs/options_reference.py').argument_texts(target)) >= set(inspect.signature(target).parameters)
+
+
+# Packaged files
+
+
+def test_packaged_file_is_found_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(OptionsError) as error:
-        force({'name': 'n', 'train': {'lr': 0, 'optim_g': {'lr': 0}}}, [entry])
-    assert told in str(error.value)
-    assert entry in str(error.value)
-    assert not Path('owned').exists()
+    expected = ROOT / 'options/train_DSTNet_GoPro.yml'
+    for name in ('train_DSTNet_GoPro', 'train_DSTNet_GoPro.yml', 'options/train_DSTNet_GoPro.yml'):
+        assert find_options(name) == expected
+    assert find_options('options/peers/train_EDVR_GoPro.yml') == find_options('train_EDVR_GoPro')
+    (tmp_path / 'train_DSTNet_GoPro.yml').touch()
+    assert find_options('train_DSTNet_GoPro.yml') == Path('train_DSTNet_GoPro.yml'), 'files here come first'
+    with pytest.raises(OptionsError, match='Did you mean train_DSTNet_GoPro') as error:
+        find_options('elsewhere/train_DSTNet_GoPo.yml')
+    assert 'dstnet options copy DIR' in str(error.value)
 
 
-# The wrapped parse_options
+def test_options_of_a_wheel_are_in_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / 'package/options').mkdir(parents=True)
+    (tmp_path / 'package/options/x.yml').touch()
+    monkeypatch.setattr(options_module, '__file__', str(tmp_path / 'package/plugin/options.py'))
+    assert find_options('x') == tmp_path / 'package/options/x.yml'
 
 
-@pytest.fixture
-def parse(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Call the wrapped function with a command line; BasicSR's own reports what it was given."""
-    monkeypatch.setattr(sys, 'excepthook', sys.__excepthook__)
-
-    def parse(*arguments: str, stock: Any = lambda root, is_train: ({'from': 'stock'}, argparse.Namespace())) -> Any:
-        monkeypatch.setattr(sys, 'argv', ['train.py', *arguments])
-        return checked_parse_options(stock)('root', is_train=True)
-
-    return parse
-
-
-def test_other_peoples_options_pass_through(parse: Any, write: Any) -> None:
-    assert parse('-opt', str(write('model_type: SRModel\n')), '--force_yml', 'a:b=1')[0] == {'from': 'stock'}
-
-
-def test_our_options_are_checked_as_a_whole(parse: Any, write: Any) -> None:
-    path = str(write('name: n\nmodel_type: VideoRecurrentDeblurModel\nnum_gpu: 0\ntrian: {}\n'))
-
-    def stock(root: str, is_train: bool) -> Any:
-        raise KeyError('datasets')
-
-    with pytest.raises(OptionsError) as error:
-        parse('-opt', path, stock=stock)
-    assert 'datasets: missing' in str(error.value)
-    assert 'train' in str(error.value)
-
-    with pytest.raises(OptionsError, match='no section a'):
-        parse('-opt', path, '--force_yml', 'a:b=1', '--launcher', 'none')
-
-
-def test_forced_values_of_two_places_are_all_taken(parse: Any, write: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(OptionsError, match='no section b'):
-        parse('-opt', str(write(OURS)), '--force_yml', 'b:c=1', '--force_yml', 'name=n')
-
-
-def test_an_empty_name_of_a_file_is_an_error_of_ours(parse: Any) -> None:
-    with pytest.raises(OptionsError, match='cannot be read'):
-        parse('-opt', '')
-
-
-def test_processes_without_gpus_cannot_talk_through_them(
-    parse: Any, write: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from dstnet_arch.plugin import options_schema, run_lock
-
-    monkeypatch.setattr(options_schema, 'check_options', lambda opt, is_train: opt)
-    monkeypatch.setattr(run_lock, 'hold_run', lambda opt: None)
-    opt = {'dist': True, 'num_gpu': 0, 'is_train': False, 'path': {}}
-    for backend, wrong in {'gloo': False, 'nccl': True}.items():
-        monkeypatch.setattr('torch.distributed.get_backend', lambda backend=backend: backend)
-        with pytest.raises(OptionsError, match='CUDA_VISIBLE_DEVICES') if wrong else nullcontext():
-            parse('-opt', str(write(f'{OURS}manual_seed: 0\n')), stock=lambda *_, **__: (opt, argparse.Namespace()))
-
-
-def test_an_error_of_ours_ends_the_program_with_status_2(run_python: RunPython, tmp_path: Path) -> None:
-    code = (
-        'from dstnet_arch.errors import *; install_excepthook(); install_excepthook()\n'
-        'import sys; from dstnet_arch import errors\nraise eval(sys.argv[1])'
-    )
-    done = run_python('-c', code, 'errors.DataError("this one\\nand that one")', cwd=tmp_path)
-    assert (done.returncode, done.stderr) == (2, 'error: this one\nand that one\n')
-    done = run_python('-c', code, 'ValueError("another")', cwd=tmp_path)
-    assert done.returncode == 1
-    assert done.stderr.startswith('Traceback')
-
-
-def test_the_message_without_the_traceback_of_a_loading_process() -> None:
-    from torch._utils import ExceptionWrapper
-
-    try:
-        raise DataError('clip 3 is damaged: a/b.png')
-    except DataError:
-        caught = ExceptionWrapper(sys.exc_info(), 'in DataLoader worker process 0')
-    with pytest.raises(DataError, match='Traceback') as error:
-        caught.reraise()
-    assert message_of(error.value) == 'error: clip 3 is damaged: a/b.png'
-
-
-# The dstnet command
-
-
-def test_help_and_version(run_python: RunPython, tmp_path: Path, root: Path) -> None:
-    done = run_python('-m', 'dstnet_arch', '--help', cwd=tmp_path)
-    assert done.returncode == 0
-    for name in ('train', 'test', 'options', 'visualize'):
-        assert f'\n  {name} ' in done.stdout
-    script = Path(sys.executable).with_name('dstnet')
-    assert run_python(script, '--version', cwd=tmp_path).stdout == f'dstnet {__version__}\n'
-    # Help must not wait for PyTorch.
-    imported = run_python('-X', 'importtime', '-m', 'dstnet_arch', '--help', cwd=tmp_path).stderr
-    assert 'dstnet_arch' in imported
-    assert 'torch' not in imported
-
-
-@pytest.mark.parametrize(
-    ('arguments', 'told'), [([], 'no command given'), (['tran'], 'Did you mean train?'), (['xyz'], 'xyz given')]
-)
-def test_a_wrong_command(arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(arguments) == 2
-    assert told in capsys.readouterr().err
-
-
-@pytest.mark.parametrize('name', ['train', 'test'])
-def test_a_pipeline_reports_without_a_traceback(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, 'argv', ['dstnet'])
-    monkeypatch.setattr(sys, 'excepthook', sys.__excepthook__)
-    assert cli.main([name, '-opt', 'nowhere.yml']) == 2
-    assert 'nowhere.yml cannot be read' in capsys.readouterr().err
-    assert sys.argv == [f'dstnet {name}', '-opt', 'nowhere.yml']
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_missing_basicsr_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setitem(sys.modules, 'basicsr.train', None)
-    assert cli.main(['train']) == 2
-    assert 'pip install --no-build-isolation basicsr==1.4.2' in capsys.readouterr().err
-
-
-def test_options_check(write: Any, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    files = sorted(map(str, (root / 'options').glob('*.yml')))
-    assert cli.main(['options', 'check', '--no-paths', *files]) == 0
-    assert capsys.readouterr().out.splitlines() == [f'{file}: fine' for file in files]
-    train = yaml.safe_load((root / 'options/train_DSTNet_sample.yml').read_text(encoding='utf-8'))
-    del train['datasets']['train']
-    assert cli.main(['options', 'check', '--no-paths', str(write(yaml.safe_dump(train)))]) == 2
-    assert 'datasets:train: missing; training needs its data' in capsys.readouterr().err
-    wrong = str(write(f'{OURS}name: n\nnum_gup: 0\n'))
-    assert cli.main(['options', 'check', '--no-paths', files[0], wrong]) == 2
-    told = capsys.readouterr()
-    assert told.out == f'{files[0]}: fine\n'
-    assert told.err.startswith(f'{wrong}: error: ')
-    assert 'num_gpu' in told.err
+def test_list_and_copy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(['options', 'list']) == 0
+    assert capsys.readouterr().out.splitlines() == [str(file.relative_to(ROOT / 'options')) for file in FILES]
+    for _ in range(2):  # equal files are no obstacle
+        assert cli.main(['options', 'copy', str(tmp_path / 'mine')]) == 0
+    copied = sorted((tmp_path / 'mine').rglob('*.yml'))
+    assert [file.read_bytes() for file in copied] == [file.read_bytes() for file in FILES]
+    copied[0].write_text('changed')
+    copied[1].unlink()
+    capsys.readouterr()
+    assert cli.main(['options', 'copy', str(tmp_path / 'mine')]) == 2
+    assert f'{copied[0]}. Give another folder' in capsys.readouterr().err
+    assert copied[0].read_text() == 'changed'
+    assert not copied[1].exists()

@@ -1,8 +1,9 @@
-"""BasicSR's own train and test, from the command line to the files: the whole way, in processes of their own."""
+"""BasicSR's train and test in processes of their own, from the command line to the files."""
 
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import numpy as np
 import pytest
 import yaml
 from conftest import RunPython
+
+from dstnet_arch import __main__ as cli
 
 SITE = Path(yaml.__file__).resolve().parents[1]
 
@@ -79,6 +82,7 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_train_resume_and_test(run_python: RunPython, project: Path) -> None:
     before = {path.name for path in SITE.iterdir()}
     run = project / 'experiments' / 'tiny'
@@ -89,7 +93,7 @@ def test_train_resume_and_test(run_python: RunPython, project: Path) -> None:
     assert (run / 'training_states' / '2.state').is_file()
     assert list((project / 'tb_logger' / 'tiny').iterdir())
 
-    # The run is found under the current folder and goes on there, as far as it is told.
+    # The run is found in the current folder and resumed there.
     arguments = (
         '-opt',
         'train.yml',
@@ -106,7 +110,7 @@ def test_train_resume_and_test(run_python: RunPython, project: Path) -> None:
     assert sorted(path.name for path in (project / 'experiments').iterdir()) == ['.tiny.lock', 'tiny']
     assert (run / 'models' / 'net_g_5.pth').is_file()
 
-    # The command does without the hook.
+    # The command does not need the start-up hook.
     code = """
 import sys
 sys.meta_path[:] = [finder for finder in sys.meta_path if type(finder).__name__ != 'BasicSRFinder']
@@ -127,10 +131,50 @@ sys.exit(main() or main(['visualize', 'compare', '-opt', 'test.yml', '--frame', 
     assert {path.name for path in SITE.iterdir()} == before
 
 
-def test_an_error_in_the_data_ends_the_run_with_one_message(run_python: RunPython, project: Path) -> None:
+@pytest.mark.slow
+def test_damaged_data_end_the_run_before_anything_is_created(run_python: RunPython, project: Path) -> None:
     (project / 'data' / 'sharp' / 'b' / '001.png').unlink()
     done = run_python('-m', 'basicsr.train', '-opt', 'train.yml', '--debug', cwd=project)
     assert done.returncode == 2
     assert 'Traceback' not in done.stderr
-    assert 'clip b: in lq but not in gt: 1 frame (001)' in done.stderr.rpartition('\nerror: ')[2]
-    assert (project / 'experiments' / 'debug_tiny').is_dir()
+    assert 'clip b: in lq but not in gt: 1 frame (001)' in done.stderr
+    assert sorted(path.name for path in project.iterdir()) == ['data', 'test.yml', 'train.yml']
+
+
+@pytest.mark.slow
+def test_train_ignores_the_command_line_of_a_notebook_kernel(run_python: RunPython, project: Path) -> None:
+    code = """
+import sys
+from dstnet_arch.errors import OptionsError
+from dstnet_arch.plugin.pipelines import train
+before = list(sys.argv)
+train(['-opt', 'train.yml', '--force_yml', 'train:total_iter=1', 'logger:use_tb_logger=false'])
+try:
+    train(['-opt', 'train.yml', '--force_yml', 'train:total_iter=0'])
+except OptionsError as error:
+    print('caught', 'train:total_iter' in str(error))
+print(sys.argv == before)
+"""
+    done = run_python('-c', code, '-f', 'kernel-1.json', cwd=project)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-2:] == ['caught True', 'True']
+    assert (project / 'experiments' / 'tiny' / 'models' / 'net_g_latest.pth').is_file()
+
+
+@pytest.mark.parametrize('name', ['train', 'test'])
+def test_pipeline_reports_a_missing_file_without_a_traceback(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, 'argv', ['dstnet'])
+    monkeypatch.setattr(sys, 'excepthook', sys.__excepthook__)
+    assert cli.main([name, '-opt', 'nowhere.yml']) == 2
+    assert 'nowhere.yml does not exist' in capsys.readouterr().err
+    assert sys.argv == ['dstnet']
+    assert not list(tmp_path.iterdir())
+
+
+def test_missing_basicsr_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setitem(sys.modules, 'basicsr.train', None)
+    assert cli.main(['train']) == 2
+    assert 'pip install --no-build-isolation basicsr==1.4.2' in capsys.readouterr().err
