@@ -295,9 +295,7 @@ def test_get_weights_discards_a_part_of_another_file(tmp_path: Path, site: Site,
 
 def test_get_weights_keeps_what_arrived_when_the_server_hangs_up(tmp_path: Path, site: Site, fast: Released) -> None:
     site.cut = [2 * CHUNK, 0, 0]
-    with pytest.raises(
-        DownloadError, match=r'cannot be downloaded: no connection to 127\.0\.0\.1:\d+, or it'
-    ):
+    with pytest.raises(DownloadError, match=r'cannot be downloaded: no connection to 127\.0\.0\.1:\d+, or it'):
         get_weights(fast, tmp_path)
     part = tmp_path / 'FAST.pth.part'
     assert CHUNK <= part.stat().st_size < len(CONTENT)
