@@ -295,10 +295,10 @@ def workplace(tmp_path: Path) -> Path:
 def test_no_command_runs_code_from_files(workplace: Path, run_python: RunPython) -> None:
     commands = [
         ['deblur', 'blur/clip', '-o', 'out', '--weights', 'evil.pth'],
-        ['export', 'torchscript', '-o', 'out', '--weights', 'evil.pth', '--size', '32x32'],
+        ['export', 'torch_export', '-o', 'out.pt2', '--weights', 'evil.pth', '--size', '32x32'],
         ['benchmark', 'precision', 'blur/clip', '--weights', 'evil.pth'],
         ['benchmark', 'latency', 'blur/clip', '--sharp', 'sharp/clip', '--weights', 'evil.pth'],
-        ['visualize', 'compare', '-opt', 'test_evil.yml', '-o', 'out'],
+        ['visualize', 'compare', '-opt', 'test_evil.yml', '-o', 'out.png'],
         ['weights', 'verify', 'evil.pth'],
         ['weights', 'convert', 'evil.pth', '-o', 'out.safetensors'],
         ['options', 'check', 'test_evil.yml'],

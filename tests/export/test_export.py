@@ -1,4 +1,4 @@
-"""The command `dstnet export`: other programs' files do what the network does, or are not there."""
+"""dstnet export: exported files give the output of the network, or are not written."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ import pytest
 import torch
 from torch.torch_version import TorchVersion
 
-from dstnet_arch import export as package
 from dstnet_arch.__main__ import main
 from dstnet_arch.archs.checkpoint import load_checkpoint
 from dstnet_arch.archs.dstnet_arch import DSTNet
@@ -23,8 +22,7 @@ from dstnet_arch.archs.dstnet_plus_arch import DSTNetPlus
 from dstnet_arch.archs.video_net import VideoNet
 from dstnet_arch.arguments import Size
 from dstnet_arch.errors import DSTNetError
-from dstnet_arch.export.formats import FORMATS, write
-from dstnet_arch.export.network import ClipNet, exportable
+from dstnet_arch.export import FORMATS, ClipNet, export
 
 TINY: dict[str, Any] = {'num_feat': 4, 'num_block': 1, 'num_cwgdn': 1}
 TINY_PLUS: dict[str, Any] = {'num_feat': 4, 'num_block': 1, 'num_kernel_block': 1}
@@ -93,22 +91,22 @@ def no_logging() -> Iterator[None]:
     ids=lambda net: '-'.join(map(str, net.config.values())),
 )
 @pytest.mark.parametrize('shape', [(3, 3, 32, 48), (2, 3, 21, 37), (1, 3, 5, 1)], ids=str)
-def test_the_exported_form_is_the_network(net: VideoNet, shape: tuple[int, ...]) -> None:
+def test_clipnet_equals_the_network(net: VideoNet, shape: tuple[int, ...]) -> None:
     randomise(net)
     clip = noise(*shape)
-    with exportable():
+    with torch.enable_grad():
         assert_same(ClipNet(net, shape[0])(clip), restored(net, clip))
         if min(shape[-2:]) >= 17:
             assert_same(ClipNet(net, shape[0], dynamic=True)(clip), restored(net, clip))
 
 
-def test_the_network_itself_is_left_as_it_is() -> None:
+def test_clipnet_copies_the_network() -> None:
     net = DSTNet(**TINY).double().train()
     exported = ClipNet(net, 2)
     assert net.training
     assert all(p.requires_grad and p.dtype == torch.float64 for p in net.parameters())
     assert not any(p.requires_grad or p.dtype != torch.float32 for p in exported.parameters())
-    with pytest.raises(ValueError, match='at least 1 frame'):
+    with pytest.raises(ValueError, match='must be 1 or more'):
         ClipNet(net, 0)
     with pytest.raises(TypeError, match='Conv2d'):
         ClipNet(torch.nn.Conv2d(1, 1, 1), 1)  # type: ignore[arg-type]
@@ -117,7 +115,7 @@ def test_the_network_itself_is_left_as_it_is() -> None:
 # Files, through the command
 
 
-def export(weights: Path, *arguments: object) -> int:
+def run_command(weights: Path, *arguments: object) -> int:
     return main(['export', *map(str, arguments), '--weights', str(weights)])
 
 
@@ -126,14 +124,14 @@ def onnx_session(path: Path) -> Any:
 
 
 @pytest.mark.slow
-def test_onnx_of_any_size(weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_export_onnx_of_any_size(weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     onnx = pytest.importorskip('onnx')
     pytest.importorskip('onnxscript')
     path = tmp_path / 'net.onnx'
-    status = export(weights, 'onnx', '--dynamic', '--frames', 1, '-o', path)
+    status = run_command(weights, 'onnx', '--dynamic', '--frames', 1, '-o', path)
     if TorchVersion(torch.__version__) < (2, 7):
         assert status == 2
-        assert 'Leave out --dynamic' in capsys.readouterr().err
+        assert 'without --dynamic' in capsys.readouterr().err
         return
     assert status == 0
     out = capsys.readouterr().out
@@ -144,7 +142,7 @@ def test_onnx_of_any_size(weights: Path, tmp_path: Path, capsys: pytest.CaptureF
     onnx.checker.check_model(model, full_check=True)
     facts = {p.key: p.value for p in model.metadata_props}
     assert json.loads(facts['dstnet.network']) == {'type': 'DSTNet', **DSTNet(**TINY).config}
-    assert (facts['dstnet.frames'], facts['dstnet.size'], facts['dstnet.weights']) == ('1', 'any', 'tiny.pth')
+    assert (facts['dstnet.frames'], facts['dstnet.size']) == ('1', 'any')
     assert str(Path.cwd()) not in str(model)
     session = onnx_session(path)
     assert session.get_inputs()[0].shape == [1, 1, 3, 'height', 'width']
@@ -162,12 +160,12 @@ def small_onnx(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip('onnxscript')
     path = tmp_path_factory.mktemp('onnx') / 'net.onnx'
     with without_logging():  # the fixture comes after this one
-        assert export(weights, 'onnx', '--size', '20x9', '--frames', 2, '--opset', 20, '-o', path) == 0
+        assert run_command(weights, 'onnx', '--size', '20x9', '--frames', 2, '--opset', 20, '-o', path) == 0
     return path
 
 
 @pytest.mark.slow
-def test_onnx_of_one_size(weights: Path, small_onnx: Path) -> None:
+def test_export_onnx_of_one_size(weights: Path, small_onnx: Path) -> None:
     session = onnx_session(small_onnx)
     assert session.get_inputs()[0].shape == [1, 2, 3, 9, 20]
     assert pytest.importorskip('onnx').load(small_onnx).opset_import[0].version == 20
@@ -178,7 +176,7 @@ def test_onnx_of_one_size(weights: Path, small_onnx: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize('num_frame', [1, 5])
-def test_the_example_in_the_documentation(
+def test_example_in_the_documentation(
     weights: Path, small_onnx: Path, tmp_path: Path, root: Path, run_python: Any, num_frame: int
 ) -> None:
     section = (root / 'docs' / 'export.md').read_text('utf-8').split('## ONNX Runtime', 1)[1]
@@ -201,36 +199,10 @@ def test_the_example_in_the_documentation(
         assert np.abs(picture[..., ::-1] - wanted).max() < 0.51
 
 
-_RUN = """
-import sys, torch
-torch.set_num_threads(1)
-facts = {'dstnet.json': ''}
-run = torch.jit.load(sys.argv[1], _extra_files=facts)
-for file in sys.argv[2:]:
-    torch.save(run(torch.load(file)), file + '.out')
-assert 'dstnet_arch' not in sys.modules
-print(facts['dstnet.json'].decode())
-"""
-
-
-@pytest.mark.slow
-def test_torchscript_runs_without_this_package(weights: Path, tmp_path: Path, run_python: Any) -> None:
-    path = tmp_path / 'net.pt'
-    assert export(weights, 'torchscript', '--dynamic', '--frames', 2, '-o', path) == 0
-    clips = {tmp_path / f'{h}': noise(2, 3, h, 35) for h in (32, 41)}
-    for file, clip in clips.items():
-        torch.save(clip, file)
-    done = run_python('-W', 'ignore', '-c', _RUN, path, *clips, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)['range'].startswith('0 to 1')
-    for file, clip in clips.items():
-        assert_same(torch.load(f'{file}.out'), restored(load_checkpoint(weights), clip))
-
-
 @pytest.mark.slow
 def test_torch_export_of_any_size(weights: Path, tmp_path: Path) -> None:
     path = tmp_path / 'net.pt2'
-    assert export(weights, 'torch_export', '--dynamic', '--frames', 1, '-o', path) == 0
+    assert run_command(weights, 'torch_export', '--dynamic', '--frames', 1, '-o', path) == 0
     facts = {'dstnet.json': ''}
     run = torch.export.load(path, extra_files=facts).module()
     assert json.loads(facts['dstnet.json'])['frames'] == '1'
@@ -245,15 +217,14 @@ def test_torch_export_of_any_size(weights: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
-        (['onnx', '-o', 'net.pt', '--dynamic'], 'saved as *.onnx'),
-        (['torchscript', '-o', 'there.pt', '--dynamic'], 'exists already'),
-        (['torchscript', '-o', 'nowhere/net.pt', '--dynamic'], 'not there'),
-        (['onnx', '-o', 'net.onnx', '--dynamic', '--opset', '11'], '--opset 11'),
+        (['onnx', '-o', 'net.pt', '--dynamic'], 'must end in .onnx'),
+        (['torch_export', '-o', 'mine.pt2', '--dynamic'], 'exists'),
+        (['torch_export', '-o', 'mine.pt2/net.pt2', '--dynamic'], 'cannot be written to'),
+        (['onnx', '-o', 'net.onnx', '--dynamic', '--opset', '11'], '--opset is 11'),
     ],
     ids=lambda value: value if isinstance(value, str) else '',
 )
-def test_wrong_arguments(
-    weights: Path,
+def test_export_command_checks_arguments_before_the_work(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -261,26 +232,25 @@ def test_wrong_arguments(
     message: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    Path('there.pt').write_text('mine')
-    assert export(weights, *arguments) == 2
+    Path('mine.pt2').write_text('mine')
+    assert run_command(Path('not read.pth'), *arguments) == 2
     assert message in capsys.readouterr().err
-    assert [entry.name for entry in tmp_path.iterdir()] == ['there.pt']
-    assert Path('there.pt').read_text() == 'mine'
+    assert [entry.name for entry in tmp_path.iterdir()] == ['mine.pt2']
+    assert Path('mine.pt2').read_text() == 'mine'
 
 
 @pytest.mark.parametrize('sizes', [[], ['--dynamic', '--size', '64x48'], ['--size', '64']], ids=str)
-def test_the_size_has_to_be_said_once(weights: Path, tmp_path: Path, sizes: list[str]) -> None:
+def test_export_command_needs_one_size(weights: Path, tmp_path: Path, sizes: list[str]) -> None:
     with pytest.raises(SystemExit, match='2'):
-        export(weights, 'torchscript', '-o', tmp_path / 'net.pt', *sizes)
+        run_command(weights, 'torch_export', '-o', tmp_path / 'net.pt2', *sizes)
 
 
-def test_a_package_that_is_missing(
+def test_export_command_names_missing_packages(
     weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    onnx = FORMATS['onnx']._replace(packages=('no_such_package',))
-    monkeypatch.setitem(FORMATS, 'onnx', onnx)  # type: ignore[arg-type]
-    assert export(weights, 'onnx', '--dynamic', '-o', tmp_path / 'net.onnx') == 2
-    assert 'ONNX needs no_such_package, which cannot be imported here: pip install' in capsys.readouterr().err
+    monkeypatch.setitem(FORMATS, 'onnx', FORMATS['onnx']._replace(packages=('no_such_package',)))
+    assert run_command(weights, 'onnx', '--dynamic', '-o', tmp_path / 'net.onnx') == 2
+    assert 'ONNX needs no_such_package: pip install no_such_package' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -292,37 +262,35 @@ def test_a_package_that_is_missing(
         (lambda clip: clip.view(-1, 7), 'does not run on frames of 16x16'),
     ],
 )
-def test_what_is_wrong_gets_no_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Any, message: str) -> None:
+def test_export_keeps_the_older_file_if_the_output_is_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Any, message: str
+) -> None:
     net = randomise(DSTNet(**TINY, propagation='none', spatial='none'))
     net.reconstruct.weight.data.zero_()
     net.reconstruct.bias.data.zero_()  # so that the network returns its clip
-    broken = FORMATS['torchscript']._replace(load=lambda path: run, write=lambda *args: args[2].write_text('broken'))
-    monkeypatch.setitem(FORMATS, 'torchscript', broken)  # type: ignore[arg-type]
-    (tmp_path / 'net.pt').write_text('older')
+    broken = FORMATS['onnx']._replace(load=lambda path: run, write=lambda *args: args[2].write_text('broken'))
+    monkeypatch.setitem(FORMATS, 'onnx', broken)
+    (tmp_path / 'net.onnx').write_text('older')
     with pytest.raises(DSTNetError) as caught:
-        package.export(net, tmp_path / 'net.pt', 'torchscript', 2, Size(16, 16))
+        export(net, tmp_path / 'net.onnx', 'onnx', 2, Size(16, 16))
     assert message in str(caught.value)
-    assert [entry.name for entry in tmp_path.iterdir()] == ['net.pt']
-    assert (tmp_path / 'net.pt').read_text() == 'older'
+    assert [entry.name for entry in tmp_path.iterdir()] == ['net.onnx']
+    assert (tmp_path / 'net.onnx').read_text() == 'older'
 
 
-def test_what_cannot_be_exported_is_said_in_one_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_export_reports_the_reason_of_exporters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any) -> None:
         raise RuntimeError('Go and ask') from TypeError('an operator is missing\nand much more')
 
-    monkeypatch.setitem(FORMATS, 'onnx', FORMATS['onnx']._replace(write=fail))  # type: ignore[arg-type]
-    with pytest.raises(DSTNetError, match=r'an operator is missing \(PyTorch .*Leave out --dynamic'):
-        package.export(DSTNet(**TINY), tmp_path / 'net.onnx', 'onnx', 1)
+    monkeypatch.setitem(FORMATS, 'onnx', FORMATS['onnx']._replace(write=fail))
+    with pytest.raises(DSTNetError, match=r'an operator is missing \(PyTorch .*without --dynamic'):
+        export(DSTNet(**TINY), tmp_path / 'net.onnx', 'onnx', 1)
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.skipif(not Path('/dev/full').exists(), reason='only Linux has a disk that is always full')
-@pytest.mark.parametrize('name', ['torchscript', 'torch_export'])
-def test_a_full_disk_is_said_in_one_message(name: str) -> None:
-    """PyTorch ends the process if it writes an ExportedProgram there itself."""
+@pytest.mark.skipif(not Path('/dev/full').exists(), reason='needs /dev/full')
+def test_torch_export_reports_a_full_disk() -> None:
+    """PyTorch would end the process if it wrote an ExportedProgram to a full disk."""
     net = ClipNet(DSTNet(**TINY), 1, dynamic=False)
-    with pytest.raises(DSTNetError, match=r'/dev cannot be written to: .* Free some space'):
-        write(name, net, torch.rand(1, 1, 3, 16, 16), Path('/dev/full'), 18, {'version': '0'})
-
-
-# Measuring
+    with pytest.raises(OSError, match='No space left'):
+        FORMATS['torch_export'].write(net, torch.rand(1, 1, 3, 16, 16), Path('/dev/full'), 18, {})

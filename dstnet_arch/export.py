@@ -1,0 +1,357 @@
+"""``dstnet export``: networks as ONNX or `torch.export` files for other programs.
+
+`VideoNet.forward` itself cannot be exported: without gradients it processes a clip in chunks whose number depends on
+the frame size, takes fast paths of one device, and pads by code that branches on the size. `ClipNet` runs the same
+stages on all frames at once, on the path of training, and computes the padding. The number of frames is fixed, because
+exporters unroll the loop over frames.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import io
+import json
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from dstnet_arch._version import __version__
+from dstnet_arch.archs.checkpoint import load_checkpoint
+from dstnet_arch.archs.video_net import VideoNet, stored_config
+from dstnet_arch.arguments import Size, size, whole_number
+from dstnet_arch.errors import DSTNetError, OptionsError, first_line
+from dstnet_arch.files import incomplete_path
+from dstnet_arch.streaming.stages import stages_of
+from dstnet_arch.weights import resolve_weights
+
+TOLERANCE = 1e-4
+"""Maximum difference of the exported network, relative to the largest value (0.025 grey levels)."""
+MIN_DYNAMIC_SIDE = 17
+"""Smallest side of frames with --dynamic: smaller ones give feature maps of a single pixel, which exporters treat as a
+special case."""
+DEFAULT_OPSET = MIN_OPSET = 18  # written by PyTorch's exporter; older ones are not supported
+INPUT, OUTPUT = 'clip', 'restored'
+"""Names of the input and output in ONNX."""
+METADATA = 'dstnet'
+"""Prefix of the metadata keys in ONNX, and name of the JSON file in a `torch.export` file."""
+
+# A graph for any size is made from frames of the first size and checked on both: odd sides, and multiples of 16.
+_EXAMPLE_SIZES = (Size(101, 70), Size(64, 48))
+
+Run = Callable[[Tensor], Tensor]
+
+_DESCRIPTION = f"""\
+Export a network to a file for other programs. Input: clips (1, T, 3, H, W), float32, RGB in [0, 1]. Output: restored
+clips of the same shape, not clamped. The file is run and compared with the network before it is saved.
+
+The number of frames is fixed. The frame size is fixed, too, or, with --dynamic, any from
+{MIN_DYNAMIC_SIDE}x{MIN_DYNAMIC_SIDE}.
+
+  onnx          for ONNX Runtime, OpenVINO, TensorRT and others; needs the packages onnx, onnxscript and onnxruntime
+  torch_export  an ExportedProgram for PyTorch without this package
+"""
+_EPILOG = """\
+examples:
+  dstnet export onnx --weights GoPro --size 1280x720 --frames 5 -o dstnet.onnx
+  dstnet export torch_export --weights experiments/NAME/models/net_g_latest.pth --dynamic -o dstnet.pt2"""
+
+
+class ClipNet(nn.Module):
+    """A network for clips of a fixed number of frames, in operations that exporters support.
+
+    The weights are a copy in float32 on the CPU. Call it with gradients enabled: that disables the fast paths.
+
+    Args:
+        net: A DSTNet or DSTNetPlus.
+        num_frame: T, 1 or more.
+        dynamic: Accept frames of any size from `MIN_DYNAMIC_SIDE`.
+
+    Raises:
+        TypeError: `net` is another network.
+        ValueError: `num_frame` is less than 1.
+    """
+
+    def __init__(self, net: VideoNet, num_frame: int, dynamic: bool = False) -> None:
+        super().__init__()
+        stages_of(net)  # raises TypeError for other networks
+        if num_frame < 1:
+            raise ValueError(f'num_frame is {num_frame}, it must be 1 or more')
+        self.net = copy.deepcopy(net).cpu().float().requires_grad_(False)
+        self.num_frame, self.dynamic = num_frame, dynamic
+        self.eval()
+
+    def forward(self, clip: Tensor) -> Tensor:
+        """Restore a clip (1, T, 3, H, W), RGB in [0, 1]; the output has the same shape and is not clamped."""
+        height, width = clip.shape[-2:]
+        frames = self._pad(self._pad(clip.squeeze(0), -2), -1)  # (T, 3, H', W')
+        stages, times = stages_of(self.net), range(self.num_frame)
+        features = stages.encode(frames)
+        for block in stages.blocks:
+            features = block(features, self.num_frame)
+        states = list(stages.prepare(frames, features).split(1))
+        for step, order in ((stages.backward, times[::-1]), (stages.forward, times)):
+            state = None
+            for t in order:
+                state = states[t] = step(states[t], state)
+        restored = stages.finish(frames, torch.cat(states)).unsqueeze(0)
+        if self.dynamic:  # slices would tie the graph to sizes that are, or are not, multiples of 16
+            return restored.index_select(-2, torch.arange(height)).index_select(-1, torch.arange(width))
+        return restored[..., :height, :width]
+
+    def _pad(self, frames: Tensor, dim: int) -> Tensor:
+        """`reflect_pad` along one dimension, without branches if the size is dynamic."""
+        side, multiple = frames.shape[dim], self.net.size_multiple
+        if self.dynamic:
+            # Division of positive numbers: PyTorch and ONNX round negative ones differently.
+            position = torch.arange((side + multiple - 1) // multiple * multiple)
+        else:
+            position = torch.arange(self.net.padded_side(side)) % max(2 * side - 2, 1)
+        return frames.index_select(dim, torch.where(position < side, position, 2 * side - 2 - position))
+
+
+class Format(NamedTuple):
+    """An export format."""
+
+    title: str
+    suffix: str
+    packages: tuple[str, ...]
+    """Required packages besides PyTorch."""
+    write: Callable[[ClipNet, Tensor, Path, int, Mapping[str, str]], None]
+    """Called with the network, an example clip, the path, ONNX's opset and the metadata."""
+    load: Callable[[Path], Run]
+
+
+def export(
+    net: VideoNet, path: Path, format: str, num_frame: int, size: Size | None = None, opset: int = DEFAULT_OPSET
+) -> dict[Size, float]:
+    """Export a network, run the file and compare its output with the network's.
+
+    Args:
+        net: A DSTNet or DSTNetPlus; it is not changed.
+        path: Output file, written atomically; an existing one is replaced.
+        format: One of `FORMATS`.
+        num_frame: T.
+        size: Size of the frames; None: any.
+        opset: Version of ONNX's operators.
+
+    Returns:
+        The largest difference for each size that was checked.
+
+    Raises:
+        DSTNetError: the network cannot be exported, the file cannot be written, or its output differs by more than
+            `TOLERANCE` or is not finite.
+    """
+    chosen, sizes = FORMATS[format], [size] if size else list(_EXAMPLE_SIZES)
+    metadata = {
+        'network': json.dumps(stored_config(net.get_extra_state()), sort_keys=True),
+        'version': __version__,
+        'torch': torch.__version__,
+        'frames': str(num_frame),
+        'size': str(size or 'any'),
+        'layout': '(1, frames, 3, height, width), RGB',
+        'range': '0 to 1; the output is not clamped',
+    }
+    incomplete = incomplete_path(path)
+    try:
+        with _quiet():
+            chosen.write(
+                ClipNet(net, num_frame, dynamic=size is None), _clip(num_frame, sizes[0]), incomplete, opset, metadata
+            )
+            run = chosen.load(incomplete)
+        differences = {tried: _difference(net, run, num_frame, tried) for tried in sizes}
+        os.replace(incomplete, path)
+    except DSTNetError:
+        raise
+    except OSError as error:
+        raise DSTNetError(f'{path.parent} cannot be written to: {error}.') from None
+    except Exception as error:  # exporters raise whatever their parts raise
+        advice = ' Export for one size, without --dynamic, or to another format.' if size is None else ''
+        raise DSTNetError(
+            f'{type(net).__name__} cannot be exported to {chosen.title}: {_root_reason(error)} '
+            f'(PyTorch {torch.__version__}).{advice}'
+        ) from error
+    finally:
+        with suppress(OSError):
+            incomplete.unlink(missing_ok=True)
+    return differences
+
+
+def _difference(net: VideoNet, run: Run, num_frame: int, size: Size) -> float:
+    clip = _clip(num_frame, size)
+    with torch.no_grad():
+        expected = net(clip.to(next(net.parameters()))).float().cpu()
+        try:
+            with _quiet():
+                actual = run(clip)
+        except Exception as error:
+            raise DSTNetError(f'The exported file does not run on frames of {size}: {_root_reason(error)}.') from error
+    if actual.shape != expected.shape:
+        raise DSTNetError(
+            f'The exported file gives {tuple(actual.shape)} for frames of {size}, not {tuple(expected.shape)}. Export '
+            'for one size or to another format.'
+        )
+    difference = float((actual - expected).abs().max())
+    if not difference <= TOLERANCE * max(1.0, float(expected.abs().max())):
+        raise DSTNetError(
+            f'The output of the exported file differs from the network by {difference:.1e} on frames of {size}. '
+            'Try another version of PyTorch or another format.'
+        )
+    return difference
+
+
+def _clip(num_frame: int, size: Size) -> Tensor:
+    return torch.rand(1, num_frame, 3, size.height, size.width, generator=torch.Generator().manual_seed(0))
+
+
+# Formats
+
+
+def _write_onnx(net: ClipNet, clip: Tensor, path: Path, opset: int, metadata: Mapping[str, str]) -> None:
+    import onnx
+
+    program = torch.onnx.export(
+        _program(net, clip),
+        dynamo=True,
+        opset_version=opset,
+        input_names=[INPUT],
+        output_names=[OUTPUT],
+        verbose=False,
+    )
+    assert program is not None
+    model = program.model_proto
+    graph = model.graph
+    if net.dynamic:
+        for value in (graph.input[0], graph.output[0]):
+            for dim, name in zip(value.type.tensor_type.shape.dim[-2:], ('height', 'width'), strict=True):
+                dim.dim_param = name
+    del graph.value_info[:]  # hints with generated names of sizes
+    for node in graph.node:
+        del node.metadata_props[:]  # source lines, with paths of this machine
+    model.producer_name, model.producer_version = 'dstnet-arch', __version__
+    onnx.helper.set_model_props(model, {f'{METADATA}.{key}': value for key, value in metadata.items()})
+    onnx.save(model, path)
+
+
+def _load_onnx(path: Path) -> Run:
+    onnxruntime = import_module('onnxruntime')  # has no type information
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(path.read_bytes(), options, providers=['CPUExecutionProvider'])
+    return lambda clip: torch.from_numpy(session.run([OUTPUT], {INPUT: clip.numpy()})[0])
+
+
+def _write_torch_export(net: ClipNet, clip: Tensor, path: Path, opset: int, metadata: Mapping[str, str]) -> None:
+    content = io.BytesIO()  # on a full disk, PyTorch would end the process
+    torch.export.save(_program(net, clip), content, extra_files={f'{METADATA}.json': json.dumps(dict(metadata))})
+    path.write_bytes(content.getbuffer())
+
+
+def _load_torch_export(path: Path) -> Run:
+    with path.open('rb') as file:
+        return torch.export.load(file).module()
+
+
+def _program(net: ClipNet, clip: Tensor) -> torch.export.ExportedProgram:
+    sides = {3: torch.export.Dim.DYNAMIC, 4: torch.export.Dim.DYNAMIC} if net.dynamic else None
+    with torch.enable_grad():  # the path of training; no weight requires gradients, so there is no backward pass
+        return torch.export.export(net, (clip,), dynamic_shapes=(sides,), strict=False)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        yield
+
+
+def _root_reason(error: BaseException) -> str:
+    """First line of the innermost error: exporters wrap it in advice to their developers."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return first_line(error)
+
+
+FORMATS: dict[str, Format] = {
+    'onnx': Format('ONNX', '.onnx', ('onnx', 'onnxscript', 'onnxruntime'), _write_onnx, _load_onnx),
+    'torch_export': Format('torch.export', '.pt2', (), _write_torch_export, _load_torch_export),
+}
+
+
+# Command
+
+
+def command(arguments: Sequence[str]) -> None:
+    """Run ``dstnet export``.
+
+    Raises:
+        DSTNetError: an argument is wrong, a package is missing, or as `resolve_weights`, `load_checkpoint`, `export`.
+    """
+    args = _parser().parse_args(arguments)
+    _check(args)
+    net = load_checkpoint(resolve_weights(args.weights)).float()
+    print('Exporting and checking; this takes seconds to minutes.', file=sys.stderr)
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    differences = export(net, args.output, args.format, args.frames, args.size, args.opset)
+    for checked, value in differences.items():
+        print(f'Checked on {args.frames} frames of {checked}: the largest difference is {value:.1e}.')
+    sizes = str(args.size) if args.size else f'any size from {MIN_DYNAMIC_SIDE}x{MIN_DYNAMIC_SIDE}'
+    megabytes = args.output.stat().st_size / 1e6
+    print(f'{args.output}: {FORMATS[args.format].title}, {args.frames} frames of {sizes}, {megabytes:.1f} MB')
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        'dstnet export',
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument('format', choices=FORMATS, metavar='FORMAT', help=', '.join(FORMATS))
+    parser.add_argument('-o', '--output', type=Path, required=True, metavar='FILE')
+    parser.add_argument(
+        '--weights', default='GoPro', metavar='NAME', help='released weights, or a file (default: GoPro)'
+    )
+    parser.add_argument('--frames', type=whole_number(1), default=5, metavar='T', help='frames per clip (default: 5)')
+    sizes = parser.add_mutually_exclusive_group(required=True)
+    sizes.add_argument('--size', type=size, metavar='WxH', help='size of the frames, e.g. 1280x720')
+    sizes.add_argument('--dynamic', action='store_true', help='accept frames of any size')
+    parser.add_argument(
+        '--opset',
+        type=whole_number(1),
+        default=DEFAULT_OPSET,
+        metavar='N',
+        help=f"version of ONNX's operators, {MIN_OPSET} or more (default: {DEFAULT_OPSET})",
+    )
+    parser.add_argument('--overwrite', action='store_true', help='replace an existing FILE')
+    return parser
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Check everything that can be checked before weights are downloaded."""
+    chosen, output = FORMATS[args.format], args.output
+    if output.suffix.lower() != chosen.suffix:
+        raise OptionsError(f'-o {output}: the name of a {chosen.title} file must end in {chosen.suffix}.')
+    folder = next(parent for parent in output.absolute().parents if parent.exists())
+    if output.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise OptionsError(f'-o {output} is a folder, or its folder cannot be written to.')
+    if output.exists() and not args.overwrite:
+        raise OptionsError(f'{output} exists. Give another name with -o, or replace it with --overwrite.')
+    if args.opset < MIN_OPSET:
+        raise OptionsError(f'--opset is {args.opset}; it must be {MIN_OPSET} or more.')
+    missing = []
+    for package in chosen.packages:
+        try:
+            import_module(package)
+        except ImportError:
+            missing.append(package)
+    if missing:
+        raise OptionsError(f'{chosen.title} needs {" and ".join(missing)}: pip install {" ".join(missing)}')
