@@ -91,9 +91,7 @@ def read_state(path: Path, opt: dict[str, Any]) -> dict[str, Any]:
             raise ValueError('iter and epoch are not whole numbers')
     except Exception as error:  # the type depends on where the damage is
         reason = ' '.join(str(error).split()).partition('. ')[0]
-        raise CheckpointError(
-            f'The training state {path} cannot be read ({type(error).__name__}: {reason}).'
-        ) from None
+        raise CheckpointError(f'The training state {path} cannot be read ({type(error).__name__}: {reason}).') from None
     kept = opt['path'].get('ignore_resume_networks') or ()
     for network in (key for key in opt if key.startswith('network_') and key not in kept):
         weights = Path(opt['path']['models'], f'{network.replace("network_", "net_")}_{iteration}.pth')

@@ -1,10 +1,15 @@
-"""A training run that is as small as possible, and comparisons of what runs leave behind."""
+"""A very small training run, comparisons of what runs write, and the heading of the reports."""
 
 from __future__ import annotations
 
 import json
+import os
+import platform
 import re
+import sys
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +24,7 @@ VAL_FREQ = 15
 
 
 def make_videos(root: Path, num_video: int, num_frame: int, size: tuple[int, int] = (24, 24), seed: int = 0) -> None:
-    """Write random sharp videos, and blurry ones beside: ``root/{sharp,blurry}/<video>/<frame>.png``."""
+    """Write random sharp videos and blurry ones: ``root/{sharp,blurry}/<video>/<frame>.png``."""
     rng = np.random.default_rng(seed)
     for video in range(num_video):
         for frame in range(num_frame):
@@ -31,7 +36,7 @@ def make_videos(root: Path, num_video: int, num_frame: int, size: tuple[int, int
 
 
 def train_options(total_iter: int, save_freq: int, val_freq: int) -> dict[str, Any]:
-    """Options of a run in which everything that can be resumed is there: averaged weights, a schedule, scores."""
+    """Return options of a run with all that can be resumed: averaged weights, a schedule, scores."""
     network = {'type': 'DSTNet', 'num_feat': 8, 'num_block': 1, 'num_cwgdn': 1}
     return {
         'name': NAME,
@@ -86,7 +91,7 @@ def train_options(total_iter: int, save_freq: int, val_freq: int) -> dict[str, A
 
 
 def make_project(folder: Path, total_iter: int = 90, save_freq: int = 5, val_freq: int = VAL_FREQ) -> Path:
-    """Data and ``train.yml`` in a new folder, to start ``basicsr.train`` in. Every sixth checkpoint ends an epoch."""
+    """Make a folder with data and ``train.yml``, for ``basicsr.train``. Every sixth checkpoint ends an epoch."""
     make_videos(folder / 'data' / 'train', num_video=2, num_frame=7)
     make_videos(folder / 'data' / 'val', num_video=2, num_frame=4, size=(16, 20), seed=1)
     (folder / 'train.yml').write_text(yaml.safe_dump(train_options(total_iter, save_freq, val_freq)))
@@ -94,16 +99,16 @@ def make_project(folder: Path, total_iter: int = 90, save_freq: int = 5, val_fre
 
 
 def run_folder(project: Path) -> Path:
-    """Where a training run in this project keeps what it makes."""
+    """Return the folder of the training run in a project."""
     return project / 'experiments' / NAME
 
 
 def differences(run: Path, reference: Path) -> Iterator[str]:
-    """How what a run has made differs from what another has: weights, states, pictures and scores, bit for bit."""
+    """Return the differences between two runs, bit for bit: weights, states, images and scores."""
     for folder in ('models', 'training_states', 'scores', 'visualization'):
         names = [_files(root / folder) for root in (run, reference)]
         for name in sorted(names[0] ^ names[1]):
-            yield f'{folder}/{name} is {"one too many" if name in names[0] else "missing"}'
+            yield f'{folder}/{name} is {"unexpected" if name in names[0] else "missing"}'
         for name in sorted(names[0] & names[1]):
             a, b = (_content(root / folder / name) for root in (run, reference))
             yield from (f'{folder}/{name}: {place}' for place in _unequal(a, b))
@@ -118,7 +123,7 @@ def _content(path: Path) -> Any:
         return torch.load(path, map_location='cpu', weights_only=True)
     if path.suffix == '.json':
         content = json.loads(path.read_text())
-        for key in ('date', 'run'):  # of the day and the name alone
+        for key in ('date', 'run'):  # not of the results
             content.pop(key)
         return content
     return re.sub(r'\d{4}-\d\d-\d\d', '', path.read_text()) if path.suffix == '.csv' else path.read_bytes()
@@ -133,7 +138,7 @@ def _unequal(a: Any, b: Any, place: str = '') -> Iterator[str]:
             yield from _unequal(*pair, f'{place}[{i}]')
     elif isinstance(a, Tensor) and isinstance(b, Tensor):
         same = a.shape == b.shape and a.dtype == b.dtype
-        # As bytes: numbers that are not numbers are equal to themselves, too, and 0 differs from -0.
+        # As bytes: NaN is equal to itself, and 0 differs from -0.
         if not same or _bytes(a) != _bytes(b):
             yield f'{place} differs'
     elif a != b:
@@ -142,3 +147,16 @@ def _unequal(a: Any, b: Any, place: str = '') -> Iterator[str]:
 
 def _bytes(tensor: Tensor) -> bytes:
     return tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+
+
+def heading() -> dict[str, Any]:
+    """Return the first entries of a report: command, date and machine."""
+    cpu = platform.processor() or platform.machine()
+    with suppress(OSError, StopIteration):
+        lines = Path('/proc/cpuinfo').read_text().splitlines()
+        cpu = next(line.partition(': ')[2] for line in lines if line.startswith('model name'))
+    return {
+        'command': ' '.join(['python', *sys.argv]),
+        'date': date.today().isoformat(),
+        'machine': f'{cpu}, {os.cpu_count()} cores, Python {platform.python_version()}',
+    }
