@@ -14,10 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_prep.blur_model import Image, Response
-from dstnet_arch.data.lmdb_format import natural_key
+from dstnet_arch.data.lmdb_format import IMAGE_EXTENSIONS, natural_key
 from dstnet_arch.errors import DataError
 
-FRAME_EXTENSIONS = ('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.webp')
 HDR_TRANSFERS = {16: 'PQ', 18: 'HLG'}
 """Transfer characteristics of HDR video (ITU-T H.273)."""
 
@@ -135,12 +134,12 @@ class FrameFolder(Footage):
 
     def __init__(self, path: Path) -> None:
         entries = [entry for entry in path.iterdir() if not entry.name.startswith('.')]
-        found = [entry for entry in entries if entry.suffix.lower() in FRAME_EXTENSIONS and entry.is_file()]
+        found = [entry for entry in entries if entry.suffix.lower() in IMAGE_EXTENSIONS and entry.is_file()]
         super().__init__(path, sorted(found, key=lambda entry: natural_key(entry.name)))
         if not found:
             folders = sorted(entry.name for entry in entries if entry.is_dir())
             hint = f' It has sub-folders ({", ".join(folders[:3])}): pass each of them.' if folders else ''
-            raise DataError(f'{path} has no frames (files ending in {", ".join(FRAME_EXTENSIONS)}).{hint}')
+            raise DataError(f'{path} has no frames (files ending in {", ".join(IMAGE_EXTENSIONS)}).{hint}')
 
     def frames(self) -> Iterator[Image]:
         """Read all images."""

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from dstnet_arch.data.image_file import to_8_bit
 from dstnet_arch.errors import OptionsError
 from dstnet_arch.visualize.figures import (
     PICTURES,
@@ -58,7 +59,7 @@ def side_by_side(frames: Mapping[str, Image], sharp: str | None = 'sharp', colum
     """Put frames of the same size next to each other under their names.
 
     Args:
-        frames: Name -> (H, W, 3) uint8 RGB.
+        frames: Name -> (H, W, 3), RGB, uint8 or uint16.
         sharp: Name of the ground truth, if any: the other names get their PSNR to it.
         columns: Frames per row; default: all if up to three, else a square.
 
@@ -69,7 +70,9 @@ def side_by_side(frames: Mapping[str, Image], sharp: str | None = 'sharp', colum
     columns = min(len(frames), columns or (len(frames) if len(frames) <= 3 else math.ceil(len(frames) ** 0.5)))
     rows = math.ceil(len(frames) / columns)
     texts = labels(frames, sharp)
-    cells = [np.concatenate([text_strip(texts[name], width, height), frame]) for name, frame in frames.items()]
+    cells = [
+        np.concatenate([text_strip(texts[name], width, height), to_8_bit(frame)]) for name, frame in frames.items()
+    ]
     cell_height = len(cells[0])
     sheet = np.full((rows * (cell_height + _GAP) - _GAP, columns * (width + _GAP) - _GAP, 3), 255, np.uint8)
     for number, cell in enumerate(cells):
@@ -82,7 +85,7 @@ def split_view(frames: Mapping[str, Image], sharp: str | None = 'sharp') -> Imag
     """Show one frame of which each source fills a vertical part, under its name.
 
     Args:
-        frames: Name -> (H, W, 3) uint8 RGB; at most W of them.
+        frames: Name -> (H, W, 3), RGB, uint8 or uint16; at most W of them.
         sharp: As for `side_by_side`.
 
     Returns:
@@ -92,7 +95,7 @@ def split_view(frames: Mapping[str, Image], sharp: str | None = 'sharp') -> Imag
     texts = labels(frames, sharp)
     edges = [round(width * number / len(frames)) for number in range(len(frames) + 1)]
     parts = [
-        np.concatenate([text_strip(texts[name], right - left, height), frame[:, left:right]])
+        np.concatenate([text_strip(texts[name], right - left, height), to_8_bit(frame[:, left:right])])
         for (name, frame), left, right in zip(frames.items(), edges[:-1], edges[1:], strict=True)
     ]
     sheet = np.concatenate(parts, axis=1)

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import cv2
 import numpy as np
 
+from dstnet_arch.data.image_file import to_8_bit
 from dstnet_arch.errors import OptionsError
-from dstnet_arch.metrics.psnr import psnr
-from dstnet_arch.visualize.figures import COLORS, Image, add_output_arguments, check_output, save_figure
+from dstnet_arch.visualize.figures import COLORS, Image, add_output_arguments, check_output, save_figure, score
 from dstnet_arch.visualize.sources import add_frame_arguments, add_source_arguments, footage_of, sharp_of
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def crops_figure(
     """Draw a frame with coloured rectangles on the left, and these areas of each source on the right.
 
     Args:
-        frames: Name -> (H, W, 3) uint8 RGB, all of the same size.
+        frames: Name -> (H, W, 3), RGB, uint8 or uint16, all of the same size.
         crops: Areas of the frame.
         captions: Name -> text below the crops of this source; default: the name.
         title: Text below the frame.
@@ -119,7 +119,7 @@ def crops_figure(
 
     def draw(place: Any, image: Image, text: str) -> Any:
         axes = figure.add_subplot(place)
-        axes.imshow(image, interpolation=interpolation)
+        axes.imshow(to_8_bit(image), interpolation=interpolation)
         axes.set_xticks([])
         axes.set_yticks([])
         axes.set_xlabel(text)
@@ -162,7 +162,9 @@ def _run(args: argparse.Namespace) -> None:
             raise OptionsError(f'--crop {",".join(map(str, crop))} is empty or exceeds the frames of {width}x{height}.')
 
     images = footage.read(frame)
-    crops = args.crops or [find_crop(list(images.values()), max(1, height // 6), max(1, width // 6))]
+    crops = args.crops or [
+        find_crop([to_8_bit(image) for image in images.values()], max(1, height // 6), max(1, width // 6))
+    ]
     title = f'{footage.title(frame)} ({whole})'
     captions = {}
     print(f'Frame {footage.title(frame)}, crops {" ".join(",".join(map(str, crop)) for crop in crops)}')
@@ -171,7 +173,8 @@ def _run(args: argparse.Namespace) -> None:
         captions[sharp] = f'{sharp}\nPSNR / SSIM-3D'
         for name, image in images.items():
             if name != sharp:
-                scores = f'{psnr(image, images[sharp]):.2f} / {calculate_ssim3d(image, images[sharp]):.4f}'
+                ssim = calculate_ssim3d(to_8_bit(image), to_8_bit(images[sharp]))
+                scores = f'{score(image, images[sharp]):.2f} / {ssim:.4f}'
                 captions[name] = f'{name}\n{scores}'
                 print(f'  {name}: PSNR (dB) / SSIM-3D of the full frame: {scores}')
     save_figure(crops_figure(images, crops, captions, title, whole, args.filter, args.columns), args.output)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from dstnet_arch.data.image_file import to_8_bit
 from dstnet_arch.errors import DataError, OptionsError
 from dstnet_arch.files import atomic_file
 from dstnet_arch.metrics.psnr import psnr
@@ -18,8 +19,8 @@ from dstnet_arch.metrics.psnr import psnr
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Image = NDArray[np.uint8]
-"""(H, W, 3), RGB."""
+Image = NDArray[Any]
+"""(H, W, 3), RGB, uint8 or uint16."""
 
 PICTURES = ('.png', '.jpg', '.jpeg')
 DRAWINGS = (*PICTURES, '.pdf', '.svg')
@@ -56,7 +57,7 @@ def save_picture(image: Image, path: Path) -> None:
     from PIL import Image as Pillow
 
     kind = 'PNG' if path.suffix.lower() == '.png' else 'JPEG'
-    _save(path, lambda file: Pillow.fromarray(image).save(file, kind, quality=95))
+    _save(path, lambda file: Pillow.fromarray(to_8_bit(image)).save(file, kind, quality=95))
 
 
 def save_figure(figure: Figure, path: Path) -> None:
@@ -110,10 +111,17 @@ def _font(size: int) -> Any:
     return ImageFont.truetype(str(Path(matplotlib.get_data_path(), 'fonts', 'ttf', 'DejaVuSans.ttf')), size)
 
 
+def score(image: Image, target: Image) -> float:
+    """Return the PSNR in dB of two images, which may have different bit depths."""
+    if image.dtype != target.dtype:
+        image, target = (x if x.dtype == np.uint16 else x.astype(np.uint16) * 257 for x in (image, target))
+    return psnr(image, target)
+
+
 def labels(frames: Mapping[str, Image], sharp: str | None) -> dict[str, str]:
     """Return a label for each frame: its name and, if there is a frame called `sharp`, the PSNR to it."""
     target = frames.get(sharp or '')
     return {
-        name: name if target is None or name == sharp else f'{name}  {psnr(frame, target):.2f} dB'
+        name: name if target is None or name == sharp else f'{name}  {score(frame, target):.2f} dB'
         for name, frame in frames.items()
     }

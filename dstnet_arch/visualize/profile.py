@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from tqdm import tqdm
 
+from dstnet_arch.data.image_file import to_8_bit
 from dstnet_arch.errors import OptionsError
 from dstnet_arch.visualize.figures import COLORS, Image, add_output_arguments, check_output, save_figure
 from dstnet_arch.visualize.sources import Track, add_source_arguments, footage_of
@@ -44,7 +45,7 @@ def temporal_profile(frames: Iterable[Image], column: int | None = None, row: in
     """Collect one column or one row of each frame.
 
     Args:
-        frames: T frames of (H, W, 3) uint8, consumed one by one.
+        frames: T frames of (H, W, 3), consumed one by one.
         column: Pixels from the left.
         row: Pixels from the top; give either `column` or `row`.
 
@@ -73,7 +74,7 @@ def profile_figure(
     """Draw a frame with the column or row marked, and the profiles under their names.
 
     Args:
-        frame: (H, W, 3) uint8 RGB.
+        frame: (H, W, 3), RGB, uint8 or uint16.
         profiles: Name -> result of `temporal_profile`.
         column: Column of the profiles.
         row: Row of the profiles; either `column` or `row`.
@@ -95,10 +96,10 @@ def profile_figure(
         figure = Figure((size, high * (1 + count) + 0.4 * count), dpi=150, layout='constrained')
         axes = figure.subplots(count + 1, 1, squeeze=False)[:, 0]
         axes[0].axhline(row, color=COLORS[0], linestyle=':')
-    axes[0].imshow(frame)
+    axes[0].imshow(to_8_bit(frame))
     axes[0].set_title(title)
     for axis, (name, profile) in zip(axes[1:], profiles.items(), strict=True):
-        axis.imshow(profile, aspect='auto', interpolation='nearest')
+        axis.imshow(to_8_bit(profile), aspect='auto', interpolation='nearest')
         axis.set_title(name)
     if row is None:
         axes[-1].set_xlabel(time)

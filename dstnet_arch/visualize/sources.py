@@ -46,7 +46,7 @@ class Track:
     """Frame -> its name in this source, which may have a suffix; in natural order."""
 
     def read(self, frame: str) -> Image:
-        """Read a frame: (H, W, 3) uint8 RGB."""
+        """Read a frame: (H, W, 3), RGB, uint8 or uint16."""
         return to_8_bit(self.source.read(self.clip, self.frames[frame]))
 
     def shape(self, frame: str) -> tuple[int, int]:
@@ -310,8 +310,10 @@ def options_of_test(file: str, key: str | None) -> tuple[dict[str, Any], Path, s
     """
     import yaml
 
+    from dstnet_arch.plugin.options import find_options
+
     try:
-        opt = yaml.safe_load(Path(file).read_text(encoding='utf-8'))
+        opt = yaml.safe_load(find_options(file).read_text(encoding='utf-8'))
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise OptionsError(f'-opt {file} cannot be read: {error}') from None
     datasets = opt.get('datasets') if isinstance(opt, dict) else None

@@ -217,6 +217,15 @@ def test_side_by_side_and_split_view_show_the_pixels() -> None:
     assert (split[:, 44:46][STRIP:] == 255).all()
 
 
+def test_side_by_side_scores_16_bit_frames_at_full_depth() -> None:
+    sharp = pictures(4, count=1)[0].astype(np.uint16) * 257
+    close = np.where(sharp > 99, sharp - 99, sharp)  # less than half a grey level
+    sheet = side_by_side({'restored': close, 'sharp': sharp})
+    expected = 10 * np.log10(65535**2 / np.mean((close.astype(float) - sharp) ** 2))
+    np.testing.assert_array_equal(sheet[:STRIP, :WIDTH], text_strip(f'restored  {expected:.2f} dB', WIDTH, HEIGHT))
+    np.testing.assert_array_equal(sheet[STRIP:, WIDTH + 8 :], sharp // 257)
+
+
 def test_text_strip_fits_the_text() -> None:
     assert text_strip('restored', 400, 720).shape == (45, 400, 3)
     dark = [np.flatnonzero((text_strip('a long name', width, 720) < 128).any(axis=(0, 2))) for width in (400, 80)]
