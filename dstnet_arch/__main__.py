@@ -17,6 +17,7 @@ COMMANDS = {
     'train': ('dstnet_arch.plugin.pipelines:train', 'train a network: -opt FILE, as python -m basicsr.train'),
     'test': ('dstnet_arch.plugin.pipelines:test', 'deblur and score test sets: -opt FILE, as python -m basicsr.test'),
     'options': ('dstnet_arch.plugin.options_command:command', 'check, list or copy options files'),
+    'reproduce': ('dstnet_arch.reproduce:command', "reproduce a row of the paper's tables"),
     'tables': ('dstnet_arch.metrics.tables:command', "put scores of tests into the paper's tables"),
     'visualize': ('dstnet_arch.visualize:command', 'make figures from the results of a test'),
     'weights': ('dstnet_arch.weights.cli:command', 'list, download, verify and convert released weights'),

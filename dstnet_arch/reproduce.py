@@ -1,0 +1,299 @@
+"""``dstnet reproduce``: one row of the paper's Tables 1 to 3 from a data set and weights, in one command."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from dstnet_arch._version import __version__
+from dstnet_arch.errors import DataError, DSTNetError, OptionsError
+from dstnet_arch.files import atomic_file, read_json
+
+NETWORKS = {'DSTNet': 'DSTNet', 'DSTNet-L': 'DSTNet-L', 'DSTNetPlus': 'DSTNet+', 'DSTNetPlus-L': 'DSTNet+L'}
+"""Network -> its name in the tables."""
+EXPOSURES = ('1ms8ms', '2ms16ms', '3ms24ms')
+RELEASED = {
+    ('gopro', 'DSTNet'): 'GoPro',
+    ('gopro', 'DSTNet-L'): 'GoPro-L',
+    ('dvd', 'DSTNet'): 'DVD',
+    ('bsd', 'DSTNet'): 'BSD',
+}
+"""(data set, network) -> released weights. The authors' repository has none of DSTNet+."""
+PSNR_TOLERANCE, SSIM_TOLERANCE = 0.02, 0.0005
+"""Differences from the printed scores (dB, SSIM) that still count as reproduced: rounding and number format."""
+
+_OPTIONS_SUFFIX = {'gopro': 'GoPro', 'dvd': 'DVD'}
+_DESCRIPTION = """\
+Reproduce a row of the paper's tables: use or convert the data set, download the released weights, test, and compare
+the scores with the printed ones. Each step that is already done is skipped: after an interruption, run the same command
+again.
+"""
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """What to reproduce.
+
+    Attributes:
+        dataset: 'gopro', 'dvd' or 'bsd'.
+        data: the data set as downloaded, or converted by ``python -m data_prep``.
+        network: a key of `NETWORKS`.
+        weights: 'released' or a file.
+        exposure: BSD only, one of `EXPOSURES`.
+        blur: GoPro only, 'blur' or 'blur_gamma'.
+        output: folder of the report.
+        converted: folder for converted data sets.
+        weights_url: folder URL of a mirror of the released weights; None: the authors' repository.
+        force: ``KEY=VALUE`` options of the test, as for ``--force_yml``.
+    """
+
+    dataset: str
+    data: Path
+    network: str = 'DSTNet'
+    weights: str = 'released'
+    exposure: str = EXPOSURES[0]
+    blur: str = 'blur'
+    output: Path = Path('results/reproduce')
+    converted: Path = Path('datasets')
+    weights_url: str | None = None
+    force: tuple[str, ...] = ()
+
+    @property
+    def set_name(self) -> str:
+        """Name of the test set in options files and tables, for example 'BSD1ms8ms'."""
+        return _OPTIONS_SUFFIX.get(self.dataset, f'BSD{self.exposure}')
+
+    @property
+    def name(self) -> str:
+        """Name of the run."""
+        weights = 'released' if self.weights == 'released' else Path(self.weights).stem
+        blur = '' if self.blur == 'blur' else f'_{self.blur}'
+        return f'reproduce_{self.network}_{self.set_name}{blur}_{weights}'
+
+
+def command(arguments: Sequence[str]) -> int:
+    """Run ``dstnet reproduce``; the exit status is 0 if the printed scores are reproduced, otherwise 1."""
+    parser = argparse.ArgumentParser('dstnet reproduce', description=_DESCRIPTION)
+    parser.add_argument('dataset', choices=('gopro', 'dvd', 'bsd'))
+    parser.add_argument('--data', type=Path, required=True, metavar='DIR', help='the data set, downloaded or converted')
+    parser.add_argument('--network', choices=list(NETWORKS), default='DSTNet', help='default: DSTNet')
+    parser.add_argument('--weights', default='released', metavar='FILE', help="default: the authors' released weights")
+    parser.add_argument('--exposure', choices=EXPOSURES, default=EXPOSURES[0], help='of BSD (default: 1ms8ms)')
+    parser.add_argument('--blur', choices=('blur', 'blur_gamma'), default='blur', help='of GoPro (default: blur)')
+    parser.add_argument(
+        '-o', '--output', type=Path, default=Path('results/reproduce'), metavar='DIR',
+        help='folder of the report (default: results/reproduce)',
+    )  # fmt: skip
+    parser.add_argument(
+        '--converted', type=Path, default=Path('datasets'), metavar='DIR',
+        help='folder for converted data sets (default: datasets)',
+    )  # fmt: skip
+    parser.add_argument('--weights-url', metavar='URL', help='folder of a mirror of the released weights')
+    parser.add_argument(
+        '--force_yml', nargs='+', default=[], metavar='KEY=VALUE', help='options of the test, as for basicsr.test'
+    )
+    args = vars(parser.parse_args(arguments))
+    force = tuple(args.pop('force_yml'))
+    return 0 if reproduce(Reproduction(**args, force=force))['reproduced'] else 1
+
+
+def reproduce(task: Reproduction) -> dict[str, Any]:
+    """Reproduce one row and write ``<output>/<name>/report.md`` and ``report.json``.
+
+    Args:
+        task: what to reproduce.
+
+    Returns:
+        The content of ``report.json``.
+
+    Raises:
+        DSTNetError: the data or the weights are missing or wrong, or a step failed.
+    """
+    _check(task)
+    folder = task.output / task.name
+    weights = _weights(task)
+    roots = _data(task)
+    summary = _test(task, folder, weights, roots)
+    report = _compare(task, summary, weights)
+    folder.mkdir(parents=True, exist_ok=True)
+    _write(folder / 'report.json', json.dumps(report, indent=2, ensure_ascii=False) + '\n')
+    text = _markdown(task, report)
+    _write(folder / 'report.md', text)
+    print(f'\n{text}\nReport: {folder / "report.md"}')
+    return report
+
+
+def _check(task: Reproduction) -> None:
+    """Everything that can be known before the first step."""
+    from dstnet_arch.plugin.options import find_options
+    from dstnet_arch.plugin.stock import require_basicsr
+
+    require_basicsr()
+    if not task.data.is_dir():
+        raise DataError(f'--data {task.data} is not a folder. Give the folder of the downloaded data set.')
+    if task.weights == 'released' and (task.dataset, task.network) not in RELEASED:
+        raise OptionsError(
+            f"The authors' repository has no weights of {task.network} for {task.set_name}. Give a file with --weights."
+        )
+    if task.weights != 'released' and not Path(task.weights).is_file():
+        raise OptionsError(f'--weights {task.weights} is not a file.')
+    try:
+        find_options(_options_name(task))
+    except OptionsError:
+        raise OptionsError(f'There are no options for {task.network} on {task.set_name}.') from None
+
+
+def _options_name(task: Reproduction) -> str:
+    return f'test_{task.network}_{task.set_name}'
+
+
+def _weights(task: Reproduction) -> Path:
+    from dstnet_arch.weights.released import find_released
+    from dstnet_arch.weights.store import get_weights
+
+    if task.weights != 'released':
+        return Path(task.weights)
+    released = find_released(RELEASED[task.dataset, task.network])
+    assert released is not None
+    return get_weights(released, base_url=task.weights_url)
+
+
+def _data(task: Reproduction) -> dict[str, str]:
+    """Options of the test set. A converted set and GoPro's own layout are used in place, others are converted."""
+    for folder in (task.data, _converted(task)):
+        lq, gt = folder / 'test_blur.lmdb', folder / 'test_sharp.lmdb'
+        if lq.is_dir() and gt.is_dir():
+            return {'dataroot_lq': str(lq), 'dataroot_gt': str(gt)}
+    if task.dataset == 'gopro':
+        return {'dataroot_lq': str(task.data), 'dataroot_gt': str(task.data), 'blur': task.blur}
+    more = ['--exposure', task.exposure] if task.dataset == 'bsd' else []
+    command = ['data_prep', task.dataset, str(task.data), '-o', str(_converted(task)), *more]
+    _run(command, f'Converting {task.data}')
+    return _data(task)
+
+
+def _converted(task: Reproduction) -> Path:
+    return task.converted / (f'BSD_{task.exposure}' if task.dataset == 'bsd' else task.set_name)
+
+
+def _test(task: Reproduction, folder: Path, weights: Path, roots: dict[str, str]) -> dict[str, Any]:
+    """The summary of the test run; one of an earlier run with the same weights, data and options is used again."""
+    from dstnet_arch.plugin.options import find_options
+
+    options = find_options(_options_name(task))
+    inputs = {
+        'weights_sha256': hashlib.sha256(weights.read_bytes()).hexdigest(),
+        'options_sha256': hashlib.sha256(options.read_bytes()).hexdigest(),
+        'data': {key: str(Path(value).absolute()) for key, value in roots.items()},
+        'force': list(task.force),
+    }
+    results = Path('results') / task.name / f'{task.set_name}_summary.json'
+    done = folder / 'inputs.json'
+    if done.is_file() and results.is_file() and read_json(done) == inputs:
+        print(f'The test has already run: {results}')
+        return read_json(results)
+    done.unlink(missing_ok=True)
+    forced = [
+        f'name={task.name}',
+        f'path:pretrain_network_g={weights}',
+        'path:param_key_g=~',
+        *(f'datasets:test:{key}={value}' for key, value in roots.items()),
+        *task.force,
+    ]
+    _run(['basicsr.test', '-opt', str(options), '--force_yml', *forced], 'Testing')
+    if not results.is_file():
+        raise DSTNetError(f'The test wrote no scores ({results}). Does the data set have ground truth?')
+    folder.mkdir(parents=True, exist_ok=True)
+    _write(done, json.dumps(inputs, indent=2) + '\n')
+    return read_json(results)
+
+
+def _run(module: Sequence[str], what: str) -> None:
+    print(f'{what}: python -m {" ".join(module)}', flush=True)
+    status = subprocess.run([sys.executable, '-m', *module]).returncode
+    if status:
+        raise DSTNetError(f'{what} failed (exit status {status}); the reason is above. Run the same command again.')
+
+
+def _compare(task: Reproduction, summary: dict[str, Any], weights: Path) -> dict[str, Any]:
+    from dstnet_arch.metrics.tables import measured_row, published_for
+
+    row = measured_row(summary)
+    table = published_for(task.set_name)
+    assert table is not None
+    printed = next((r for r in table['rows'] if r['method'] == NETWORKS[task.network]), None)
+    complete = summary['frames'] == table['frames']
+    differences = {
+        key: None if printed is None or printed[key] is None or value is None else value - printed[key]
+        for key, value in (('psnr', row.psnr), ('ssim', row.ssim))
+    }
+    within = {
+        'psnr': differences['psnr'] is not None and abs(differences['psnr']) <= PSNR_TOLERANCE,
+        'ssim': differences['ssim'] is None or abs(differences['ssim']) <= SSIM_TOLERANCE,
+    }
+    return {
+        'task': {key: str(value) for key, value in asdict(task).items()},
+        'weights': str(weights),
+        'table': table['title'],
+        'frames': summary['frames'],
+        'frames_of_the_set': table['frames'],
+        'measured': {'psnr': row.psnr, 'ssim': row.ssim},
+        'printed': printed,
+        'difference': differences,
+        'tolerance': {'psnr': PSNR_TOLERANCE, 'ssim': SSIM_TOLERANCE},
+        'complete': complete,
+        'reproduced': complete and all(within.values()),
+        'precision': summary.get('precision'),
+        'dstnet_arch': __version__,
+        'date': date.today().isoformat(),
+    }
+
+
+def _verdict(report: dict[str, Any]) -> str:
+    if not report['complete']:
+        return (
+            f'Not comparable: {report["frames"]} frames were scored, the printed scores are of '
+            f'{report["frames_of_the_set"]}.'
+        )
+    if report['printed'] is None:
+        return 'No scores are printed for this network on this set.'
+    limits = f'{PSNR_TOLERANCE} dB and {SSIM_TOLERANCE}'
+    return f'Reproduced within {limits}.' if report['reproduced'] else f'Not reproduced within {limits}.'
+
+
+def _markdown(task: Reproduction, report: dict[str, Any]) -> str:
+    def cells(scores: dict[str, Any] | None, sign: str = '') -> str:
+        values = scores or {}
+        return ' | '.join(
+            '-' if values.get(key) is None else f'{values[key]:{sign}.{digits}f}'
+            for key, digits in (('psnr', 2 + bool(sign)), ('ssim', 4))
+        )
+
+    lines = [
+        f'# {task.network} on {task.set_name}',
+        '',
+        f'| {report["table"]} | PSNR (dB) | SSIM-3D |',
+        '| --- | ---: | ---: |',
+        f'| {NETWORKS[task.network]}, printed | {cells(report["printed"])} |',
+        f'| measured here | {cells(report["measured"])} |',
+        f'| difference | {cells(report["difference"], "+")} |',
+        '',
+        f'**{_verdict(report)}**',
+        '',
+        f'{report["frames"]} frames, weights `{report["weights"]}`, {report["precision"]}, dstnet-arch {__version__}, '
+        f'{report["date"]}.',
+    ]
+    return '\n'.join(lines) + '\n'
+
+
+def _write(path: Path, text: str) -> None:
+    with atomic_file(path) as file:
+        file.write(text.encode())

@@ -1,0 +1,160 @@
+"""`dstnet reproduce`, from a miniature data set and a local server in place of the weights' host."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from naive_metrics import naive_psnr
+
+from dstnet_arch import reproduce
+from dstnet_arch.archs.checkpoint import load_checkpoint
+from dstnet_arch.errors import DataError, OptionsError
+from dstnet_arch.reproduce import Reproduction
+from dstnet_arch.weights import released
+from dstnet_arch.weights.released import git_ids
+
+DATA = Path(__file__).parent / 'data'
+SMALL = ['--force_yml', 'network_g:num_feat=4', 'network_g:num_block=2', 'num_gpu=0']
+
+
+def write_gopro(root: Path) -> dict[str, np.ndarray]:
+    """Two test clips in GoPro's layout; returns the images by their path below `root`."""
+    rng = np.random.default_rng(0)
+    images = {}
+    for clip, first in (('GOPR0384_11_00', 1), ('GOPR0410_11_00', 47)):
+        for number in range(first, first + 3):
+            sharp = rng.integers(0, 256, (24, 40, 3), dtype=np.uint8)
+            for kind, image in (('sharp', sharp), ('blur', cv2.GaussianBlur(sharp, (5, 5), 0))):
+                path = root / 'test' / clip / kind / f'{number:06d}.png'
+                path.parent.mkdir(parents=True, exist_ok=True)
+                cv2.imwrite(str(path), image)
+                images[str(path.relative_to(root))] = image
+    return images
+
+
+@pytest.fixture
+def weights_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A server with small released-format weights as GOPRO.pth, which are declared to be the released ones."""
+    folder = tmp_path / 'server'
+    folder.mkdir()
+    with np.load(DATA / 'released_base_f4b2.npz') as recorded:
+        state = {
+            k.removeprefix('weights/'): torch.from_numpy(recorded[k]) for k in recorded if k.startswith('weights/')
+        }
+    torch.save({'params': state}, folder / 'GOPRO.pth')
+    declared = [
+        replace(r, blob_id=git_ids(folder / 'GOPRO.pth')[0]) if r.name == 'GoPro' else r for r in released.RELEASED
+    ]
+    monkeypatch.setattr(released, 'RELEASED', tuple(declared))
+    handler = partial(SimpleHTTPRequestHandler, directory=str(folder))
+    with ThreadingHTTPServer(('127.0.0.1', 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f'http://127.0.0.1:{server.server_port}'
+        server.shutdown()
+
+
+@pytest.mark.slow
+def test_reproduce_downloads_tests_and_reports(
+    tmp_path: Path, weights_url: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    images = write_gopro(tmp_path / 'GOPRO_Large')
+    monkeypatch.chdir(tmp_path)
+    arguments = ['gopro', '--data', 'GOPRO_Large', '--weights-url', weights_url, *SMALL]
+    assert reproduce.command(arguments) == 1  # 6 frames are not GoPro's test set
+    folder = tmp_path / 'results' / 'reproduce' / 'reproduce_DSTNet_GoPro_released'
+    report = json.loads((folder / 'report.json').read_text())
+    assert 'Not comparable: 6 frames were scored, the printed scores are of 1111.' in (folder / 'report.md').read_text()
+
+    net = load_checkpoint(tmp_path / 'weights' / 'GOPRO.pth').eval()
+    scores = []
+    for clip in sorted({Path(name).parent.parent for name in images}):
+        names = sorted(name for name in images if Path(name).parent == clip / 'blur')
+        blurry = np.stack([images[name][..., ::-1] for name in names]).astype(np.float32) / 255
+        with torch.no_grad():
+            restored = net(torch.from_numpy(blurry).permute(0, 3, 1, 2)[None])[0].clamp(0, 1)
+        levels = (restored.permute(0, 2, 3, 1) * 255).round().byte().numpy()
+        scores += [
+            naive_psnr(level, images[name.replace('/blur/', '/sharp/')][..., ::-1])
+            for level, name in zip(levels, names, strict=True)
+        ]
+    assert report['measured']['psnr'] == pytest.approx(np.mean(scores), abs=1e-3)
+    assert report['difference']['psnr'] == pytest.approx(report['measured']['psnr'] - 34.16)
+
+    capfd.readouterr()
+    assert reproduce.command(arguments) == 1
+    assert 'The test has already run' in capfd.readouterr().out
+    assert json.loads((folder / 'report.json').read_text())['measured'] == report['measured']
+
+
+def summary(psnr: float, ssim: float, frames: int = 1111) -> dict[str, Any]:
+    metrics = {
+        'psnr': {'type': 'calculate_psnr', 'crop_border': 0},
+        'ssim3d': {'type': 'calculate_ssim3d', 'crop_border': 0},
+    }
+    means = {'restored': {'psnr': psnr, 'ssim3d': ssim}}
+    return {
+        'dataset': 'GoPro', 'protocol': 'dstnet', 'frames': frames, 'mean_over_frames': means, 'metrics': metrics,
+        'run': 'r', 'network': {'type': 'DSTNet'}, 'weights': 'GOPRO.pth', 'date': '2026-01-01', 'precision': 'fp32',
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ('scores', 'reproduced', 'verdict'),
+    [
+        ((34.165, 0.9680), True, 'Reproduced within 0.02 dB and 0.0005.'),
+        ((34.10, 0.9680), False, 'Not reproduced within'),
+        ((34.16, 0.9600), False, 'Not reproduced within'),
+        ((34.16, 0.9679, 1110), False, 'Not comparable: 1110 frames'),
+    ],
+)
+def test_verdict_compares_with_the_printed_row(scores: tuple[Any, ...], reproduced: bool, verdict: str) -> None:
+    task = Reproduction('gopro', Path('data'))
+    report = reproduce._compare(task, summary(*scores), Path('w.pth'))
+    assert report['reproduced'] is reproduced
+    text = reproduce._markdown(task, report)
+    assert verdict in text
+    assert '| DSTNet, printed | 34.16 | 0.9679 |' in text
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'error', 'message'),
+    [
+        (['gopro', '--data', 'missing'], DataError, 'missing is not a folder'),
+        (['gopro', '--data', '.', '--network', 'DSTNetPlus'], OptionsError, 'no weights of DSTNetPlus for GoPro'),
+        (['dvd', '--data', '.', '--network', 'DSTNet-L', '--weights', 'w.pth'], OptionsError, 'w.pth is not a file'),
+    ],
+)
+def test_wrong_arguments_fail_before_any_work(
+    arguments: list[str], error: type[Exception], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(error, match=message):
+        reproduce.command(arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_dvd_and_bsd_are_converted_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran = []
+
+    def convert(module: list[str], what: str) -> None:
+        ran.append(module)
+        for kind in ('blur', 'sharp'):
+            (tmp_path / f'datasets/BSD_2ms16ms/test_{kind}.lmdb').mkdir(parents=True)
+
+    monkeypatch.setattr(reproduce, '_run', convert)
+    task = Reproduction('bsd', Path('BSD'), exposure='2ms16ms', converted=tmp_path / 'datasets')
+    roots = reproduce._data(task)
+    assert reproduce._data(task) == roots
+    assert ran == [['data_prep', 'bsd', 'BSD', '-o', str(tmp_path / 'datasets/BSD_2ms16ms'), '--exposure', '2ms16ms']]
+    assert roots['dataroot_lq'].endswith('BSD_2ms16ms/test_blur.lmdb')
