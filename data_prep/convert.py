@@ -8,17 +8,14 @@ import shutil
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from data_prep.layouts import Clip, Found, Layout, find_clips, is_litter
-from data_prep.lmdb_writer import Frame, bytes_needed, default_threads, is_complete, read_keys, write_lmdb, write_text
+from data_prep.lmdb_writer import Frame, bytes_needed, default_threads, is_complete, write_lmdb, write_text
 from data_prep.synthesize_plan import as_synthesized
 from dstnet_arch._version import __version__
 from dstnet_arch.data.image_file import read_header
-from dstnet_arch.data.lmdb_file import open_lmdb
 from dstnet_arch.data.lmdb_format import IMAGE_EXTENSIONS, check_key, frame_key, natural_key
 from dstnet_arch.errors import DataError, Problems, counted
 from dstnet_arch.files import read_json
@@ -29,16 +26,6 @@ FORMAT = 1
 """Version of `dataset_info.json` and of the folders beside it."""
 
 _NOTES_SHOWN = 10
-
-
-@dataclass(frozen=True)
-class Part:
-    """One LMDB to make: the blurry or the sharp frames of one split."""
-
-    split: str
-    side: str
-    path: Path
-    frames: Sequence[Frame]
 
 
 def convert(
@@ -68,7 +55,6 @@ def convert(
         DataError: see above; the text says what to do.
     """
     source, output = Path(source), Path(output)
-    stated = choice is not None
     if layout.choice is not None:
         choice = choice or layout.choice.default
         if choice not in layout.choice.values:
@@ -76,50 +62,43 @@ def convert(
     found = find_clips(layout, source, choice)
     layout = as_synthesized(layout, found.clips)
     frames, notes = check_clips(layout, source, found.clips, raw)
-    parts = [
-        Part(split, side, output / f'{split}_{side}.lmdb', frames[split, side])
-        for split in layout.splits
-        for side in ('blur', 'sharp')
-        if (split, side) in frames
-    ]
     if output.exists() and not output.is_dir():
         raise DataError(f'{output} is a file; choose another folder with -o')
     info = _read_info(output)
-    complete = {part.path for part in parts if is_complete(part.path, part.frames)}
-    missing = [part for part in parts if part.path not in complete]
-    _check_space(output, sum(bytes_needed(part.path, part.frames) for part in missing))
+    parts = {output / f'{split}_{side}.lmdb': listed for (split, side), listed in frames.items()}
+    complete = {path for path, listed in parts.items() if is_complete(path, listed)}
+    _check_space(output, sum(bytes_needed(path, listed) for path, listed in parts.items() if path not in complete))
 
     arrangement = layout.format_arrangement(found.arrangement, choice)
     print(f'{layout.title} in {source}: {counted(len(found.clips), "clip")}, {arrangement}.')
     if layout.choice is not None:
-        print(_choice_text(layout, found, choice or '', stated))
+        print(_choice_text(layout, found, choice or ''))
     notes += [f'SOURCE has no part {split!r}' for split in layout.splits if (split, 'blur') not in frames]
     for note in notes[:_NOTES_SHOWN]:
         print(f'Note: {note}.')
     if len(notes) > _NOTES_SHOWN:
         print(f'... and {len(notes) - _NOTES_SHOWN} more notes like these.')
 
-    for part in parts:
-        if part.path in complete:
-            print(f'{part.path}: already complete.')
-    for part in missing:
-        write_lmdb(part.path, part.frames, threads)
-    _check_pairs(parts)
+    for path, listed in parts.items():
+        if path in complete:
+            print(f'{path}: already complete.')
+        else:
+            write_lmdb(path, listed, threads)
 
     info['format'] = FORMAT
     info['data_set'] = layout.title
     info['made_by'] = f'data_prep of dstnet-arch {__version__}'
-    info.setdefault('splits', {}).update(_describe(layout, source, found, choice, stated, parts))
+    info.setdefault('splits', {}).update(_describe(layout, source, found, choice, frames))
     if made is not None:
         info['made'] = dict(made)
     try:
         write_text(output / DATASET_INFO, json.dumps(info, indent=2) + '\n')
     except OSError as error:
         raise DataError(f'cannot write {output / DATASET_INFO}: {error}') from None
-    for part in parts:
-        clips = len({frame.key.rpartition('/')[0] for frame in part.frames})
-        size = (part.path / 'data.mdb').stat().st_size / 1e6
-        print(f'{part.path}: {counted(clips, "clip")}, {counted(len(part.frames), "frame")}, {size:.1f} MB')
+    for path, listed in parts.items():
+        clips = len({frame.key.rpartition('/')[0] for frame in listed})
+        size = (path / 'data.mdb').stat().st_size / 1e6
+        print(f'{path}: {counted(clips, "clip")}, {counted(len(listed), "frame")}, {size:.1f} MB')
 
 
 def check_clips(
@@ -282,23 +261,11 @@ def _check_space(output: Path, needed: int) -> None:
         )
 
 
-def _check_pairs(parts: Sequence[Part]) -> None:
-    keys = {}
-    for part in parts:
-        with closing(open_lmdb(part.path)) as env:
-            keys[part.split, part.side] = read_keys(env)
-    for split, _ in keys:
-        if keys[split, 'blur'] != keys[split, 'sharp']:
-            key = min(keys[split, 'blur'] ^ keys[split, 'sharp'])
-            raise DataError(f'{split}_blur.lmdb and {split}_sharp.lmdb differ in keys, e.g. {key}: move both away')
-
-
-def _choice_text(layout: Layout, found: Found, choice: str, stated: bool) -> str:
+def _choice_text(layout: Layout, found: Found, choice: str) -> str:
     assert layout.choice is not None
     text = f'{layout.choice.name}: {choice} ({layout.choice.values[choice]})'
     if not found.choices:
-        known = 'as given' if stated else f'assumed; set it with {layout.choice.option}'
-        return f'{text}; the folder names do not say it, {known}.'
+        return f'{text}; no folder name confirms it, set it with {layout.choice.option} if this is wrong.'
     others = [value for value in found.choices if value != choice]
     if others:
         return f'{text}; SOURCE also contains {" and ".join(others)}, see {layout.choice.option}.'
@@ -306,26 +273,26 @@ def _choice_text(layout: Layout, found: Found, choice: str, stated: bool) -> str
 
 
 def _describe(
-    layout: Layout, source: Path, found: Found, choice: str | None, stated: bool, parts: Sequence[Part]
+    layout: Layout, source: Path, found: Found, choice: str | None, frames: Mapping[tuple[str, str], Sequence[Frame]]
 ) -> dict[str, Any]:
+    """Return the entries of `dataset_info.json` by split."""
     splits: dict[str, Any] = {}
-    for part in parts:
-        if part.side != 'blur':
+    for (name, side), listed in frames.items():
+        if side != 'blur':
             continue
         split: dict[str, Any] = {'source': str(source.resolve())}
         split['arrangement'] = {'blur': found.arrangement.blur, 'sharp': found.arrangement.sharp}
         if layout.choice is not None and choice is not None:
-            by = 'the name of the folder' if found.choices else 'the user' if stated else 'nobody: assumed'
             split[layout.choice.name] = {
                 'value': choice,
                 'meaning': layout.choice.values[choice],
-                'stated_by': by,
+                'confirmed_by_folder_name': bool(found.choices),
             }
-        split['stored'] = 'raw pixels' if any(frame.raw for frame in part.frames) else 'files'
-        split['bit_depth'] = max(frame.header.bit_depth for frame in part.frames)
-        split['num_frames'] = len(part.frames)
-        split['clips'] = dict(Counter(frame.key.rpartition('/')[0] for frame in part.frames))
-        splits[part.split] = split
+        split['stored'] = 'raw pixels' if any(frame.raw for frame in listed) else 'files'
+        split['bit_depth'] = max(frame.header.bit_depth for frame in listed)
+        split['num_frames'] = len(listed)
+        split['clips'] = dict(Counter(frame.key.rpartition('/')[0] for frame in listed))
+        splits[name] = split
     return splits
 
 

@@ -13,6 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from data_prep.__main__ import main
+from data_prep.verify import verify_lmdb
 from dstnet_arch.data.lmdb_format import MetaEntry, format_meta_line
 
 Pixels = NDArray[np.uint8]
@@ -49,6 +50,11 @@ def failure(capsys: pytest.CaptureFixture[str], *argv: object) -> str:
     assert error.rstrip().rpartition('\r')[2].count('error: ') == 1
     assert 'Traceback' not in error
     return error
+
+
+def sound(output: Path) -> bool:
+    """True if no LMDB in a folder has a fault, checked in this process."""
+    return not any(verify_lmdb(path, 2).problems for path in output.glob('*.lmdb'))
 
 
 def write_folder(root: Path, images: Mapping[str, NDArray], extension: str = '.png') -> Path:

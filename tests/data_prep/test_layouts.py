@@ -249,7 +249,7 @@ def test_bsd_as_distributed(tmp_path, monkeypatch, capsys, bsd, exposure: str, i
     recorded = json.loads((output / 'dataset_info.json').read_text())['splits']['valid']['exposure']
     assert recorded['value'] == exposure
     assert recorded['meaning'].startswith(f'sharp frames exposed for {exposure[0]} ms')
-    assert recorded['stated_by'] == 'the name of the folder'
+    assert recorded['confirmed_by_folder_name']
     assert prepare(capsys, 'verify', output).count('  ok\n') == 6
 
 
@@ -274,7 +274,7 @@ def test_bsd_rearranged_in_a_folder_of_any_name(tmp_path, capsys) -> None:
     make_bsd(tmp_path / 'mine/BSD_2ms16ms', tree={'test': ('000',)})  # says nothing about what lies beside it
     printed = prepare(capsys, 'bsd', tmp_path / 'mine', '-o', tmp_path / 'out', '--exposure', '3ms24ms')
     assert stored(tmp_path / 'out', 'test')['sharp', '156/00000002'] == files['sharp', 'test/156/00000002']
-    assert 'the folder names do not say it, as given' in printed
+    assert 'no folder name confirms it, set it with --exposure' in printed
 
 
 def test_bsd_sequences_with_raw_frames_alone_stop_it(tmp_path, capsys, bsd) -> None:
