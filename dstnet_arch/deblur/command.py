@@ -43,8 +43,6 @@ def command(arguments: Sequence[str]) -> int:
     Raises:
         DSTNetError: see `run`.
     """
-    for stream in (sys.stdout, sys.stderr):  # names that the terminal cannot show must not stop the work
-        stream.reconfigure(errors='backslashreplace')  # type: ignore[union-attr]
     inputs, config = parse_arguments(arguments)
     ranks = Ranks.from_environment()
     config = replace(config, device=config.device or ranks.device)
