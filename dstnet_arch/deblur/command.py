@@ -104,27 +104,10 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[list[str], DeblurConfig]:
     Returns:
         The INPUTs; the settings for all of them, with the first one as `input`.
     """
-    args = _make_parser().parse_args(arguments)
-    config = DeblurConfig(
-        input=args.input[0],
-        output=args.output,
-        weights=args.weights,
-        device=args.device,
-        precision=args.precision,
-        start=args.start,
-        end=args.end,
-        resume=args.resume,
-        overwrite=args.overwrite,
-        encoding=OutputOptions(args.codec, args.quality, args.pix_fmt, args.format),
-        rate=args.fps,
-        compare=args.compare,
-        report=args.report,
-        tile=args.tile,
-        store=args.store,
-        interval=args.interval,
-        temp_dir=args.temp_dir,
-    )
-    return args.input, config
+    args = vars(_make_parser().parse_args(arguments))
+    inputs = args.pop('input')
+    encoding = OutputOptions(*(args.pop(name) for name in ('codec', 'quality', 'pix_fmt', 'format')))
+    return inputs, DeblurConfig(input=inputs[0], encoding=encoding, rate=args.pop('fps'), **args)
 
 
 def _make_parser() -> argparse.ArgumentParser:

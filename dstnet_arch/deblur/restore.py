@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dstnet_arch.errors import DataError, DSTNetError
-from dstnet_arch.memory_errors import memory_explained
+from dstnet_arch.memory_errors import translate_oom
 from dstnet_arch.nonfinite import first_nonfinite
 from dstnet_arch.streaming.streamer import Streamer
 from dstnet_arch.video.sinks import ResultSink as Sink
@@ -50,7 +50,7 @@ def restore(source: Source, sink: Sink, streamer: Streamer, step: Callable[[str,
 
     try:
         with (
-            memory_explained(_MEMORY_ADVICE),
+            translate_oom(_MEMORY_ADVICE),
             closing(ReadAhead(source)) as frames,
             closing(streamer(frames, start=sink.position, state=sink.state, progress=count)) as stream,
         ):

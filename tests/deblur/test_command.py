@@ -134,14 +134,19 @@ def test_wrong_arguments_are_refused(deblur: Deblur, tmp_path: Path, arguments: 
         deblur(make_frames(tmp_path / 'blurry', 1), '-o', tmp_path / 'sharp', *arguments)
 
 
-def test_nonfinite_values_are_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    net = DSTNet(num_feat=2, num_block=1, num_cwgdn=1)
-    net.reconstruct.bias.data[0] = float('nan')
-    torch.save(net.state_dict(), tmp_path / 'nan.pth')
+def test_nonfinite_values_are_an_error(deblur: Deblur, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = make_frames(tmp_path / 'blurry', 2)
-    assert main(['deblur', str(source), '-o', str(tmp_path / 'sharp'), '--weights', str(tmp_path / 'nan.pth')]) == 2
-    assert 'Frame 000: the network returned values that are not finite. First: ' in capsys.readouterr().err
-    assert files(tmp_path) == ['blurry', 'nan.pth']
+    for cause in ('the weights reconstruct.bias', 'the output of forward_dtff.refine.0'):
+        net = DSTNet(num_feat=2, num_block=1, num_cwgdn=1).eval()
+        if 'weights' in cause:
+            net.reconstruct.bias.data[0] = float('nan')
+        else:
+            net.forward_dtff.refine[0].register_forward_hook(lambda module, given, output: output * float('inf'))
+        monkeypatch.setattr('dstnet_arch.deblur.run.load_checkpoint', lambda path, device, net=net: net)
+        status, _, err = deblur(source, '-o', tmp_path / 'sharp')
+        assert status == 2
+        assert f'Frame 000: the network returned values that are not finite. First: {cause}' in err
+    assert files(tmp_path) == ['blurry']
 
 
 def test_existing_results_are_replaced_on_request_only(deblur: Deblur, tmp_path: Path) -> None:
@@ -306,6 +311,28 @@ def test_killed_run_is_resumed(deblur: Deblur, weights: Path, tmp_path: Path) ->
     assert (status, 'after 4 frames' in out) == (0, True)
     for name in files(tmp_path / 'complete'):
         assert (tmp_path / 'sharp' / name).read_bytes() == (tmp_path / 'complete' / name).read_bytes()
+
+
+@pytest.mark.parametrize('flag', ['--resume', '--overwrite'])
+@pytest.mark.parametrize('names', [['lock'], ['lock', '.job.json.incomplete']])
+def test_run_killed_at_its_start_is_repeated(deblur: Deblur, tmp_path: Path, flag: str, names: list[str]) -> None:
+    (tmp_path / 'sharp.partial').mkdir()
+    for name in names:
+        (tmp_path / 'sharp.partial' / name).touch()
+    assert deblur(make_frames(tmp_path / 'blurry', 2), '-o', tmp_path / 'sharp', flag)[0] == 0
+    assert files(tmp_path) == ['blurry', 'sharp']
+    assert files(tmp_path / 'sharp') == ['000.png', '001.png']
+
+
+@pytest.mark.parametrize('names', [['job.json', 'lock', 'state.pt'], ['job.json'], ['lock'], []])
+def test_run_killed_at_its_end_is_complete(deblur: Deblur, tmp_path: Path, names: list[str]) -> None:
+    source = make_frames(tmp_path / 'blurry', 2)
+    assert deblur(source, '-o', tmp_path / 'sharp')[0] == 0
+    (tmp_path / 'sharp.partial').mkdir()
+    for name in names:
+        (tmp_path / 'sharp.partial' / name).touch()
+    assert deblur(source, '-o', tmp_path / 'sharp', '--resume')[0] == 0
+    assert files(tmp_path) == ['blurry', 'sharp']
 
 
 # From Python, and on the terminal
