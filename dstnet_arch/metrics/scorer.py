@@ -71,8 +71,13 @@ class Scorer:
             For each frame its scores in the order of the metrics.
 
         Raises:
-            DataError: the frames are too small for one of the metrics.
+            DataError: the frames differ in size from the ground truth, or are too small for one of the metrics.
         """
+        if sharp is not None and sharp.shape != frames.shape:
+            raise DataError(
+                f'Frames of {size_text(frames.shape[-2:])} cannot be scored against ground truth of '
+                f'{size_text(sharp.shape[-2:])}. Deblurring keeps the size: use ground truth of the same size.'
+            )
         for opt in self._metrics:
             if min(frames.shape[-2:]) < (least := least_side(opt)):
                 raise DataError(

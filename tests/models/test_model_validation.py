@@ -211,8 +211,8 @@ def test_names_cannot_leave_the_folder(tmp_path: Path, video: str, frame: str) -
 
 
 def test_errors_name_their_cause(tmp_path: Path) -> None:
-    def run(clips: Clips, crop_border: int = 0, save_img: bool = False) -> None:
-        metrics = {'psnr': {'type': 'calculate_psnr', 'crop_border': crop_border}}
+    def run(clips: Clips, save_img: bool = False, **settings: Any) -> None:
+        metrics = {'psnr': {'type': 'calculate_psnr', 'crop_border': 0, **settings}}
         make_model(test_options(tmp_path, metrics=metrics)).validation(loader(clips), 'tiny', None, save_img)
 
     class Broken(Clips):
@@ -226,10 +226,10 @@ def test_errors_name_their_cause(tmp_path: Path) -> None:
         run(Broken('GoPro', {'a': 3, 'b': 3}))
     clips = Clips('GoPro', {'a': 3})
     clips.clips[0]['gt'] = clips.clips[0]['gt'][..., :-1]
-    with pytest.raises(
-        DataError, match=r'Frame 000047 of a cannot be scored: ValueError: batch_psnr: expected two batches'
-    ):
+    with pytest.raises(DataError, match='Frames of 14x12 cannot be scored against ground truth of 13x12'):
         run(clips)
+    with pytest.raises(DataError, match=r'Frame 000047 of a cannot be scored: ValueError: Wrong input_order'):
+        run(Clips('GoPro', {'a': 3}), input_order='WHC')
     clips = Clips('GoPro', {'a': 3})
     clips.clips[0]['lq'][1] = float('nan')
     with pytest.raises(DataError, match=r'Frame 000047 of a: .* non-finite values'):  # its neighbour sees the NaN, too
