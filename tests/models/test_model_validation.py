@@ -303,7 +303,7 @@ def _rank(rank: int, port: int, root: Path) -> None:
         with pytest.raises(DSTNetError, match='rank 1'):
             model.validation(loader(Clips('set', SETS[0])), 'tiny', None)
     finally:
-        time.sleep(0.1)  # see dstnet_arch.deblur.ranks._LET_GO
+        time.sleep(0.1)
         distributed.destroy_process_group()
 
 
