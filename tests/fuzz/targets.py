@@ -1,7 +1,7 @@
-"""What the fuzzing feeds: readers of files from elsewhere, each with inputs to start from.
+"""The readers of files that are fuzzed, each with good inputs to start from.
 
-A target takes bytes, makes them into the files that it reads, and may raise this project's own errors only. `check`
-also sees to it that nothing is left behind: no thread, no process, no unfinished file.
+A target writes bytes to the files that it reads, and may raise this project's own errors only. `check` also checks that
+no thread, process or unfinished file is left.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from collections.abc import Callable
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import cache
-from importlib import import_module
 from pathlib import Path
 
+import av
 import cv2
 import lmdb
 import numpy as np
@@ -47,26 +47,23 @@ OWN_ERRORS = (DSTNetError, DataError)
 
 @dataclass(frozen=True)
 class Target:
-    """A reader to try.
+    """A reader.
 
     Attributes:
-        what: what the bytes are.
         seeds: good inputs, to be changed.
-        run: reads bytes, with a folder of its own for files. ValueError and OSError are for `data_prep`'s functions
-            alone, which document them.
+        run: reads bytes, with an empty folder for files.
     """
 
-    what: str
     seeds: Callable[[], list[bytes]]
     run: Callable[[bytes, Path], None]
 
 
 def check(target: Target, data: bytes, folder: Path) -> None:
-    """Try one input; `folder` is there and empty, and is so again afterwards.
+    """Try one input in an empty folder, which is empty again afterwards.
 
     Raises:
-        Exception: whatever is none of this project's own errors.
-        AssertionError: something was left behind.
+        Exception: any exception that is not one of this project's own errors.
+        AssertionError: something was left.
     """
     threads, processes = set(threading.enumerate()), set(multiprocessing.active_children())
     try:
@@ -105,21 +102,21 @@ def _options(data: bytes, folder: Path) -> None:
     check_options(opt, isinstance(datasets, dict) and 'train' in datasets, check_paths=len(data) % 2 == 0)
 
 
-# Data
+# Images and LMDBs
 
 
-def _picture(extension: str, shape: tuple[int, ...] = (6, 8, 3), dtype: type = np.uint8) -> bytes:
+def _image(extension: str, shape: tuple[int, ...] = (6, 8, 3), dtype: type = np.uint8) -> bytes:
     values = np.random.default_rng(0).integers(0, np.iinfo(dtype).max, shape).astype(dtype)
     return cv2.imencode(extension, values)[1].tobytes()
 
 
-def _pictures() -> list[bytes]:
+def _images() -> list[bytes]:
     shapes = ((6, 8), (6, 8, 3), (6, 8, 4))
-    pngs = [_picture('.png', shape, dtype) for shape in shapes for dtype in (np.uint8, np.uint16)]
+    pngs = [_image('.png', shape, dtype) for shape in shapes for dtype in (np.uint8, np.uint16)]
     return [
         raw_header(2, 3) + bytes(18),
         *pngs,
-        *(_picture(extension) for extension in ('.jpg', '.bmp', '.tif', '.webp')),
+        *(_image(extension) for extension in ('.jpg', '.bmp', '.tif', '.webp')),
         _exif(),
     ]
 
@@ -134,7 +131,7 @@ def _exif() -> bytes:
     return content.getvalue()
 
 
-def _read_picture(data: bytes, folder: Path) -> None:
+def _read_image_file(data: bytes, folder: Path) -> None:
     path = folder / 'clip/000.png'
     path.parent.mkdir()
     path.write_bytes(data)
@@ -161,19 +158,19 @@ def _database() -> bytes:
     with TemporaryDirectory() as folder:
         with lmdb.open(folder, map_size=2**20) as env, env.begin(write=True) as transaction:
             for i in range(3):
-                transaction.put(f'clip/{i}'.encode(), _picture('.png'))
+                transaction.put(f'clip/{i}'.encode(), _image('.png'))
             transaction.put(b'clip/2', raw_header(6, 8) + bytes(6 * 8 * 3))
-            transaction.put(b'clip/3', _picture('.jpg', (64, 64, 3)))  # over several pages
+            transaction.put(b'clip/3', _image('.jpg', (64, 64, 3)))  # over several pages
         return Path(folder, 'data.mdb').read_bytes()
 
 
 _META = ''.join(f'clip/{i}.png ({6 if i < 3 else 64},{8 if i < 3 else 64},3) 1\n' for i in range(4)).encode()
 
 
-def _read_lmdb(database: bytes, meta: bytes, folder: Path) -> None:
+def _read_lmdb(meta: bytes, folder: Path) -> None:
     path = folder / 'x.lmdb'
     path.mkdir()
-    (path / 'data.mdb').write_bytes(database)
+    (path / 'data.mdb').write_bytes(_database())
     (path / META_INFO).write_bytes(meta)
     with suppress(ValueError, OSError):
         read_meta_info(path)
@@ -205,16 +202,11 @@ def _meta_seeds() -> list[bytes]:
 
 @cache
 def _videos() -> list[bytes]:
-    """Six small frames in some containers and codings; nothing where PyAV is missing."""
-    with suppress(ImportError):
-        import_module('dstnet_arch.video.video_source')
-        return [_video(*kind) for kind in (('mp4', 'mpeg4'), ('matroska', 'ffv1'), ('avi', 'mjpeg'), ('mov', 'png'))]
-    return []
+    """Six small frames in several containers and codecs."""
+    return [_video(*kind) for kind in (('mp4', 'mpeg4'), ('matroska', 'ffv1'), ('avi', 'mjpeg'), ('mov', 'png'))]
 
 
 def _video(container: str, codec: str) -> bytes:
-    import av
-
     content = io.BytesIO()
     with av.open(content, 'w', container) as file:
         stream = file.add_stream(codec, 24)
@@ -252,7 +244,7 @@ def _saved(content: object, zipped: bool = True) -> bytes:
 
 @cache
 def _records() -> dict[str, bytes]:
-    """What a ``.pth`` file has beside its pickle."""
+    """The records of a ``.pth`` file, by name."""
     with zipfile.ZipFile(io.BytesIO(_saved({'params': _network(DSTNetPlus)}))) as archive:
         return {name: archive.read(name) for name in archive.namelist()}
 
@@ -268,7 +260,7 @@ def _load(data: bytes, path: Path) -> None:
 
 
 def _load_pickle(data: bytes, folder: Path) -> None:
-    """Where checksums of the archive would stop most changes, it is put together anew around the changed pickle."""
+    """Put a changed pickle into a new archive: in the old one, checksums would reveal most changes."""
     file = io.BytesIO()
     with zipfile.ZipFile(file, 'w') as archive:
         for name, content in _records().items():
@@ -295,24 +287,18 @@ def _read_state(data: bytes, folder: Path) -> None:
 
 
 TARGETS: dict[str, Target] = {
-    'options': Target('options files', _options_seeds, _options),
-    'picture': Target('picture files', _pictures, _read_picture),
-    'meta_info': Target('meta_info.txt of an LMDB', _meta_seeds, lambda d, f: _read_lmdb(_database(), d, f)),
-    'video': Target('video files', _videos, _read_video),
+    'options': Target(_options_seeds, _options),
+    'image': Target(_images, _read_image_file),
+    'meta_info': Target(_meta_seeds, _read_lmdb),
+    'video': Target(_videos, _read_video),
     'pth': Target(
-        '.pth files',
         lambda: [_saved({'params': _network()}, zipped) for zipped in (True, False)],
-        lambda d, f: _load(d, f / 'weights.pth'),
+        lambda data, folder: _load(data, folder / 'weights.pth'),
     ),
     'pickle': Target(
-        'the pickle in a .pth file',
         lambda: [content for name, content in _records().items() if name.endswith('data.pkl')],
         _load_pickle,
     ),
-    'safetensors': Target(
-        '.safetensors files', lambda: [save_safetensors(_network(DSTNetPlus), {'format': 'pt'})], _load_safetensors
-    ),
-    'state': Target(
-        'training states', lambda: [_saved(_training_state(), zipped) for zipped in (True, False)], _read_state
-    ),
+    'safetensors': Target(lambda: [save_safetensors(_network(DSTNetPlus), {'format': 'pt'})], _load_safetensors),
+    'state': Target(lambda: [_saved(_training_state(), zipped) for zipped in (True, False)], _read_state),
 }
