@@ -46,8 +46,18 @@ class Ranks:
 
     @classmethod
     def from_environment(cls) -> Ranks:
-        """Read the variables that torchrun sets."""
-        return cls(*(int(os.environ.get(name) or default) for name, default in _VARIABLES.items()))
+        """Read the variables that torchrun sets.
+
+        Raises:
+            OptionsError: They contradict each other.
+        """
+        ranks = cls(*(int(os.environ.get(name) or default) for name, default in _VARIABLES.items()))
+        if not 0 <= ranks.rank < ranks.world_size:
+            raise OptionsError(
+                f'RANK={ranks.rank} and WORLD_SIZE={ranks.world_size} contradict each other. Start the processes with '
+                'torchrun, or unset both variables.'
+            )
+        return ranks
 
     @property
     def device(self) -> str | None:

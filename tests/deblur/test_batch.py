@@ -41,6 +41,9 @@ def test_ranks_are_those_of_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, value)
     ranks = Ranks.from_environment()
     assert ranks == Ranks(5, 8, 1)
+    monkeypatch.setenv('WORLD_SIZE', '5')
+    with pytest.raises(OptionsError, match='RANK=5 and WORLD_SIZE=5 contradict'):
+        Ranks.from_environment()
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
     assert ranks.device is None
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)

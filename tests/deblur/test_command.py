@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from deblur_utils import Deblur, assert_same, files, load_all, make_frames, noise, restore_clip, save
 
 from dstnet_arch.__main__ import main
@@ -373,6 +372,18 @@ def test_warnings_are_printed_and_returned(deblur: Deblur, weights: Path, tmp_pa
     assert (status, err.count('warning: ')) == (0, 1)
     result = run(DeblurConfig(str(source), tmp_path / 'other', str(weights), 'cpu'))
     assert result.warnings == [err.strip().removeprefix('warning: ')]
+
+
+def test_progress_without_a_terminal_is_lines(deblur: Deblur, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr('dstnet_arch.progress._SECONDS_BETWEEN_LINES', 0)
+    status, _, err = deblur(make_frames(tmp_path / 'blurry', 3), '-o', tmp_path / 'sharp', '--compare')
+    lines = [line.rpartition(',')[0] for line in err.splitlines() if not line.startswith('reading')]
+    assert (status, '\r' in err) == (0, False)
+    assert lines[:6] == [
+        *(f'backward pass: {done} of 6 steps' for done in (1, 2, 3)),
+        *(f'restoring: {done} of 6 steps' for done in (4, 5, 6)),
+    ]
+    assert lines[-1] == 'comparing: 3 of 3 steps'
 
 
 def test_names_that_the_terminal_cannot_encode(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
