@@ -16,6 +16,7 @@ from dstnet_arch.errors import DataError, OptionsError, counted
 from dstnet_arch.progress import Progress
 
 _MAX_LINES = 40
+_LOGGER = logging.getLogger('basicsr')  # the logger of stock BasicSR's runs
 _ROOTS = {'lq': 'dataroot_lq', 'gt': 'dataroot_gt'}
 
 
@@ -34,6 +35,7 @@ def open_sources(opt: Mapping[str, Any], gt_required: bool, phase: str) -> tuple
         DataError: roots cannot be opened; the message names the options.
     """
     backend = (opt.get('io_backend') or {}).get('type', 'auto')
+    phase = opt.get('phase') or phase
     blur = opt.get('blur', DEFAULT_BLUR)
     if not isinstance(blur, str) or not blur:
         raise OptionsError(f'blur is {blur!r}, expected the name of a folder, such as blur or blur_gamma.')
@@ -51,15 +53,18 @@ def open_sources(opt: Mapping[str, Any], gt_required: bool, phase: str) -> tuple
     problems = []
     for side, root in roots.items():
         try:
-            layout = None if is_lmdb(root, backend) else find_layout(Path(root), opt.get('phase') or phase, blur)
+            layout = None if is_lmdb(root, backend) else find_layout(Path(root), phase, blur)
             folders = {} if layout is None else layout.lq if side == 'lq' else layout.gt
             if layout is not None and not folders:
                 raise DataError(_missing_side(root, side, layout, blur))
             if layout is None and same:
                 raise DataError(
-                    f'{root} is given for both dataroot_lq and dataroot_gt, but it contains no folders blur and sharp, '
-                    'or input and target. Give the folder of the sharp frames as dataroot_gt.'
+                    f'{root} is given for both dataroot_lq and dataroot_gt, but it contains no folders of blurry and '
+                    f'sharp frames, such as {phase}/<clip>/blur and {phase}/<clip>/sharp, or <clip>/blur and '
+                    '<clip>/sharp. Give the folder of the sharp frames as dataroot_gt.'
                 )
+            if layout is None and side == 'lq' and blur != DEFAULT_BLUR:
+                _LOGGER.warning('%s: blur: %s has no effect, %s contains no such folders.', _name(opt), blur, root)
             if layout is None:
                 sources[side] = open_source(root, backend)
             else:
@@ -132,7 +137,7 @@ def _log_layout(opt: Mapping[str, Any], side: str, folders: Mapping[str, Path], 
     others = [name for name in blur_variants(layout) if name != example.name] if side == 'lq' else []
     if others:
         text += f' (also there: {", ".join(others)}; choose with the key blur)'
-    logging.getLogger('basicsr').info('%s.', text)
+    _LOGGER.info('%s.', text)
 
 
 def _find_missing_partners(lq: FrameSource, gt: FrameSource) -> list[str]:

@@ -68,6 +68,12 @@ def test_layout_and_blur_variant_are_logged(tmp_path: Path, caplog: pytest.LogCa
     assert f'dataroot_gt read from 1 folder such as {tmp_path}/test/C_00/sharp' in text
 
 
+def test_blur_without_such_folders_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    plain = write_folder(tmp_path / 'plain', pictures_of())
+    VideoRecurrentDeblurTestDataset({'dataroot_lq': str(plain), 'blur': 'blur_gamma'})
+    assert f'blur: blur_gamma has no effect, {plain} contains no such folders' in caplog.text
+
+
 def test_a_split_alone_and_no_ground_truth(tmp_path: Path) -> None:
     make_gopro(tmp_path)
     dataset = VideoRecurrentDeblurTestDataset(both(tmp_path / 'train'))
@@ -94,7 +100,7 @@ def test_plain_folders_keep_their_meaning(tmp_path: Path) -> None:
 
 def test_wrong_folders_are_refused(tmp_path: Path) -> None:
     plain = write_folder(tmp_path / 'plain', pictures_of())
-    with pytest.raises(DataError, match='given for both dataroot_lq and dataroot_gt, but it contains no folders blur'):
+    with pytest.raises(DataError, match='given for both dataroot_lq and dataroot_gt, but it contains no folders of blurry'):
         VideoRecurrentDeblurTestDataset(both(plain))
     database = write_lmdb(tmp_path / 'plain.lmdb', pictures_of())
     with pytest.raises(DataError, match='given for both'):
