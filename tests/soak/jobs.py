@@ -134,11 +134,11 @@ class Conversion(Job):
         Place('any time'),
         Place('any time'),
         Place('while headers are read', 'open', '*/raw/*.png', most=96, delay=0.02),
-        Place('while frames are copied', 'open', '*/source_files.tsv.tmp', most=4, delay=0.1),
-        Place('before the record of sources is renamed', 'os.rename', '*/source_files.tsv.tmp', most=4),
-        Place('before meta_info.txt is renamed', 'os.rename', '*/meta_info.txt.tmp', most=4),
+        Place('while frames are copied', 'open', '*/.source_files.tsv.incomplete', most=4, delay=0.1),
+        Place('before the record of sources is renamed', 'os.rename', '*/.source_files.tsv.incomplete', most=4),
+        Place('before meta_info.txt is renamed', 'os.rename', '*/.meta_info.txt.incomplete', most=4),
         Place('before an LMDB is renamed', 'os.rename', '*.lmdb.partial', most=4),
-        Place('before dataset_info.json is renamed', 'os.rename', '*/dataset_info.json.tmp'),
+        Place('before dataset_info.json is renamed', 'os.rename', '*/.dataset_info.json.incomplete'),
     )
 
     def prepare(self, folder: Path) -> None:
