@@ -17,7 +17,7 @@ import torch
 
 from dstnet_arch.deblur.config import DeblurConfig
 from dstnet_arch.deblur.run import StoppedError
-from dstnet_arch.errors import DSTNetError, OptionsError, first_line
+from dstnet_arch.errors import DSTNetError, OptionsError, first_line, printable
 from dstnet_arch.video.sources import VIDEO_EXTENSIONS
 
 _TIMEOUT = timedelta(days=30)  # a rank may wait for another one's videos
@@ -120,7 +120,7 @@ def restore_all(configs: Sequence[DeblurConfig], restore: Callable[[DeblurConfig
                 failures.append(f'{config.input}: {type(error).__name__}: {first_line(error)}')
             else:
                 continue
-            print(f'error: {failures[-1]}', file=sys.stderr)
+            print(printable(f'error: {failures[-1]}'), file=sys.stderr)
         # One rank reports all failures: a launcher stops the other ranks as soon as one fails.
         everything = gather(failures)
     return [failure for of_rank in everything for failure in of_rank] if ranks.rank == 0 else []

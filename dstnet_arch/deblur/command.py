@@ -16,7 +16,7 @@ from dstnet_arch.arguments import frame_rate
 from dstnet_arch.deblur.batch import Ranks, restore_all, split_inputs
 from dstnet_arch.deblur.config import CompareMode, DeblurConfig
 from dstnet_arch.deblur.run import StoppedError, run
-from dstnet_arch.errors import EXIT_STATUS, counted
+from dstnet_arch.errors import EXIT_STATUS, counted, printable
 from dstnet_arch.precision import PRECISIONS
 from dstnet_arch.progress import Progress
 from dstnet_arch.streaming.state_store import StoreKind
@@ -55,27 +55,29 @@ def command(arguments: Sequence[str]) -> int:
     except (KeyboardInterrupt, StoppedError) as error:
         partial = getattr(error, 'partial', None)
         kept = f' Finished frames are in {partial}; run the same command with --resume to continue.'
-        print(f'Interrupted.{kept if partial else ""}', file=sys.stderr)
+        _print(f'Interrupted.{kept if partial else ""}')
         return 130
     if ranks.rank == 0:
-        print(f'{len(inputs) - len(failures)} of {len(inputs)} videos are in {config.output}.')
+        _print(f'{len(inputs) - len(failures)} of {len(inputs)} videos are in {config.output}.')
     if failures:
-        print('\n'.join([f'error: {counted(len(failures), "video")} failed:', *failures]), file=sys.stderr)
+        _print('\n'.join([f'error: {counted(len(failures), "video")} failed:', *failures]))
     return EXIT_STATUS if failures else 0
 
 
 def _restore(config: DeblurConfig) -> None:
-    def log(line: str) -> None:
-        print(line, file=sys.stderr if line.startswith('warning: ') else sys.stdout, flush=True)
-
     with closing(_Bars()) as bars:
-        result = run(config, bars.step, log=log)
-    print(
+        result = run(config, bars.step, log=_print)
+    _print(
         f'{config.output}: {counted(result.frames, "frame")}, {result.restored} restored in {result.seconds:.0f} s; '
         f'peak memory {result.peak_memory / 1e9:.1f} GB'
     )
     for path in result.paths[1:]:
-        print(f'Written: {path}')
+        _print(f'Written: {path}')
+
+
+def _print(line: str) -> None:
+    file = sys.stderr if line.startswith(('warning: ', 'error: ', 'Interrupted.')) else sys.stdout
+    print(printable(line), file=file, flush=True)
 
 
 class _Bars:

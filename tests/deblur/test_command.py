@@ -387,12 +387,14 @@ def test_progress_without_a_terminal_is_lines(deblur: Deblur, tmp_path: Path, mo
 
 
 def test_names_that_the_terminal_cannot_encode(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = make_frames(tmp_path / '映像 ☂', 2)
+    source = make_frames(tmp_path / '映像 \x1b[31m', 2)
     stdout, stderr = (io.TextIOWrapper(io.BytesIO(), 'ascii') for _ in range(2))
     monkeypatch.setattr(sys, 'stdout', stdout)
     monkeypatch.setattr(sys, 'stderr', stderr)
     assert main(['deblur', str(source), '-o', str(tmp_path / 'é'), '--weights', str(weights), '--device', 'cpu']) == 0
     assert main(['deblur', str(source), '-o', str(tmp_path / 'é'), '--weights', str(weights), '--device', 'cpu']) == 2
     stdout.seek(0)
-    assert '\\u6620' in stdout.read()
+    text = stdout.read()
+    assert '\\u6620' in text
+    assert '\\x1b[31m: 2 frames' in text  # control characters could command the terminal
     assert os.path.isdir(tmp_path / 'é')
