@@ -46,5 +46,3 @@ def translate_oom(advice: str, kind: type[DSTNetError] = DSTNetError) -> Iterato
             raise
         raise kind(f'Not enough memory. {advice} [{first_line(error)}]') from error
 
-
-memory_explained = translate_oom  # the former name

@@ -85,6 +85,11 @@ def check_streaming(net: nn.Module) -> None:
         raise OptionsError(f'val:streaming is true, but: {error} Set it to false.') from None
 
 
+def compile_network(net: nn.Module) -> None:
+    """Compile a network in place with `torch.compile`; of our networks, only the step of the propagation."""
+    getattr(net, 'compile_steps', net.compile)()
+
+
 def make_optimizer(name: str, params: Any, lr: float, **settings: Any) -> Optimizer:
     """Create any optimiser of `torch.optim`, with its fused implementation if there is one for the device.
 

@@ -24,7 +24,7 @@ from dstnet_arch.models import checkpoints
 from dstnet_arch.models.checkpoints import save_checkpoint, translate_state_errors
 from dstnet_arch.models.distributed import Ranks
 from dstnet_arch.models.self_ensemble import self_ensemble
-from dstnet_arch.models.settings import check_streaming, make_optimizer
+from dstnet_arch.models.settings import check_streaming, compile_network, make_optimizer
 from dstnet_arch.models.training import TrainingStep
 from dstnet_arch.models.validation import Validator, best_to_resume, saved_means
 from dstnet_arch.nonfinite import first_nonfinite
@@ -70,6 +70,8 @@ class VideoRecurrentDeblurModel(SRModel):
             super().__init__({**opt, 'val': {**self.val_opt, 'metrics': self.validator.metrics}})
         if self.val_opt.get('streaming'):
             check_streaming(self.get_bare_model(self.net_g))
+        if self.val_opt.get('compile') and (not self.is_train or self.ema_decay > 0):
+            compile_network(self._net_to_restore())
 
     # ---- building
 
@@ -115,6 +117,8 @@ class VideoRecurrentDeblurModel(SRModel):
             if load_path := self.opt['path'].get('pretrain_network_g'):
                 strict = self.opt['path'].get('strict_load_g', True)
                 self.load_network(self.net_g_ema, load_path, strict, 'params_ema')
+        if train_opt.get('compile'):  # also used by validation, unless there are averaged weights
+            compile_network(net)
         self.setup_optimizers()
         self.setup_schedulers()
 

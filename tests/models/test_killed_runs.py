@@ -6,19 +6,13 @@ import random
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
-import pytest
 import torch
 from basicsr.data import build_dataset
 from model_parts import assert_equal, loader, make_model, train, train_options, weights
 from soak.project import make_videos
 
-from dstnet_arch.archs.dstnet_arch import DSTNet
-from dstnet_arch.deblur.command import command
 from dstnet_arch.models.video_recurrent_deblur_model import VideoRecurrentDeblurModel
-
-# training
 
 
 def _options(root: Path, resume_from: int | None = None) -> dict[str, Any]:
@@ -88,60 +82,3 @@ def test_a_validation_that_was_cut_off_is_made_up_for(tmp_path: Path) -> None:
     model.save(0, 3)
     _resume(tmp_path, 3)
     assert not summary.with_name('set_3_summary.json').exists()  # none was due
-
-
-# deblur
-
-
-@pytest.fixture
-def video(tmp_path: Path) -> Path:
-    """A folder with the frames of a video, and weights beside it."""
-    (tmp_path / 'blurry').mkdir()
-    for t in range(2):
-        image = np.random.default_rng(t).integers(0, 256, (16, 16, 3), dtype=np.uint8)
-        cv2.imwrite(str(tmp_path / 'blurry' / f'{t}.png'), image)
-    torch.manual_seed(0)
-    torch.save({'params': DSTNet(num_feat=2, num_block=1, num_cwgdn=1).state_dict()}, tmp_path / 'net.pth')
-    return tmp_path
-
-
-def _deblur(folder: Path, *flags: str) -> None:
-    weights = ('--weights', str(folder / 'net.pth'), '--device', 'cpu')
-    command([str(folder / 'blurry'), '-o', str(folder / 'sharp'), *weights, *flags])
-
-
-@pytest.mark.parametrize('flag', ['--resume', '--overwrite'])
-@pytest.mark.parametrize('names', [['lock'], ['lock', '.job.json.incomplete']])
-def test_deblur_killed_before_its_job_was_noted(video: Path, flag: str, names: list[str]) -> None:
-    (video / 'sharp.partial').mkdir()
-    for name in names:
-        (video / 'sharp.partial' / name).touch()
-    _deblur(video, flag)
-    assert sorted(path.name for path in (video / 'sharp').iterdir()) == ['0.png', '1.png']
-    assert not (video / 'sharp.partial').exists()
-
-
-@pytest.mark.parametrize('names', [['job.json', 'lock', 'state.pt'], ['job.json'], ['lock'], []])
-def test_deblur_killed_while_it_tidied_up(video: Path, names: list[str]) -> None:
-    _deblur(video)
-    (video / 'sharp.partial').mkdir()
-    for name in names:
-        (video / 'sharp.partial' / name).touch()
-    _deblur(video, '--resume')
-    assert not (video / 'sharp.partial').exists()
-
-
-def test_the_job_is_the_last_to_be_removed(video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    removed: list[str] = []
-    unlink = Path.unlink
-
-    def note(self: Path, missing_ok: bool = False) -> None:
-        if self.parent.name == 'sharp.partial' and self.exists():
-            assert (self.parent / 'job.json').exists()
-            removed.append(self.name)
-        unlink(self, missing_ok)
-
-    monkeypatch.setattr(Path, 'unlink', note)
-    _deblur(video)
-    assert 'lock' in removed
-    assert not (video / 'sharp.partial').exists()

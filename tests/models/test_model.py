@@ -216,6 +216,23 @@ def test_gradient_checkpointing_needs_a_network_that_can(tmp_path: Path) -> None
         torch.testing.assert_close(parameter.grad, plain[name], rtol=1e-4, atol=1e-7)
 
 
+def test_compile_compiles_the_steps_of_the_propagation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[str] = []
+    monkeypatch.setattr(nn.Module, 'compile', lambda self: compiled.append(type(self).__name__))
+    for network, train_compile, val_compile, ema_decay, expected in [
+        ('DSTNet', True, True, 0, ['DTFF', 'DTFF']),
+        ('DSTNet', False, True, 0.9, ['DTFF', 'DTFF']),
+        ('TinyVideoNet', True, True, 0.9, ['TinyVideoNet', 'TinyVideoNet']),
+        ('TinyVideoNet', False, False, 0.9, []),
+    ]:
+        opt = train_options(tmp_path, compile=train_compile, ema_decay=ema_decay)
+        opt['network_g'] = {'type': network, 'num_feat': 4}
+        opt['val']['compile'] = val_compile
+        compiled.clear()
+        make_model(opt)
+        assert compiled == expected
+
+
 def test_a_network_trains_on_after_it_has_restored(tmp_path: Path) -> None:
     """Whatever a network keeps from inference mode must not get into training."""
     opt = train_options(tmp_path)

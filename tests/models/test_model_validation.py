@@ -296,6 +296,11 @@ def _rank(rank: int, port: int, root: Path) -> None:
 
         _test_all(root, **distributed_options)
 
+        # Objects are gathered with gloo, whatever the default backend, and may take days.
+        assert distributed.get_backend(model.ranks.group) == 'gloo'
+        assert model.ranks.group is not distributed.group.WORLD
+        assert model.ranks.gather(lambda: f'rank {rank}') == ['rank 0', 'rank 1']
+
         # An error on one rank is raised on both.
         model = make_model({**test_options(root), **distributed_options})
         if rank == 1:

@@ -6,14 +6,11 @@ import copy
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
 import pytest
 import torch
 from model_parts import Clips, batch, loader, make_model, test_options, train_options
 from torch import Tensor, nn
 
-from dstnet_arch.__main__ import main
 from dstnet_arch.archs.dstnet_arch import DSTNet
 from dstnet_arch.archs.dstnet_plus_arch import DSTNetPlus
 from dstnet_arch.errors import DataError, TrainingError
@@ -230,24 +227,3 @@ def test_low_precision_of_extremes_is_finite(net: nn.Module, dtype: torch.dtype)
     for name in ('black', 'white', 'checks', 'flashing'):
         with torch.inference_mode(), torch.amp.autocast('cpu', dtype=dtype):
             assert net(extremes()[name]).isfinite().all(), name
-
-
-def test_deblur_names_frame_and_layer(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from dstnet_arch.deblur import run as deblur
-
-    net = DSTNet(num_feat=2, num_block=1, num_cwgdn=1).eval()
-    break_layer(net.forward_dtff.refine[0])
-    monkeypatch.setattr(deblur, 'load_checkpoint', lambda path, device: net)
-    (tmp_path / 'blurry').mkdir()
-    for i in range(3):
-        cv2.imwrite(str(tmp_path / f'blurry/{i}.png'), np.full((16, 16, 3), 50 * i, np.uint8))
-    (tmp_path / 'any.pth').touch()
-    arguments = [str(tmp_path / 'blurry'), '-o', str(tmp_path / 'out'), '--weights', str(tmp_path / 'any.pth')]
-    assert main(['deblur', *arguments, '--device', 'cpu']) == 2
-    told = capsys.readouterr().err
-    assert (
-        'Frame 0: the network returned values that are not finite. First: the output of forward_dtff.refine.0' in told
-    )
-    assert not (tmp_path / 'out').exists()
