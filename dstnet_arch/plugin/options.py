@@ -1,14 +1,11 @@
-"""Options files: find, read and check them, and hand them to stock BasicSR."""
+"""Options files: find, read, override and check them."""
 
 from __future__ import annotations
 
-import argparse
 import ast
 import copy
 import os
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
@@ -16,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from dstnet_arch.errors import OptionsError, counted, install_excepthook
+from dstnet_arch.errors import OptionsError, counted
 from dstnet_arch.plugin.registration import names
 
 _MAX_VALUES = 100_000  # of an options file; ours have about a hundred
@@ -35,8 +32,6 @@ RELEASED_TYPES = {
     'FFT': ('LOSS_REGISTRY', 'FrequencyLoss'),
 }
 """Types of the released code, a fork of BasicSR: the registry that the fork puts them into, and their names here."""
-
-ParseOptions = Callable[..., tuple[dict[str, Any], argparse.Namespace]]
 
 
 def options_folder() -> Path:
@@ -189,16 +184,20 @@ def force(opt: dict[str, Any], entries: Sequence[str]) -> dict[str, Any]:
     return opt
 
 
-def check_options(opt: dict[str, Any], is_train: bool, *, check_paths: bool = True) -> dict[str, Any]:
+def check_options(
+    opt: dict[str, Any], is_train: bool, *, check_paths: bool = True, dist: bool = False, auto_resume: bool = False
+) -> dict[str, Any]:
     """Check the options of a run that uses our model or our data sets, before anything is created.
 
     Text from YAML or ``--force_yml`` is replaced by the values that it stands for, and the few keys that stock BasicSR
     reads without a default are filled in. With another model than ours only the sections of our data sets are checked.
 
     Args:
-        opt: the options, as BasicSR's ``parse_options`` returns them or as the file has them; changed in place.
+        opt: the options, as the file has them; changed in place.
         is_train: True for training, False for a test.
         check_paths: check that the data, weights and states exist and fit. Relative paths start at the current folder.
+        dist: True if a launcher starts several processes.
+        auto_resume: True if the run resumes from its last training state.
 
     Returns:
         `opt`.
@@ -207,24 +206,22 @@ def check_options(opt: dict[str, Any], is_train: bool, *, check_paths: bool = Tr
         OptionsError: names every problem, with what was given and what is allowed.
     """
     from dstnet_arch.plugin.options_check import validate
+    from dstnet_arch.plugin.options_schema import Run
 
     released = released_types(opt)
-    right, problems = validate(opt, is_train, check_paths, released)
+    right, problems = validate(Run(opt, is_train, check_paths, dist, auto_resume), released)
     if problems:
-        lines = [f'The options have {counted(len(problems), "problem")}:', *problems]
         remedy = 'Fix the options file or override values with --force_yml section:key=value. Keys: docs/options.md.'
         if released:
-            size = 'DSTNet-L' if 'Deblur_L' in released.values() else 'DSTNet'
-            network = 'DSTNetPlus' if 'DSTNetPlus_Final' in released.values() else size
+            networks = {'Deblur_L': 'DSTNet-L', 'DSTNetPlus_Final': 'DSTNetPlus'}
+            network = next((networks[name] for name in released.values() if name in networks), 'DSTNet')
             remedy = (
                 'These options are for the released code. Begin with '
                 f'options/{"train" if is_train else "test"}_{network}_GoPro.yml (dstnet options copy DIR).'
             )
-        raise OptionsError('\n  '.join(lines) + f'\n{remedy}')
+        heading = f'The options have {counted(len(problems), "problem")}:'
+        raise OptionsError('\n  '.join([heading, *problems]) + f'\n{remedy}')
     _update(opt, right)
-    train = (opt.get('datasets') or {}).get('train') or {}
-    if train.get('type') in names('DATASET_REGISTRY') and 'manual_seed' in opt:
-        train['manual_seed'] = opt['manual_seed']  # a data set gets its own section only
     return opt
 
 
@@ -234,135 +231,6 @@ def _update(opt: dict[str, Any], right: dict[str, Any]) -> None:
             _update(opt[key], value)
         elif key not in opt or type(opt[key]) is not type(value) or opt[key] != value:
             opt[key] = value
-
-
-# In front of stock BasicSR
-
-
-def checked_parse_options(parse: ParseOptions) -> ParseOptions:
-    """Wrap BasicSR's ``parse_options``: options of this package are checked before anything is created.
-
-    Other people's options pass through unchanged.
-    """
-
-    def parse_options(root_path: str, is_train: bool = True) -> tuple[dict[str, Any], argparse.Namespace]:
-        install_excepthook()
-        given = given_options()
-        if given.opt is None:
-            return parse(root_path, is_train)  # BasicSR's parser complains
-        file = find_options(given.opt)
-        raw = read_options(file)
-        if not concerns_us(raw):
-            return parse(root_path, is_train)
-
-        from dstnet_arch.plugin.options_environment import slurm_problem
-        from dstnet_arch.plugin.run_lock import hold_run
-
-        if given.launcher == 'slurm' and (problem := slurm_problem()):
-            raise OptionsError(problem)
-        # For BasicSR's own torch.load, whatever the environment says. With both set, nothing can be loaded.
-        os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = '1'
-        os.environ.pop('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD', None)
-        forced = force(raw, given.force_yml)
-        launched = {'dist': given.launcher != 'none', 'auto_resume': given.auto_resume}
-        checked = check_options({**copy.deepcopy(forced), **launched}, is_train)
-        with _given_to_basicsr(file, {key: value for key, value in checked.items() if key in forced}):
-            opt, args = parse(root_path, is_train)
-        _check_processes(opt, forced.get('num_gpu'))
-        if opt['dist'] and forced.get('manual_seed') is None:
-            _take_seed_of_rank_0(opt)
-        opt = check_options(opt, is_train, check_paths=False)  # again: BasicSR has added to the options
-        _check_place(file, opt)
-        hold_run(opt)
-        return opt, args
-
-    return parse_options
-
-
-def given_options() -> argparse.Namespace:
-    """Read the arguments of this process's command line that matter here; the rest is in `others`."""
-    parser = argparse.ArgumentParser(add_help=False)
-    parser.add_argument('-opt')
-    parser.add_argument('--launcher', default='none')
-    parser.add_argument('--auto_resume', action='store_true')
-    parser.add_argument('--force_yml', nargs='+', action='extend', default=[])
-    given, others = parser.parse_known_args()
-    given.others = others
-    return given
-
-
-@contextmanager
-def _given_to_basicsr(file: Path, opt: dict[str, Any]) -> Iterator[None]:
-    """Make BasicSR's ``parse_options`` use these options instead of the file and the forced values.
-
-    BasicSR would construct any Python object that the file names, use the last of two equal keys, fail on quoted
-    numbers, and evaluate forced values as Python.
-    """
-    from basicsr.utils import options
-
-    given = given_options()
-    resume = ['--auto_resume'] if given.auto_resume else []
-    command_line = [sys.argv[0], '-opt', str(file), '--launcher', given.launcher, *resume, *given.others]
-
-    class Loader:
-        def __init__(self, stream: Any) -> None:
-            pass
-
-        def get_single_data(self) -> dict[str, Any]:
-            return copy.deepcopy(opt)
-
-        def dispose(self) -> None:
-            pass
-
-    stock, argv = options.ordered_yaml, sys.argv
-    options.ordered_yaml = lambda: (Loader, yaml.SafeDumper)
-    sys.argv = command_line
-    try:
-        yield
-    finally:
-        options.ordered_yaml, sys.argv = stock, argv
-
-
-def _check_processes(opt: dict[str, Any], num_gpu: Any) -> None:
-    """Refuse several GPUs in one process.
-
-    BasicSR would use DataParallel, which is slower, and count fewer samples than it draws: training would end before
-    `total_iter`.
-    """
-    if not opt['dist'] and opt['num_gpu'] > 1:
-        how = f'torchrun --nproc_per_node={opt["num_gpu"]} -m basicsr.train -opt … --launcher pytorch'
-        if num_gpu != 'auto':
-            raise OptionsError(f'num_gpu is {num_gpu}, but one process uses one GPU. Set it to auto and start {how}')
-        print(f'Using one of {opt["num_gpu"]} GPUs. To use all: {how}', flush=True)
-        opt['num_gpu'] = 1
-    if opt['dist'] and opt['num_gpu'] == 0:
-        import torch.distributed
-
-        if torch.distributed.get_backend() == 'nccl':
-            raise OptionsError(
-                'num_gpu: 0 given, but the processes would communicate through GPUs. Set it to auto, or hide the GPUs: '
-                'CUDA_VISIBLE_DEVICES= torchrun …'
-            )
-
-
-def _take_seed_of_rank_0(opt: dict[str, Any]) -> None:
-    """Without a `manual_seed` every rank has drawn its own and would draw samples in another order."""
-    import torch.distributed
-    from basicsr.utils import set_random_seed
-
-    seed = [opt['manual_seed']]
-    torch.distributed.broadcast_object_list(seed, src=0)
-    opt['manual_seed'] = seed[0]
-    set_random_seed(seed[0] + opt['rank'])
-
-
-def _check_place(file: Path, opt: dict[str, Any]) -> None:
-    """BasicSR copies the options file into the folder of the run, after it may have moved that folder away."""
-    folder = Path(opt['path'].get('experiments_root', '.'))
-    if opt['is_train'] and file.resolve().is_relative_to(folder.resolve()):
-        raise OptionsError(
-            f'The options file {file} is in the folder of the run itself, {folder}. Use a copy elsewhere.'
-        )
 
 
 def _is_finite(opt: dict[str, Any]) -> bool:

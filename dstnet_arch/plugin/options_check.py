@@ -33,7 +33,7 @@ _CLIP_NETWORKS = ('BasicVSR', 'BasicVSRPlusPlus', 'IconVSR')  # of BasicSR's net
 def _check_gpus(number: int | str, info: ValidationInfo) -> int | str:
     here = torch.cuda.device_count()
     # Under a launcher the number may count several machines; stock BasicSR only asks whether it is 0.
-    if isinstance(number, int) and number > here and (here == 0 or not run_of(info).value('dist')):
+    if isinstance(number, int) and number > here and (here == 0 or not run_of(info).dist):
         raise PydanticCustomError('gpus', f'auto, or 0 (the CPU) to {here}, the number of GPUs that PyTorch sees')
     return number
 
@@ -107,7 +107,6 @@ class Options(Section):
     """The top level of an options file."""
 
     place: ClassVar[str | None] = ''
-    added = frozenset({'dist', 'rank', 'world_size', 'auto_resume', 'is_train', 'root_path'})
 
     name: FileName
     """Name of the run: its outputs go to `experiments/NAME` or `results/NAME`. A name with `debug` in it logs every
@@ -165,33 +164,30 @@ class _DataOptions(Section):
     """The data sets."""
 
 
-def validate(
-    opt: dict[str, Any], is_train: bool, check_paths: bool, released: Mapping[str, str]
-) -> tuple[dict[str, Any], list[str]]:
+def validate(run: Run, released: Mapping[str, str]) -> tuple[dict[str, Any], list[str]]:
     """Validate options; see `check_options` of `dstnet_arch.plugin.options`.
 
     Args:
-        opt: the options.
-        is_train: True for training, False for a test.
-        check_paths: check that the data and weights exist and fit.
+        run: the run with its options.
         released: types of the released code in the options, by path: they are checked as if they were ours.
 
     Returns:
-        The values to write to the options, and a line for each problem.
+        The corrected values that were given, and a line for each problem.
     """
-    lines, given = [], copy.deepcopy(opt) if released else opt
+    lines: list[str] = []
+    run.opt = copy.deepcopy(run.opt)
     for path, name in released.items():
         *sections, key = path.split(':')
-        place = given
+        place = run.opt
         for section in sections:
             place = place[section]
         place[key] = RELEASED_TYPES[name][1]
         lines.append(f'{path}: {name} is a type of the released code; here: {place[key]}')
-    model: type[Section] = TrainOptions if is_train else TestOptions
-    if not released and opt.get('model_type') != MODEL and find('model', opt.get('model_type')):
+    model: type[Section] = TrainOptions if run.is_train else TestOptions
+    if run.opt.get('model_type') != MODEL and find('model', run.opt.get('model_type')):
         model = _DataOptions
     try:
-        options = model.model_validate(given, context=Run(given, is_train, check_paths))
+        options = model.model_validate(run.opt, context=run)
     except ValidationError as error:
         for entry in error.errors(include_url=False):
             path = ':'.join(map(str, entry['loc'])) or 'options'

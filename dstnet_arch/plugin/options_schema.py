@@ -42,6 +42,7 @@ _RELEASED_KEYS = {
     **dict.fromkeys(('meta_info_file_train', 'test_mode', 'use_shuffle', 'cache_data', 'num_overlap', 'flip_seq'), ''),
 }
 """Keys of the released code -> their names here; '' for those without a counterpart."""
+_UNKNOWN = ('extra_forbidden', 'invalid_key')  # pydantic's errors of keys
 _REGISTRIES = {'arch': 'archs', 'dataset': 'data', 'loss': 'losses', 'metric': 'metrics', 'model': 'models'}
 _SUPPLIED = frozenset({'params', 'optimizer', 'last_epoch', 'img', 'img2'})  # arguments that BasicSR or PyTorch passes
 
@@ -54,26 +55,30 @@ class Run:
         opt: the options as given, for checks across sections. Values may be of any type.
         is_train: True for training, False for a test.
         check_paths: True if the data and weights must exist.
+        dist: True if a launcher starts several processes.
+        auto_resume: True if the run resumes from its last training state.
         smallest: shortest side of the scored frames in pixels, and their place, once the data are opened.
     """
 
     opt: dict[str, Any]
     is_train: bool
     check_paths: bool
+    dist: bool
+    auto_resume: bool
     smallest: tuple[int, str] | None = None
 
     @property
     def on_cpu(self) -> bool:
         """True if the run uses no GPU."""
-        num_gpu = self.opt.get('num_gpu')
+        num_gpu = self.value('num_gpu')
         return num_gpu == 0 or (num_gpu == 'auto' and not torch.cuda.is_available())
 
     def value(self, *path: str) -> Any:
-        """Return the value at a path of keys; None if it does not exist."""
+        """Return the value at a path of keys, with text read as a number; None if it does not exist."""
         place: Any = self.opt
         for key in path:
             place = place.get(key) if isinstance(place, dict) else None
-        return place
+        return next(_parsed(place), place) if isinstance(place, str) else place
 
 
 def run_of(info: ValidationInfo) -> Run:
@@ -113,8 +118,6 @@ class Section(BaseModel):
 
     place: ClassVar[str | None] = None
     """Path of the section in an options file, for hints."""
-    added: ClassVar[frozenset[str]] = frozenset()
-    """Keys that BasicSR writes into the section after reading the file."""
     filled: ClassVar[frozenset[str]] = frozenset()
     """Keys that BasicSR reads without a default: a missing one is set to the default given here."""
 
@@ -156,26 +159,24 @@ class Section(BaseModel):
         if not isinstance(values, dict):
             fail(problem(f'{show(values)} given; allowed: a section with some of {", ".join(cls.key_names())}'))
         try:
-            return handler({key: value for key, value in values.items() if key not in cls.added})
+            return handler(values)
         except ValidationError as error:
             fail(*cls._explained(error))
 
     @classmethod
     def _explained(cls, error: ValidationError) -> Iterator[InitErrorDetails]:
-        entries = error.errors(include_url=False)
         meant = set()
-        for entry in entries:
-            if entry['type'] in ('extra_forbidden', 'invalid_key'):
-                key = entry['loc'][-1]
+        # Unknown keys come first: those that were meant are not missing, too.
+        for entry in sorted(error.errors(include_url=False), key=lambda entry: entry['type'] not in _UNKNOWN):
+            *_, key = entry['loc'] or [None]
+            text = entry['msg']
+            if entry['type'] in _UNKNOWN:
                 near, text = cls._unknown_key(key)
                 meant.add(near)
-                yield problem(text, key)
-        for entry in entries:
-            if entry['type'] == 'missing' and entry['loc'][-1] not in meant:
-                field = cls.model_fields[cls.key_names()[str(entry['loc'][-1])]]
-                yield problem(f'missing.{_sentence(field.description)}', *entry['loc'])
-            elif entry['type'] not in ('extra_forbidden', 'invalid_key', 'missing'):
-                yield problem(entry['msg'], *entry['loc'])
+            elif entry['type'] == 'missing':
+                text = f'missing.{_sentence(cls.model_fields[cls.key_names()[str(key)]].description)}'
+            if entry['type'] != 'missing' or key not in meant:
+                yield problem(text, *entry['loc'])
 
     @classmethod
     def _unknown_key(cls, key: Any) -> tuple[str | None, str]:

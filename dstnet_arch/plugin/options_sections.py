@@ -47,7 +47,6 @@ class TrainDataset(Section):
     """The section `datasets:train`."""
 
     place: ClassVar[str | None] = 'datasets:train'
-    added = frozenset({'phase', 'scale', 'manual_seed'})
 
     name: FileName
     """Name of the data set in messages."""
@@ -110,7 +109,6 @@ class TestDataset(Section):
 
     __test__ = False  # not a test case for pytest
     place: ClassVar[str | None] = 'datasets:val'
-    added = frozenset({'phase', 'scale', 'manual_seed'})
 
     name: FileName
     """Name of the data set in tables, and of its folder of images."""
@@ -136,7 +134,6 @@ class Paths(Section):
     """The section `path`."""
 
     place: ClassVar[str | None] = 'path'
-    added = frozenset({'experiments_root', 'results_root', 'models', 'training_states', 'log', 'visualization'})
 
     pretrain_network_g: FilePath | None = None
     """Weights to start from or to test: our checkpoints, .safetensors, the released files."""
@@ -162,7 +159,7 @@ class Paths(Section):
             fail(problem(text, 'resume_state'))
         # A resumed run has its weights beside its state.
         states = Path('experiments', str(run.value('name')), 'training_states')
-        resumes = run.is_train and (state or (run.value('auto_resume') and any(states.glob('*.state'))))
+        resumes = run.is_train and (state or (run.auto_resume and any(states.glob('*.state'))))
         if weights and not resumes:
             if text := missing_file(weights):
                 fail(problem(text, 'pretrain_network_g'))

@@ -24,7 +24,8 @@ import torch
 import torch.distributed
 
 from dstnet_arch.errors import OptionsError, escape_unencodable_output, install_excepthook
-from dstnet_arch.plugin.options import checked_parse_options, concerns_us
+from dstnet_arch.plugin.options import concerns_us
+from dstnet_arch.plugin.options_parser import checked_parse_options
 from dstnet_arch.plugin.progress import interrupted, show_progress
 from dstnet_arch.plugin.resume import resuming_anywhere
 from dstnet_arch.plugin.startup._dstnet_arch_hook import raise_on_interrupt

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from dstnet_arch.errors import DSTNetError
-from dstnet_arch.plugin.options import find_options, given_options, read_options
+from dstnet_arch.plugin.options import find_options, read_options
+from dstnet_arch.plugin.options_parser import given_options
 from dstnet_arch.plugin.startup._dstnet_arch_hook import exit_on_interrupt, raise_on_interrupt
 from dstnet_arch.plugin.stock import require_basicsr
 

@@ -17,7 +17,8 @@ from options_utils import FILES, ROOT, make_gopro
 from dstnet_arch import __main__ as cli
 from dstnet_arch import __version__
 from dstnet_arch.errors import DataError, OptionsError, message_of
-from dstnet_arch.plugin.options import checked_parse_options, concerns_us, force, read_options
+from dstnet_arch.plugin.options import concerns_us, force, read_options
+from dstnet_arch.plugin.options_parser import checked_parse_options
 
 OURS = 'model_type: VideoRecurrentDeblurModel\n'
 LAUGHS = 'a0: &a0 [1]\n' + ''.join(f'a{i}: &a{i} [{", ".join([f"*a{i - 1}"] * 10)}]\n' for i in range(1, 10))
@@ -194,11 +195,11 @@ def test_slurm_launcher_outside_slurm_is_refused(parse: Any, monkeypatch: pytest
 
 
 def test_processes_without_gpus_cannot_use_nccl(parse: Any, write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
-    from dstnet_arch.plugin import options, run_lock
+    from dstnet_arch.plugin import options_parser, run_lock
 
-    monkeypatch.setattr(options, 'check_options', lambda opt, is_train, check_paths=True: opt)
+    monkeypatch.setattr(options_parser, 'check_options', lambda opt, is_train, **_: opt)
     monkeypatch.setattr(run_lock, 'hold_run', lambda opt: None)
-    opt = {'dist': True, 'num_gpu': 0, 'is_train': False, 'path': {}}
+    opt = {'dist': True, 'num_gpu': 0, 'is_train': False, 'path': {}, 'datasets': {}}
     for backend, wrong in {'gloo': False, 'nccl': True}.items():
         monkeypatch.setattr('torch.distributed.get_backend', lambda backend=backend: backend)
         with pytest.raises(OptionsError, match='CUDA_VISIBLE_DEVICES') if wrong else nullcontext():
