@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dstnet_arch.errors import DSTNetError, OptionsError, message_of
-from dstnet_arch.plugin.options import check_options, find_options, options_folder, read_options
+from dstnet_arch.plugin.options import check_options, concerns_us, find_options, options_folder, read_options
 
 
 def command(arguments: Sequence[str]) -> int:
@@ -41,7 +41,7 @@ def _check(file: str, check_paths: bool) -> int:
     except DSTNetError as error:
         print(f'{file}: {message_of(error)}', file=sys.stderr)
         return 2
-    print(f'{file}: fine')
+    print(f'{file}: fine' if concerns_us(opt) else f'{file}: not checked, it uses no model or data set of this package')
     return 0
 
 

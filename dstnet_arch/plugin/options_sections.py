@@ -55,7 +55,9 @@ class TrainDataset(Section):
     dataroot_lq: FilePath
     """The blurry frames: an LMDB, or a folder with one folder per clip."""
     dataroot_gt: FilePath
-    """The sharp frames, with the same names. In GoPro's own layout, the same folder as `dataroot_lq`."""
+    """The sharp frames, with the same names. The same folder as `dataroot_lq` if the data are in GoPro's own layout or in
+    folders `input` and `target`.
+    """
     blur: str = 'blur'
     """Folder of the blurry frames in GoPro's own layout, e.g. blur_gamma."""
     io_backend: IoBackend = IoBackend()
