@@ -55,7 +55,7 @@ class TrainDataset(Section):
     dataroot_lq: FilePath
     """The blurry frames: an LMDB, or a folder with one folder per clip."""
     dataroot_gt: FilePath
-    """The sharp frames, with the same names. The same folder as `dataroot_lq` if the data are in GoPro's own layout or in
+    """The sharp frames, with the same names. The same folder as `dataroot_lq` for data in GoPro's own layout or in
     folders `input` and `target`.
     """
     blur: str = 'blur'
