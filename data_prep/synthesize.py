@@ -27,6 +27,7 @@ from data_prep.synthesize_footage import Footage, clip_name, open_footage, size_
 from data_prep.synthesize_plan import RECORD, ClipPlan, Settings, describe, plan_clips, read_record, record_text
 from data_prep.synthesize_warnings import find_warnings
 from dstnet_arch.errors import DataError, Problems, counted
+from dstnet_arch.progress import Progress
 
 PREVIEW = 'preview.jpg'
 
@@ -172,11 +173,8 @@ def _collect(items: Sequence[Any], function: Any) -> list[Any]:
 
 
 def _survey(footage: Footage, split: str, settings: Settings) -> Video:
-    from tqdm import tqdm
-
-    total = footage.claimed or None
-    with tqdm(total=total, desc=f'Analysing {footage.path.name}', unit='frame', leave=False, delay=1) as bar:
-        analysis = analyse(footage, bar.update)
+    with Progress(footage.claimed, 'frame', f'Analysing {footage.path.name}') as progress:
+        analysis = analyse(footage, progress.update)
     plans, too_short = plan_clips(footage, split, settings, analysis)
     digest = footage.sha256()
     video = Video(footage, analysis, plans, [describe(plan, footage, digest, settings, analysis) for plan in plans])
@@ -235,14 +233,12 @@ def _make_all(
     preview: bool,
     threads: int,
 ) -> None:
-    from tqdm import tqdm
-
     total = sum(len(plan.centres) for video in found for plan in video.plans if plan.label in todo)
-    with tqdm(total=total, desc='Synthesizing', unit='pair', disable=not total) as bar:
+    with Progress(total, 'pair', 'Synthesizing') as progress:
         for video in found:
             records = {plan.label: record for plan, record in zip(video.plans, video.records, strict=True)}
             plans = [plan for plan in video.plans if plan.label in todo]
-            with closing(_make_clips(video, plans, output, settings, threads, bar)) as clips:
+            with closing(_make_clips(video, plans, output, settings, threads, progress)) as clips:
                 for plan in clips:
                     partial, target = _partial(output, plan), output / plan.label
                     (partial / RECORD).write_text(record_text(records[plan.label]), encoding='utf-8')
@@ -257,7 +253,7 @@ def _make_all(
 
 
 def _make_clips(
-    video: Video, plans: Sequence[ClipPlan], output: Path, settings: Settings, threads: int, bar: Any
+    video: Video, plans: Sequence[ClipPlan], output: Path, settings: Settings, threads: int, progress: Progress
 ) -> Generator[ClipPlan, None, None]:
     """Write the frames of the clips to their partial folders; yields each clip when it is complete."""
 
@@ -270,7 +266,7 @@ def _make_clips(
     def finish(job: tuple[ClipPlan, int, Future[None]]) -> Iterator[ClipPlan]:
         plan, number, future = job
         future.result()
-        bar.update()
+        progress.update()
         if number == len(plan.centres):
             yield plan
 

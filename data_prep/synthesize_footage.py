@@ -115,9 +115,10 @@ class VideoFile(Footage):
             with av.open(str(self.path)) as container:
                 stream = container.streams.video[0]
                 self.hdr = HDR_TRANSFERS.get(int(stream.codec_context.color_trc))
-                # Packets outside the edit list are decoded but not shown. The last packet is an empty flush packet.
-                packets = [packet for packet in container.demux(stream) if packet.size and not packet.is_discard]
-                stamps = np.sort(np.array([packet.pts for packet in packets], np.float64))  # a missing one becomes nan
+                packets = [packet for packet in container.demux(stream) if packet.size]  # without the flush packet
+                shown = [packet.pts for packet in packets if not packet.is_discard]  # of the edit list
+                self.claimed = max(0, self.claimed - (len(packets) - len(shown)))
+                stamps = np.sort(np.array(shown, np.float64))  # a missing stamp becomes nan
                 self.tick = float(stream.time_base or 0)
         except (av.FFmpegError, IndexError, ValueError, TypeError):
             return  # the frame count still decides: time stamps only refine it

@@ -53,7 +53,7 @@ def read_state_dict(
             ``generator.``, ``net_g.``, ``model.``). Not needed for networks of this family.
 
     Returns:
-        Name -> tensor, without prefixes. A stored configuration that cannot be read is left out.
+        Name -> tensor, without prefixes.
 
     Raises:
         CheckpointError: the file does not exist, is not a checkpoint, or holds no weights.
@@ -91,7 +91,8 @@ def load_checkpoint(
         state_dict = _unwrap(path_or_state_dict, None, source, ())
     else:
         source, state_dict = str(path_or_state_dict), read_state_dict(path_or_state_dict, map_location=map_location)
-    dtype = next((v.dtype for v in state_dict.values() if v.is_floating_point()), torch.float32)
+    dtypes = (v.dtype for k, v in state_dict.items() if k != CONFIG_KEY and v.is_floating_point())
+    dtype = next(dtypes, torch.float32)
     if dtype not in _DTYPES:
         raise CheckpointError(f'{source} has weights of {dtype}; convert it to one of {", ".join(map(str, _DTYPES))}.')
     with torch.device('meta'):  # costs no memory until the tensors are known to fit
@@ -209,8 +210,8 @@ def _unwrap(content: Any, param_key: str | None, source: str, expected: Collecti
     while isinstance(content, Mapping) and (found := [k for k in keys if isinstance(content.get(k), Mapping)]):
         content = content[found[0]]
     weights = {str(k): v for k, v in content.items()} if isinstance(content, Mapping) else {}
-    # Averaging and other tools may change the configuration as if it were a weight.
-    weights = {k: v for k, v in weights.items() if not k.endswith(CONFIG_KEY) or stored_config(v)}
+    # Other tools may replace the configuration, which is no weight; `stored_config` ignores what it cannot read.
+    weights = {k: v for k, v in weights.items() if isinstance(v, Tensor) or not k.endswith(CONFIG_KEY)}
     if not weights or not all(isinstance(v, Tensor) for v in weights.values()):
         what = f'keys {", ".join(list(weights)[:3])}' if weights else type(content).__name__
         raise CheckpointError(

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
-from tqdm import tqdm
 
 from dstnet_arch.data.image_file import to_8_bit
 from dstnet_arch.errors import OptionsError
+from dstnet_arch.progress import Progress
 from dstnet_arch.visualize.figures import COLORS, Image, add_output_arguments, check_output, save_figure
 from dstnet_arch.visualize.sources import Track, add_source_arguments, footage_of
 
@@ -111,7 +111,7 @@ def profile_figure(
     return figure
 
 
-def _read(track: Track, frames: Iterable[str], progress: tqdm) -> Iterator[Image]:
+def _read(track: Track, frames: Iterable[str], progress: Progress) -> Iterator[Image]:
     for frame in frames:
         yield track.read(frame)
         progress.update()
@@ -129,7 +129,7 @@ def _run(args: argparse.Namespace) -> None:
         if value is not None and not 0 <= value < size:
             raise OptionsError(f'{option} is {value}; in frames of {width}x{height} it must be from 0 to {size - 1}.')
     profiles = {}
-    with tqdm(total=len(frames) * len(footage.tracks), desc='Reading', unit='frame', delay=1, disable=None) as progress:
+    with Progress(len(frames) * len(footage.tracks), 'frame', 'Reading') as progress:
         for track in footage.tracks:
             profiles[track.name] = temporal_profile(_read(track, frames, progress), args.column, args.row)
     what = f'column {args.column}' if args.row is None else f'row {args.row}'

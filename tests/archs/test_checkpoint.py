@@ -158,7 +158,7 @@ def test_averaged_checkpoints_load(weight: float) -> None:
         'text',
         {'a': 1},
         [1],
-        torch.rand(9),
+        torch.rand(9).double(),
         torch.tensor(5.0),
         torch.full((4,), torch.nan),
         torch.tensor([91, 93]),
@@ -168,7 +168,9 @@ def test_averaged_checkpoints_load(weight: float) -> None:
 def test_damaged_configuration_is_ignored(extra_state: Any) -> None:
     net = make_net()
     state_dict = {**net.state_dict(), '_extra_state': extra_state}
-    assert_same_weights(load_checkpoint(state_dict), net)
+    loaded = load_checkpoint(state_dict)
+    assert loaded.extract.weight.dtype == torch.float32
+    assert_same_weights(loaded, net)
     make_net().load_state_dict(state_dict)
 
 

@@ -17,14 +17,12 @@ from prep_parts import failure
 
 from data_prep import synthesize as synthesize_module
 from data_prep.__main__ import main
-from data_prep.blur_model import LINEAR
 from data_prep.lmdb_writer import only_writer
-from data_prep.synthesize import Video, synthesize, windows
+from data_prep.synthesize import Video, windows
 from data_prep.synthesize_analysis import analyse
 from data_prep.synthesize_footage import FrameFolder
 from data_prep.synthesize_plan import Settings, plan_clips
 from dstnet_arch.data.lmdb_format import read_meta_info
-from dstnet_arch.errors import DataError
 
 SIZE = (36, 52)
 
@@ -118,23 +116,6 @@ def test_synthesize_equals_naive_average(tmp_path, response: str, options: list,
         assert np.abs(blurry - expected).max() <= 0.5 + 1e-6
 
 
-def test_synthesize_turns_a_moving_bar_into_a_trapezoid(tmp_path) -> None:
-    """A bar of width w, moved by one pixel a frame and averaged over N, is the box of w convolved with that of N."""
-    width, window = 12, 5
-    frames = []
-    for t in range(15):
-        frame = np.zeros((6, 60, 3), np.uint8)
-        frame[:, 10 + t : 10 + t + width] = 200
-        frames.append(frame)
-    folder = write_frames(tmp_path / 'bar', frames)
-    run(folder, '-o', tmp_path / 'out', '--response', 'linear', '--window', window)
-    for (blurry, _), centre in zip(pairs(tmp_path / 'out/train/bar'), (2, 7, 12), strict=True):
-        left = 10 + centre - window // 2
-        for x in range(60):
-            covered = max(0, min(x - left + 1, window) - max(x - left + 1 - width, 0))
-            assert abs(blurry[3, x, 0] - 200 * covered / window) <= 0.5
-
-
 def test_interpolate_equals_blur_of_the_full_rate(tmp_path) -> None:
     """Every eighth frame, filled up again by flow, gives the blur that all frames give."""
     frames = moving(41, size=(64, 96), step=1)
@@ -156,18 +137,6 @@ def test_interpolate_equals_blur_of_the_full_rate(tmp_path) -> None:
         assert np.array_equal(smeared[t][1], frames[centre])
         assert np.abs(smeared[t][0] - truth)[inner].mean() < 0.6
         assert np.abs(ghosts[t][0] - truth)[inner].mean() > 3
-
-
-def test_scaling_and_cropping(tmp_path) -> None:
-    frames = moving(5, size=(40, 60))
-    run(write_frames(tmp_path / 'v', frames), '-o', tmp_path / 'out', '--window', 5, '--crop', '44x32+10+4',
-        '--scale', 0.5, '--response', 'linear')  # fmt: skip
-    ((blurry, sharp),) = pairs(tmp_path / 'out/train/v')
-    means = [frame[4:36, 10:54].reshape(16, 2, 22, 2, 3).mean(axis=(1, 3)) for frame in frames]
-    assert np.abs(sharp - means[2]).max() <= 0.5 + 1e-4
-    assert np.abs(blurry - np.mean(means, axis=0)).max() <= 1 + 1e-4
-    record = json.loads((tmp_path / 'out/train/v/synthesis.json').read_text())
-    assert record['settings']['crop'] == {'left': 10, 'top': 4, 'width': 44, 'height': 32}
 
 
 def test_record_is_enough_to_reproduce_pairs(tmp_path) -> None:
@@ -450,17 +419,6 @@ def test_preview(tmp_path) -> None:
     (first, sharp), *_ = pairs(tmp_path / 'out/train/v')
     assert np.abs(sheet[: SIZE[0], : SIZE[1]].astype(int) - first).mean() < 6
     assert np.abs(sheet[: SIZE[0], SIZE[1] :].astype(int) - sharp).mean() < 6
-
-
-def test_synthesize_from_python(tmp_path) -> None:
-    folder = write_frames(tmp_path / 'v', moving(9))
-    synthesize([folder], tmp_path / 'out', Settings(response=LINEAR, window=(3, 3)))
-    assert len(pairs(tmp_path / 'out/train/v')) == 3
-    with pytest.raises(DataError, match='other settings'):
-        synthesize([folder], tmp_path / 'out', Settings(window=(3, 3)))
-
-
-# The whole way
 
 
 @pytest.mark.slow
