@@ -153,7 +153,7 @@ GOPRO = Layout(
     ),
     choice=Choice(
         option='--blur',
-        what='which blurry frames to take',
+        what='which blurry frames to convert',
         values={
             'blur': 'averaged with a linear camera response: the stored values themselves',
             'blur_gamma': 'averaged with a gamma 2.2 camera response: in linear light',
@@ -193,7 +193,7 @@ BSD = Layout(
     ),
     choice=Choice(
         option='--exposure',
-        what='which exposure times to take',
+        what='which exposure times to convert',
         values={
             '1ms8ms': 'sharp frames exposed for 1 ms, blurry ones for 8 ms',
             '2ms16ms': 'sharp frames exposed for 2 ms, blurry ones for 16 ms',

@@ -77,7 +77,7 @@ def test_order_depends_on_epoch_and_seed_alone() -> None:
 @pytest.mark.parametrize(
     ('length', 'batch', 'ranks', 'ratio'), [(7, 4, 1, 1), (7, 2, 2, 1), (3, 8, 2, 1), (5, 2, 1, 2.5)]
 )
-def test_an_epoch_has_the_iterations_that_the_training_loop_counts_on(
+def test_epoch_has_the_iterations_that_stock_train_pipeline_expects(
     length: int, batch: int, ranks: int, ratio: float
 ) -> None:
     sampler = ResumableSampler(FakeDataset(length, batch), ranks, 0, ratio)
@@ -86,7 +86,7 @@ def test_an_epoch_has_the_iterations_that_the_training_loop_counts_on(
     assert sampler.num_samples == len(sampler)
 
 
-def test_start_at_leaves_out_the_beginning_of_its_epoch_only() -> None:
+def test_start_at_skips_the_beginning_of_its_epoch_only() -> None:
     sampler = ResumableSampler(FakeDataset(10, batch_size=2), 2, 1, 3)
     whole = [epoch_of(sampler, epoch) for epoch in range(3)]
     sampler.set_epoch(0)
@@ -103,7 +103,7 @@ def test_start_at_leaves_out_the_beginning_of_its_epoch_only() -> None:
             sampler.start_at(position, epoch=2)
 
 
-def test_an_epoch_begun_keeps_its_order_when_the_next_one_is_set() -> None:
+def test_set_epoch_does_not_change_a_running_iteration() -> None:
     sampler = ResumableSampler(FakeDataset(10), 1, 0)
     expected = epoch_of(sampler, 0)
     sampler.set_epoch(0)
@@ -114,12 +114,12 @@ def test_an_epoch_begun_keeps_its_order_when_the_next_one_is_set() -> None:
 
 
 @pytest.mark.parametrize('wrong', [{'rank': 2}, {'rank': -1}, {'ratio': 0}, {'dataset': FakeDataset(0)}])
-def test_impossible_samplers_are_refused(wrong: dict[str, Any]) -> None:
+def test_sampler_refuses_invalid_arguments(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError):
         ResumableSampler(**{'dataset': FakeDataset(3), 'num_replicas': 2, 'rank': 0} | wrong)
 
 
-def test_data_sets_of_others_can_be_sampled() -> None:
+def test_sampler_accepts_any_sized_data_set() -> None:
     assert len(ResumableSampler(['a', 'b', 'c'], 1, 0)) == 3
 
 
@@ -146,7 +146,7 @@ def test_schedule_of_known_videos() -> None:
 
 
 @pytest.mark.parametrize('iteration', [0, 1, 7, 8, 13, 16])
-def test_resumed_sampler_goes_on_where_the_run_was(iteration: int) -> None:
+def test_resumed_sampler_continues_the_run(iteration: int) -> None:
     batch_size, per_epoch = 2, 8
     whole = ResumableSampler(FakeDataset(16, batch_size=batch_size), 1, 0)
     assert len(whole) == per_epoch * batch_size
@@ -158,7 +158,7 @@ def test_resumed_sampler_goes_on_where_the_run_was(iteration: int) -> None:
     assert [pair for e in range(epoch, 3) for pair in epoch_of(resumed, e)] == run[iteration * batch_size :]
 
 
-def test_sampler_resumed_with_another_batch_starts_the_epoch_anew() -> None:
+def test_sampler_resumed_with_another_batch_size_starts_the_epoch_again() -> None:
     dataset = FakeDataset(16, batch_size=1)
     dataset.opt['resume_at'] = {'epoch': 2, 'iter': 5}
     assert epoch_of(ResumableSampler(dataset, 1, 0), 2) == epoch_of(ResumableSampler(FakeDataset(16), 1, 0), 2)

@@ -30,7 +30,7 @@ FEW = Camera(subframes=5, margin=16)
 # The camera
 
 
-def test_path_is_smooth_bounded_and_as_long_as_asked_for() -> None:
+def test_camera_path_is_smooth_and_has_the_blur_length() -> None:
     camera = Camera()
     path = camera_path(np.random.default_rng(3), 24, 5.0, camera)
     assert path.shape == (24 * camera.subframes, 4)
@@ -43,19 +43,13 @@ def test_path_is_smooth_bounded_and_as_long_as_asked_for() -> None:
     assert np.abs(path[:, 3]).max() < 0.1
 
 
-def test_path_stays_within_the_margin() -> None:
+def test_camera_path_stays_within_the_margin() -> None:
     camera = Camera(margin=8)
     path = camera_path(np.random.default_rng(3), 24, 50.0, camera)
     assert np.abs(path[:, :2]).max() == pytest.approx(8)
 
 
-def test_path_depends_on_the_generator_alone() -> None:
-    paths = [camera_path(np.random.default_rng(seed), 8, 5.0, Camera()) for seed in (1, 1, 2)]
-    assert np.array_equal(paths[0], paths[1])
-    assert not np.allclose(paths[0], paths[2])
-
-
-def test_film_shows_the_middle_and_follows_whole_pixels() -> None:
+def test_film_follows_whole_pixels() -> None:
     photograph = np.random.default_rng(1).integers(0, 256, (30, 41, 3), np.uint8)
     path = np.array([[0.0, 0, 0, 0], [3.0, -2, 0, 0]])
     still, moved = film(photograph, path, (10, 21))
@@ -63,7 +57,7 @@ def test_film_shows_the_middle_and_follows_whole_pixels() -> None:
     assert np.array_equal(moved, photograph[8:18, 13:34])
 
 
-def test_film_turns_around_the_middle() -> None:
+def test_film_rotates_about_the_centre() -> None:
     photograph = np.random.default_rng(1).integers(0, 256, (21, 21, 3), np.uint8)
     (turned,) = film(photograph, np.array([[0.0, 0, math.pi / 2, 0]]), (11, 11))
     assert np.array_equal(turned, np.rot90(photograph[5:16, 5:16]))
@@ -95,7 +89,7 @@ def test_sample_layout(sample) -> None:
     assert verify(sample)
 
 
-def test_sample_says_how_it_was_made(sample) -> None:
+def test_sample_records_its_recipe(sample) -> None:
     info = json.loads((sample / 'dataset_info.json').read_text())
     assert info['data_set'] == 'Sample data'
     assert info['splits']['train']['blur']['value'] == 'blur_gamma'
@@ -109,15 +103,6 @@ def test_sample_says_how_it_was_made(sample) -> None:
     assert info['made']['psnr_of_blurry']['train/COFFEE_00'] == pytest.approx(np.mean(values), abs=2e-3)
 
 
-def test_sample_colours_are_the_photographs(sample) -> None:
-    from skimage import data
-
-    frame = cv2.cvtColor(cv2.imread(str(sample / 'raw/train/COFFEE_00/sharp/000047.png')), cv2.COLOR_BGR2RGB)
-    mean = frame.reshape(-1, 3).mean(axis=0)
-    assert np.abs(mean - data.coffee().reshape(-1, 3).mean(axis=0)).max() < 40
-    assert mean[0] > mean[1] > mean[2], 'a brown table and a red cup'
-
-
 def test_sample_is_deterministic(sample, tmp_path) -> None:
     make_sample(tmp_path / 'again', seed=5, plans=SMALL, camera=FEW)
     assert tree(tmp_path / 'again/raw') == tree(sample / 'raw')
@@ -128,7 +113,7 @@ def test_sample_is_deterministic(sample, tmp_path) -> None:
     assert tree(tmp_path / 'other' / clip) != tree(sample / clip)
 
 
-def test_sample_twice_keeps_the_first(sample, capsys) -> None:
+def test_sample_keeps_a_finished_one(sample, capsys) -> None:
     before = tree(sample)
     make_sample(sample, seed=5, plans=SMALL, camera=FEW)
     out = capsys.readouterr().out
@@ -153,7 +138,7 @@ def test_sample_overwrites_nothing_else(tmp_path, what: str) -> None:
     assert tree(output) == before
 
 
-def test_interrupted_rendering_starts_anew(sample, tmp_path) -> None:
+def test_interrupted_rendering_is_started_again(sample, tmp_path) -> None:
     left = tmp_path / 'out/raw.partial/train/OLD/sharp'
     left.mkdir(parents=True)
     (left / '000001.png').write_bytes(b'half')
@@ -176,7 +161,7 @@ def test_missing_photograph_is_one_clear_error(tmp_path, monkeypatch, capsys) ->
     assert not (tmp_path / 'out').exists()
 
 
-def test_the_plans() -> None:
+def test_plans_have_unseen_test_clips_and_room_for_crops() -> None:
     photographs = {split: {plan.photograph for plan in PLANS if plan.split == split} for split in ('train', 'test')}
     assert not photographs['train'] & photographs['test'], 'the test clip must be unseen'
     assert len({(plan.split, plan.name) for plan in PLANS}) == len(PLANS)
