@@ -45,4 +45,3 @@ def translate_oom(advice: str, kind: type[DSTNetError] = DSTNetError) -> Iterato
         if not out_of_memory(error):
             raise
         raise kind(f'Not enough memory. {advice} [{first_line(error)}]') from error
-

@@ -23,6 +23,7 @@ from torch.optim import Optimizer
 from dstnet_arch.archs.checkpoint import read_state_dict
 from dstnet_arch.errors import CheckpointError, first_line
 from dstnet_arch.files import INCOMPLETE_SUFFIX, atomic_file
+from dstnet_arch.models.distributed import Ranks
 
 _NAMES_SHOWN = 5
 _SCHEDULER_PROGRESS = ('last_epoch', '_step_count', '_last_lr')
@@ -166,6 +167,45 @@ def set_torch_rng_states(states: Mapping[str, Any]) -> None:
     if torch.cuda.is_available():
         for device, state in zip(range(torch.cuda.device_count()), states['cuda'], strict=False):
             torch.cuda.set_rng_state(state.cpu(), device)
+
+
+class ResumableRng:
+    """Make the step after a checkpoint draw the same random numbers, whether or not the run was resumed there.
+
+    Between a checkpoint and the next step, data loaders draw a seed from PyTorch's generator whenever they start an
+    epoch, and metrics may draw. So PyTorch's generators are set again before that step. Python's and NumPy's may
+    already have been used for the data of this step, so they are set only when a run is resumed.
+
+    Args:
+        ranks: all processes of the run.
+    """
+
+    def __init__(self, ranks: Ranks) -> None:
+        self._ranks = ranks
+        self._next_step: dict[str, Any] | None = None
+
+    def save(self) -> list[dict[str, Any]]:
+        """Return the states of all ranks for a checkpoint."""
+        states = self._ranks.gather(rng_states)
+        self._next_step = states[self._ranks.rank]
+        return states
+
+    def resume(self, states: list[dict[str, Any]]) -> None:
+        """Set all generators to the states in a checkpoint, unless it has another number of ranks."""
+        if len(states) == self._ranks.world_size:
+            self._next_step = states[self._ranks.rank]
+            set_rng_states(self._next_step)
+        else:
+            get_root_logger().warning(
+                f'The training state contains random generators of {len(states)} processes, but there are '
+                f'{self._ranks.world_size}: they start from manual_seed instead.'
+            )
+
+    def before_step(self) -> None:
+        """Set PyTorch's generators if this is the first step after a checkpoint."""
+        if self._next_step is not None:
+            set_torch_rng_states(self._next_step)
+            self._next_step = None
 
 
 # ---- optimisers and schedules

@@ -109,7 +109,7 @@ class VideoRecurrentDeblurModel(SRModel):
         get_root_logger().info(
             f'Precision of training: {self.training.precision}, of validation: {self.validator.precision}'
         )
-        self._rng_of_next_step: dict[str, Any] | None = None
+        self._rng = checkpoints.ResumableRng(self.ranks)
         self.ema_decay = float(train_opt.get('ema_decay') or 0)
         if self.ema_decay > 0:
             self.net_g_ema = deepcopy(net).eval().requires_grad_(False)
@@ -151,16 +151,14 @@ class VideoRecurrentDeblurModel(SRModel):
         return batch[:]
 
     def optimize_parameters(self, current_iter: int) -> None:
-        """Make one step of the optimiser on the batch set by `feed_data`.
+        """Make one step of the optimiser on the batch set by `feed_data`; see `TrainingStep.run`.
 
         Raises:
             DataError: the batch has no ground truth.
-            OptionsError: it cannot be split into `accum_iter` parts, or the network changes the shape.
-            TrainingError: a loss is not finite, the memory is not sufficient, or another rank has ended.
         """
         if not hasattr(self, 'gt'):
             raise DataError('The training set yields no "gt", but training needs sharp frames. Set its dataroot_gt.')
-        self._restore_rng()
+        self._rng.before_step()
         self.training.run(self.lq, self.gt, self.optimizer_g, current_iter)
         if self.ema_decay > 0:
             self.model_ema(self.ema_decay)
@@ -174,7 +172,7 @@ class VideoRecurrentDeblurModel(SRModel):
             mine.copy_(theirs)
 
     def get_current_log(self) -> dict[str, float]:
-        """Return the losses of the latest iteration; see `TrainingStep.log`."""
+        """Return the losses of the latest step; see `TrainingStep.log`."""
         return self.training.log()
 
     # ---- restoring
@@ -264,8 +262,7 @@ class VideoRecurrentDeblurModel(SRModel):
         """Save everything but the weights that a resumed run needs."""
         if current_iter == -1:
             return
-        rng = self.ranks.gather(checkpoints.rng_states)
-        self._rng_of_next_step = rng[self.ranks.rank]
+        rng = self._rng.save()
         if self.ranks.rank != 0:
             return
         state = {
@@ -309,27 +306,7 @@ class VideoRecurrentDeblurModel(SRModel):
             get_root_logger().warning(f'train:precision was {before}; the resumed run uses {self.training.precision}.')
         self._run_missed_validation(resume_state['iter'])
         with translate_state_errors():
-            self._resume_rng(resume_state.get('rng', []))
-
-    def _resume_rng(self, rng: list[dict[str, Any]]) -> None:
-        if len(rng) == self.ranks.world_size:
-            self._rng_of_next_step = rng[self.ranks.rank]
-            checkpoints.set_rng_states(self._rng_of_next_step)
-        else:
-            get_root_logger().warning(
-                f'The training state contains random generators of {len(rng)} processes, but there are '
-                f'{self.ranks.world_size}: they start from manual_seed instead.'
-            )
-
-    def _restore_rng(self) -> None:
-        """Make the step after a checkpoint draw the same numbers, whether or not the run was resumed there.
-
-        In between, data loaders draw a seed from PyTorch's generator whenever they start an epoch, and metrics may
-        draw. Python's and NumPy's generators may already have been used for the data of this step, so they are kept.
-        """
-        if self._rng_of_next_step is not None:
-            checkpoints.set_torch_rng_states(self._rng_of_next_step)
-            self._rng_of_next_step = None
+            self._rng.resume(resume_state.get('rng', []))
 
     def _run_missed_validation(self, iteration: int) -> None:
         """Validate the iteration that the run resumes from, if it was stopped between saving and validating it."""
@@ -355,8 +332,8 @@ class VideoRecurrentDeblurModel(SRModel):
     def validation(self, dataloader: Any, current_iter: int | str, tb_logger: Any, save_img: bool = False) -> None:
         """Restore a data set, score it and its blurry input, save images and tables, and log the scores.
 
-        Each rank processes a share of the clips, and rank 0 reports. `val.protocol` defines which frames count and how
-        they are scored. Without ground truth, only metrics that need none are computed.
+        `val.protocol` defines which frames count and how they are scored. Without ground truth, only metrics that need
+        none are computed.
 
         Args:
             dataloader: only its `dataset` is used; see `as_clips` for the supported ones.

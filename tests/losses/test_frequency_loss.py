@@ -47,7 +47,7 @@ def naive_elements(pred, target, form):
 
 @pytest.mark.parametrize('form', FORMS)
 @pytest.mark.parametrize('size', SIZES)
-def test_equals_the_definition(form, size):
+def test_frequency_loss_equals_the_definition(form, size):
     pred, target = planes(2, 3, *size)
     elements = naive_elements(pred, target, form)
     mean = FrequencyLoss(loss_weight=1.0, form=form)(pred, target)
@@ -57,7 +57,7 @@ def test_equals_the_definition(form, size):
 
 
 @pytest.mark.parametrize('size', [(16, 24), (15, 23), (16, 23)])
-def test_half_spectrum_stands_for_the_whole_one(size):
+def test_cho_equals_the_mean_over_the_full_spectrum(size):
     pred, target = planes(2, 4, 3, *size)
     pred.requires_grad_()
     whole = torch.fft.fft2(pred) - torch.fft.fft2(target)
@@ -70,7 +70,7 @@ def test_half_spectrum_stands_for_the_whole_one(size):
     torch.testing.assert_close(*gradients, rtol=0, atol=4.5 / whole.numel())
 
 
-def test_defaults_are_the_papers():
+def test_defaults_are_those_of_the_paper():
     pred, target = planes(1, 3, 8, 8)
     elements = naive_elements(pred, target, 'cho')
     assert FrequencyLoss()(pred, target).item() == pytest.approx(0.1 * math.fsum(elements) / len(elements), rel=1e-12)
@@ -87,31 +87,12 @@ def test_gradients(form, reduction, size):
 
 
 @pytest.mark.parametrize('form', FORMS)
-def test_gradient_of_nothing_is_nothing(form):
+def test_gradient_of_equal_inputs_is_zero(form):
     pred = torch.full((1, 3, 6, 5), 0.5, requires_grad=True)
     loss = FrequencyLoss(form=form)(pred, pred.detach().clone())
     loss.backward()
     assert loss.item() == 0
     assert torch.equal(pred.grad, torch.zeros_like(pred))
-
-
-@pytest.mark.parametrize('form', FORMS)
-def test_leading_dimensions_do_not_matter(form):
-    pred, target = planes(2, 3, 4, 6, 5)
-    loss = FrequencyLoss(form=form)
-    expected = loss(pred, target)
-    for shape in [(24, 6, 5), (6, 4, 6, 5), (2, 3, 2, 2, 6, 5)]:
-        torch.testing.assert_close(loss(pred.reshape(shape), target.reshape(shape)), expected)
-    torch.testing.assert_close(loss(pred[0, 0, 0], target[0, 0, 0]), loss(pred[:1, :1, :1], target[:1, :1, :1]))
-
-
-@pytest.mark.parametrize('form', FORMS)
-def test_non_contiguous_inputs(form):
-    pred, target = planes(2, 3, 10, 12)
-    views = [x.transpose(-1, -2)[..., ::2, 1:] for x in (pred, target)]
-    assert not views[0].is_contiguous()
-    loss = FrequencyLoss(form=form)
-    torch.testing.assert_close(loss(*views), loss(*(view.contiguous() for view in views)))
 
 
 @pytest.mark.parametrize('form', FORMS)
@@ -136,13 +117,6 @@ def test_half_precision_does_not_overflow():
     assert loss.item() == pytest.approx(300 * 300, rel=1e-5)  # above float16's 65504
 
 
-@pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
-def test_keeps_full_precision(dtype):
-    pred, target = planes(1, 3, 8, 8, dtype=dtype)
-    assert FrequencyLoss()(pred, target).dtype == dtype
-    assert FrequencyLoss()(pred, target.double()).dtype == torch.float64
-
-
 @pytest.mark.parametrize(
     ('arguments', 'given', 'choices'),
     [
@@ -151,7 +125,7 @@ def test_keeps_full_precision(dtype):
         ({'reduction': None}, 'None', 'mean, sum'),
     ],
 )
-def test_unknown_choices(arguments, given, choices):
+def test_frequency_loss_refuses_unknown_choices(arguments, given, choices):
     with pytest.raises(ValueError, match=f'{given}.* {choices}'):
         FrequencyLoss(**arguments)
 
@@ -166,6 +140,6 @@ def test_unknown_choices(arguments, given, choices):
         (torch.zeros(4, 4), torch.zeros(4, 4, dtype=torch.uint8), TypeError, 'torch.uint8.*255'),
     ],
 )
-def test_unfit_inputs(pred, target, error, message):
+def test_frequency_loss_refuses_wrong_inputs(pred, target, error, message):
     with pytest.raises(error, match=message):
         FrequencyLoss()(pred, target)

@@ -36,7 +36,7 @@ def pairs(height: int, width: int, count: int = 2, noise: float = 20) -> tuple[T
 
 @pytest.mark.parametrize('size', SIZES)
 @pytest.mark.parametrize('noise', [1, 60])
-def test_scores_of_stock_basicsr(size: tuple[int, int], noise: float) -> None:
+def test_batched_scores_equal_those_of_stock_basicsr(size: tuple[int, int], noise: float) -> None:
     restored, sharp = pairs(*size, noise=noise)
     for score, stock, naive in ((ssim, calculate_ssim, naive_ssim2d), (batch_psnr, calculate_psnr, naive_psnr)):
         scores = score(restored, sharp)
@@ -46,7 +46,7 @@ def test_scores_of_stock_basicsr(size: tuple[int, int], noise: float) -> None:
             assert scores[i].item() == pytest.approx(naive(*pictures), abs=1e-10)
 
 
-def test_identical_and_opposite_pictures() -> None:
+def test_scores_of_identical_and_opposite_images() -> None:
     black = torch.zeros(1, 3, 20, 20, dtype=torch.uint8)
     assert ssim(black, black).item() == 1
     assert batch_psnr(black, black).item() == math.inf
@@ -71,7 +71,7 @@ def test_blur_by_opencv_equals_convolution() -> None:
     torch.testing.assert_close(filter_planes(x), convolved, rtol=0, atol=1e-11)
 
 
-def test_small_pictures_have_no_ssim() -> None:
+def test_ssim_and_psnr_refuse_wrong_inputs() -> None:
     assert ssim(*pairs(10, 40)).isnan().all()
     with pytest.raises(ValueError, match=r'ssim: expected two batches'):
         ssim(torch.zeros(1, 3, 20, 20), torch.zeros(1, 3, 20, 21))
@@ -84,7 +84,7 @@ def test_small_pictures_have_no_ssim() -> None:
 
 
 @pytest.mark.parametrize(('name', 'border', 'least'), [('ssim', 0, 11), ('ssim', 1, 13), ('psnr', 2, 5)])
-def test_frames_that_are_too_small_for_a_score_are_named(name: str, border: int, least: int) -> None:
+def test_scorer_refuses_small_frames(name: str, border: int, least: int) -> None:
     scorer = Scorer({'x': {'type': f'calculate_{name}', 'crop_border': border}})
     assert math.isfinite(scorer(*pairs(least, 40))[0][0])
     with pytest.raises(DataError, match=f'40x{least - 1} are too small for calculate_{name}, .* {least} pixels'):
@@ -92,7 +92,7 @@ def test_frames_that_are_too_small_for_a_score_are_named(name: str, border: int,
 
 
 @pytest.mark.parametrize('border', [0, 3])
-def test_scorer_gives_what_the_registered_functions_give(border: int) -> None:
+def test_scorer_equals_the_registered_functions(border: int) -> None:
     def toy_blue(img: np.ndarray, img2: np.ndarray, **_: Any) -> float:
         return float(img[..., 0].mean())  # BGR
 
@@ -125,12 +125,12 @@ def test_scorer_gives_what_the_registered_functions_give(border: int) -> None:
         ({'type': 'calculate_niqe', 'crop_border': 0}, False),
     ],
 )
-def test_what_runs_on_any_device(opt: dict[str, Any], everywhere: bool) -> None:
+def test_scorer_on_any_device(opt: dict[str, Any], everywhere: bool) -> None:
     assert Scorer({'a': opt}).on_any_device is everywhere
     assert Scorer({'a': METRICS['psnr'], 'b': opt}).on_any_device is everywhere
 
 
-def test_scoring_clips_on_a_device_gives_what_scoring_frames_in_threads_gives() -> None:
+def test_evaluate_scores_equally_on_a_device_and_in_threads() -> None:
     torch.manual_seed(0)
     net, clips = TinyVideoNet().eval(), Clips('val', {'a': 5, 'b': 2, 'c': 3})
     unscored = {('a', '000049'), ('b', '000047'), ('b', '000048')}

@@ -46,7 +46,7 @@ def summary(dataset: str = 'GoPro', psnr: float = 34.2, protocol: str = 'dstnet'
     return json.loads(text)
 
 
-def test_the_papers_rows() -> None:
+def test_published_rows() -> None:
     tables = {table['dataset']: table for table in published()}
     assert {name: len(table['rows']) for name, table in tables.items()} == {
         'GoPro': 18 + 3,
@@ -91,12 +91,12 @@ def test_the_papers_rows() -> None:
         ('', None),
     ],
 )
-def test_which_table_a_set_has(dataset: str, table: str | None) -> None:
+def test_published_for_recognises_names_of_sets(dataset: str, table: str | None) -> None:
     found = published_for(dataset)
     assert (found and found['dataset']) == table
 
 
-def test_a_measured_row_takes_its_rank() -> None:
+def test_measured_row_is_ranked_among_published_rows() -> None:
     (table,) = result_tables([summary(psnr=34.16 + 0.01 - 1)])  # mean over frames: 1 more
     assert [row.method for row in table.rows[:8]] == [
         *('DSTNet+L', 'Shift-Net', 'DSTNet-L', 'RVRT', 'DSTNet+', 'test_DSTNet_GoPro', 'DSTNet', 'BasicVSR++')
@@ -137,7 +137,7 @@ def test_a_measured_row_takes_its_rank() -> None:
     }
 
 
-def test_only_comparable_scores_get_a_row_among_printed_ones() -> None:
+def test_scores_of_other_protocols_get_their_own_table() -> None:
     metrics = {'p': {'type': 'calculate_psnr', 'crop_border': 4}, 's': {'type': 'calculate_ssim'}}
     row = measured_row(summary(metrics=metrics))
     assert (row.psnr, row.ssim) == (None, None)
@@ -155,7 +155,7 @@ def test_only_comparable_scores_get_a_row_among_printed_ones() -> None:
     assert tables[1].notes == (f'Protocol {cdvd}.',)
 
 
-def test_several_runs_stand_in_one_table_a_set() -> None:
+def test_result_tables_combine_runs_of_one_set() -> None:
     tables = result_tables(
         [
             summary(psnr=40, run='best', self_ensemble=True, precision='bf16'),
@@ -183,12 +183,6 @@ def test_several_runs_stand_in_one_table_a_set() -> None:
     assert render(tables, 'text') == '\n'.join(table.render('text') for table in tables)
 
 
-def test_frames_restored_exactly_rank_first() -> None:
-    (table,) = result_tables([summary(psnr=float('inf'))])
-    assert table.rows[0].origin == 'measured'
-    assert table.render('text').splitlines()[2].split()[3] == 'inf'
-
-
 def run(*arguments: object) -> int:
     return main(['tables', *map(str, arguments)])
 
@@ -200,7 +194,7 @@ def write(folder: Path, **changes: Any) -> Path:
     return folder
 
 
-def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_tables_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     a = write(tmp_path / 'results/a', run='a', psnr=30)
     write(a, run='a', dataset='sample')
     b = write(tmp_path / 'results/b', run='b', psnr=31)
@@ -220,7 +214,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert [path.name for path in file.parent.iterdir()] == ['table.md']
 
 
-def test_folders_without_scores(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_tables_command_reports_wrong_summaries(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def message(path: Path) -> str:
         assert run(path) == 2
         printed = capsys.readouterr()

@@ -34,7 +34,7 @@ def _resume(root: Path, iteration: int) -> VideoRecurrentDeblurModel:
     return model
 
 
-def test_a_checkpoint_at_the_end_of_an_epoch(tmp_path: Path) -> None:
+def test_resume_at_the_end_of_an_epoch_draws_the_same_numbers(tmp_path: Path) -> None:
     whole = make_model(_options(tmp_path))
     train(whole, range(1, 4))
     whole.save(0, 3)
@@ -50,7 +50,7 @@ def test_a_checkpoint_at_the_end_of_an_epoch(tmp_path: Path) -> None:
     )
 
 
-def test_numbers_of_the_data_are_not_drawn_twice(tmp_path: Path) -> None:
+def test_save_does_not_reset_the_generators_of_the_data(tmp_path: Path) -> None:
     model = make_model(_options(tmp_path))
     train(model, range(1, 2))
     model.save(0, 1)
@@ -59,7 +59,7 @@ def test_numbers_of_the_data_are_not_drawn_twice(tmp_path: Path) -> None:
     assert drawn != (random.random(), np.random.random())  # noqa: NPY002
 
 
-def test_a_validation_that_was_cut_off_is_made_up_for(tmp_path: Path) -> None:
+def test_resume_runs_the_missed_validation(tmp_path: Path) -> None:
     make_videos(tmp_path / 'data', num_video=1, num_frame=3, size=(16, 16))
     opt = _options(tmp_path)
     model = make_model(opt)

@@ -27,15 +27,16 @@ from dstnet_arch.errors import CheckpointError, DataError, OptionsError, Trainin
 CHARBONNIER = {'type': 'CharbonnierLoss', 'eps': 1e-12}
 
 
-def gradients(opt: dict[str, Any], data: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Gradients that one iteration leaves behind."""
+def gradients(opt: dict[str, Any], data: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, float]]:
+    """Gradients and log of one iteration."""
     model = make_model(opt)
+    assert model.get_current_log() == {}
     model.feed_data(data)
     model.optimize_parameters(1)
-    return {name: p.grad for name, p in model.net_g.named_parameters()}
+    return {name: p.grad for name, p in model.net_g.named_parameters()}, model.get_current_log()
 
 
-def test_steps_equal_plain_pytorch(tmp_path: Path) -> None:
+def test_optimize_parameters_equals_plain_pytorch(tmp_path: Path) -> None:
     model = make_model(train_options(tmp_path, frequency_opt=None))
     torch.manual_seed(0)
     net = TinyVideoNet()
@@ -56,33 +57,24 @@ def test_steps_equal_plain_pytorch(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize('parts', [2, 4])
-def test_accumulated_gradients_equal_those_of_the_whole_batch(tmp_path: Path, parts: int) -> None:
-    whole = gradients(train_options(tmp_path), batch(1))
-    cut = gradients(train_options(tmp_path, accum_iter=parts), batch(1))
-    for name in whole:
-        torch.testing.assert_close(cut[name], whole[name], rtol=0, atol=1e-6)
-        assert whole[name].abs().max() > 1e-4
+def test_accum_iter_gives_the_gradients_and_losses_of_the_full_batch(tmp_path: Path, parts: int) -> None:
+    full, full_log = gradients(train_options(tmp_path), batch(1))
+    split, split_log = gradients(train_options(tmp_path, accum_iter=parts), batch(1))
+    assert list(full_log) == ['l_pix', 'l_freq']
+    assert split_log == pytest.approx(full_log, rel=1e-5)
+    for name in full:
+        torch.testing.assert_close(split[name], full[name], rtol=0, atol=1e-6)
+        assert full[name].abs().max() > 1e-4
 
 
-def test_losses_are_logged_as_means_over_the_whole_batch(tmp_path: Path) -> None:
-    logs = []
-    for parts in (1, 4):
-        model = make_model(train_options(tmp_path, accum_iter=parts))
-        assert model.get_current_log() == {}
-        train(model, range(1, 2))
-        logs.append(model.get_current_log())
-    assert logs[1] == pytest.approx(logs[0], rel=1e-5)
-    assert list(logs[0]) == ['l_pix', 'l_freq']
-
-
-def test_a_batch_that_cannot_be_cut_is_an_error(tmp_path: Path) -> None:
+def test_accum_iter_refuses_a_batch_that_it_does_not_divide(tmp_path: Path) -> None:
     model = make_model(train_options(tmp_path, accum_iter=3))
     model.feed_data(batch(1))
     with pytest.raises(OptionsError, match=r'4 clips .*accum_iter=3 equal .*batch_size_per_gpu'):
         model.optimize_parameters(1)
 
 
-def test_averaged_weights_follow_the_network_and_restore(tmp_path: Path) -> None:
+def test_ema_decay_averages_weights_and_restores_with_them(tmp_path: Path) -> None:
     opt = train_options(tmp_path, ema_decay=0.9)
     opt['network_g']['norm'] = True
     model = make_model(opt)
@@ -106,7 +98,7 @@ def test_averaged_weights_follow_the_network_and_restore(tmp_path: Path) -> None
     assert not model.net_g_ema.training
 
 
-def test_gradients_are_clipped_to_a_norm(tmp_path: Path) -> None:
+def test_grad_clip_limits_the_norm_of_gradients(tmp_path: Path) -> None:
     opt = train_options(tmp_path, grad_clip=0.01, optim_g={'type': 'SGD', 'lr': 1.0})
     model = make_model(opt)
     before = weights(model.net_g)
@@ -129,7 +121,7 @@ class SpyLoss(nn.Module):
 
 
 @pytest.mark.parametrize('amp', ['bf16', 'fp16'])
-def test_autocast_is_for_the_network_alone(tmp_path: Path, amp: str) -> None:
+def test_autocast_covers_the_network_but_not_the_losses(tmp_path: Path, amp: str) -> None:
     model = make_model(train_options(tmp_path, amp=amp))
     model.training.criteria = {'l_pix': SpyLoss()}
     dtypes: list[torch.dtype] = []
@@ -142,7 +134,7 @@ def test_autocast_is_for_the_network_alone(tmp_path: Path, amp: str) -> None:
     assert not torch.equal(model.net_g.first.weight, before['first.weight'])
 
 
-def test_validation_has_an_autocast_of_its_own(tmp_path: Path) -> None:
+def test_val_precision_and_amp_select_the_precision_of_restore(tmp_path: Path) -> None:
     opt = test_options(tmp_path, amp='bf16')
     reduced = make_model(opt).restore(batch(1)['lq'])
     opt['val']['amp'] = None  # what --force_yml makes of `none`
@@ -157,7 +149,7 @@ def test_validation_has_an_autocast_of_its_own(tmp_path: Path) -> None:
             make_model(opt)
 
 
-def test_fp16_skips_a_step_that_overflows_and_stops_if_all_do(tmp_path: Path) -> None:
+def test_fp16_skips_overflowing_steps_and_stops_if_all_overflow(tmp_path: Path) -> None:
     model = make_model(train_options(tmp_path, amp='fp16', grad_clip=1.0))
     before = weights(model.net_g)
     handle = model.net_g.second.bias.register_hook(lambda grad: grad * float('inf'))
@@ -173,7 +165,7 @@ def test_fp16_skips_a_step_that_overflows_and_stops_if_all_do(tmp_path: Path) ->
         model.get_current_log()
 
 
-def test_a_loss_that_is_not_finite_stops_before_it_does_harm(tmp_path: Path) -> None:
+def test_nonfinite_loss_stops_before_the_weights_change(tmp_path: Path) -> None:
     model = make_model(train_options(tmp_path, ema_decay=0.5))
     train(model, range(1, 3))
     before, average = weights(model.net_g), weights(model.net_g_ema)
@@ -190,7 +182,7 @@ def test_a_loss_that_is_not_finite_stops_before_it_does_harm(tmp_path: Path) -> 
     assert not list(tmp_path.rglob('*.pth'))
 
 
-def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
+def test_save_refuses_nonfinite_weights(tmp_path: Path) -> None:
     model = make_model(train_options(tmp_path))
     with torch.no_grad():
         model.net_g.second.weight[0, 0] = float('inf')
@@ -199,13 +191,13 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
     assert not list(tmp_path.rglob('*.pth'))
 
 
-def test_gradient_checkpointing_needs_a_network_that_can(tmp_path: Path) -> None:
+def test_gradient_checkpointing_keeps_gradients_and_needs_support(tmp_path: Path) -> None:
     with pytest.raises(OptionsError, match='TinyVideoNet does not support it'):
         make_model(train_options(tmp_path, gradient_checkpointing=True))
 
     opt = train_options(tmp_path)
     opt['network_g'] = {'type': 'DSTNet', 'num_feat': 4, 'num_block': 1}
-    plain = gradients(opt, batch(1, size=2))
+    plain, _ = gradients(opt, batch(1, size=2))
     opt = train_options(tmp_path, gradient_checkpointing=True)
     opt['network_g'] = {'type': 'DSTNet', 'num_feat': 4, 'num_block': 1}
     model = make_model(opt)
@@ -233,7 +225,7 @@ def test_compile_compiles_the_steps_of_the_propagation(tmp_path: Path, monkeypat
         assert compiled == expected
 
 
-def test_a_network_trains_on_after_it_has_restored(tmp_path: Path) -> None:
+def test_training_continues_after_restore(tmp_path: Path) -> None:
     """Whatever a network keeps from inference mode must not get into training."""
     opt = train_options(tmp_path)
     opt['network_g'] = {'type': 'DSTNet', 'num_feat': 4, 'num_block': 1}
@@ -244,7 +236,7 @@ def test_a_network_trains_on_after_it_has_restored(tmp_path: Path) -> None:
     assert not torch.equal(weights(model.net_g)['extract.weight'], before['extract.weight'])
 
 
-def test_optimizers_of_pytorch_by_name(tmp_path: Path) -> None:
+def test_optim_g_accepts_optimizers_of_pytorch(tmp_path: Path) -> None:
     for name, settings in {'SGD': {'momentum': 0.9}, 'Adam': {}, 'RMSprop': {}, 'NAdam': {'foreach': False}}.items():
         model = make_model(train_options(tmp_path, optim_g={'type': name, 'lr': 1e-3, **settings}))
         train(model, range(1, 2))
@@ -269,7 +261,7 @@ class ToyPerceptualLoss(nn.Module):
         return (x - gt).square().mean(), None
 
 
-def test_losses_are_chosen_by_the_options(tmp_path: Path) -> None:
+def test_options_select_the_losses(tmp_path: Path) -> None:
     if 'ToyPerceptualLoss' not in LOSS_REGISTRY:
         LOSS_REGISTRY.register(ToyPerceptualLoss)
     losses: dict[str, Any] = {'pixel_opt': None, 'frequency_opt': None}
@@ -282,7 +274,7 @@ def test_losses_are_chosen_by_the_options(tmp_path: Path) -> None:
     assert list(model.get_current_log()) == ['l_freq', 'l_percep']
 
 
-def test_a_network_that_changes_the_shape_is_refused(tmp_path: Path) -> None:
+def test_network_that_changes_the_shape_is_refused(tmp_path: Path) -> None:
     opt = train_options(tmp_path)
     opt['network_g'] = {'type': 'TwiceAsLarge'}
     model = make_model(opt)
@@ -306,15 +298,7 @@ def test_feed_data_keeps_its_own_shape(tmp_path: Path) -> None:
         model.feed_data({'gt': data['gt']})
 
 
-def test_the_network_is_logged_in_one_line(tmp_path: Path) -> None:
-    with logged() as lines:
-        model = make_model(test_options(tmp_path))
-    count = sum(p.numel() for p in model.net_g.parameters())
-    assert [line for line in lines if 'parameters' in line] == [f'Network TinyVideoNet: {count} parameters']
-    assert not any('\n' in line for line in lines)
-
-
-def test_weights_come_from_any_kind_of_file(tmp_path: Path) -> None:
+def test_load_network_reads_pth_and_safetensors(tmp_path: Path) -> None:
     net, average = TinyVideoNet(), TinyVideoNet()
     path = tmp_path / 'net.pth'
     torch.save({'params': net.state_dict(), 'params_ema': average.state_dict()}, path)
@@ -334,7 +318,7 @@ def test_weights_come_from_any_kind_of_file(tmp_path: Path) -> None:
     assert_equal(weights(model.net_g_ema), average.state_dict())
 
 
-def test_weights_that_do_not_fit_are_named(tmp_path: Path) -> None:
+def test_load_network_names_keys_that_do_not_fit(tmp_path: Path) -> None:
     state = TinyVideoNet().state_dict()
     del state['first.bias']
     state.update({f'extra.{i}': torch.zeros(1) for i in range(9)}, **{'second.bias': torch.zeros(7)})
@@ -355,7 +339,7 @@ def test_weights_that_do_not_fit_are_named(tmp_path: Path) -> None:
     assert any('first.bias' in line for line in lines)
 
 
-def test_the_mode_of_the_network_survives_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_out_of_memory_is_translated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = make_model(train_options(tmp_path))
 
     def fail(x: Tensor) -> Tensor:
@@ -375,12 +359,12 @@ def test_the_mode_of_the_network_survives_an_error(tmp_path: Path, monkeypatch: 
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='there is a GPU')
-def test_a_gpu_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_missing_gpu_is_reported(tmp_path: Path) -> None:
     with pytest.raises(OptionsError, match=r'num_gpu is 1, .* Set num_gpu to 0'):
         make_model({**train_options(tmp_path), 'num_gpu': 1})
 
 
-def test_nothing_in_a_step_draws_random_numbers(tmp_path: Path) -> None:
+def test_step_restore_and_save_draw_no_random_numbers(tmp_path: Path) -> None:
     model = make_model(train_options(tmp_path, ema_decay=0.9, grad_clip=1.0))
     state = torch.get_rng_state()
     train(model, range(1, 3))

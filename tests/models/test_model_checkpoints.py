@@ -54,7 +54,7 @@ def read_state(root: Path, iteration: int) -> dict[str, Any]:
     ],
     ids=['ema', 'fp16', 'sgd', 'multistep'],
 )
-def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, settings: dict[str, Any]) -> None:
+def test_resumed_run_equals_uninterrupted_run_bit_for_bit(tmp_path: Path, settings: dict[str, Any]) -> None:
     def options(root: Path, iteration: int | None) -> dict[str, Any]:
         own = copy.deepcopy(settings)
         opt = train_options(root, **own) if iteration is None else resume_options(root, iteration, **own)
@@ -80,7 +80,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, settings: dic
         assert not torch.equal(second.net_g_ema.first.weight, second.net_g.first.weight)
 
 
-def test_files_are_what_stock_basicsr_expects(tmp_path: Path) -> None:
+def test_save_writes_the_files_that_stock_basicsr_expects(tmp_path: Path) -> None:
     model = make_model(train_options(tmp_path, ema_decay=0.9))
     train(model, range(1, 3))
     model.save(4, 2)
@@ -95,7 +95,7 @@ def test_files_are_what_stock_basicsr_expects(tmp_path: Path) -> None:
     assert len(state['optimizers']) == len(state['schedulers']) == len(state['rng']) == 1
 
 
-def test_a_crash_in_writing_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_save_checkpoint_interrupted_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / 'net_g_5.pth'
     save_checkpoint({'params': {'a': torch.ones(3)}}, path)
 
@@ -111,7 +111,7 @@ def test_a_crash_in_writing_leaves_the_old_file(tmp_path: Path, monkeypatch: pyt
     assert torch.load(path, weights_only=True)['params']['a'].tolist() == [1, 1, 1]
 
 
-def test_what_a_kill_leaves_behind_is_invisible_and_removed(tmp_path: Path) -> None:
+def test_save_checkpoint_removes_remains_of_a_killed_run(tmp_path: Path) -> None:
     with atomic_file(tmp_path / '7.state') as file:
         half_written = Path(file.name)
         assert files(tmp_path) == [half_written.name]
@@ -121,7 +121,7 @@ def test_what_a_kill_leaves_behind_is_invisible_and_removed(tmp_path: Path) -> N
     assert files(tmp_path) == ['8.state']
 
 
-def test_a_full_disk_is_a_clear_error(tmp_path: Path) -> None:
+def test_save_reports_a_full_disk_and_keeps_earlier_files(tmp_path: Path) -> None:
     model = make_model(train_options(tmp_path))
     train(model, range(1, 2))
     model.save(0, 1)
@@ -137,7 +137,7 @@ def test_a_full_disk_is_a_clear_error(tmp_path: Path) -> None:
     assert {path: path.read_bytes() for path in tmp_path.rglob('*') if path.is_file()} == before
 
 
-def test_weights_are_written_before_the_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_save_writes_weights_before_the_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[str] = []
     replace = os.replace
 
@@ -150,7 +150,7 @@ def test_weights_are_written_before_the_state(tmp_path: Path, monkeypatch: pytes
     assert written == ['net_g_3.pth', '3.state']
 
 
-def test_states_hold_plain_values_only(tmp_path: Path) -> None:
+def test_training_state_contains_plain_values_only(tmp_path: Path) -> None:
     model = make_model(train_options(tmp_path))
     model.best_metric_results = {'a': {'psnr': {'better': 'higher', 'val': np.float64(30.5), 'iter': np.int64(7)}}}
     model.save(0, 7)
@@ -160,7 +160,7 @@ def test_states_hold_plain_values_only(tmp_path: Path) -> None:
         plain({'a': [1, Path()]})
 
 
-def test_random_generators_come_back(tmp_path: Path) -> None:
+def test_set_rng_states_restores_all_generators(tmp_path: Path) -> None:
     def draw() -> list[float]:
         gauss = np.random.normal()  # noqa: NPY002
         return [random.random(), random.gauss(0, 1), gauss, np.random.random(), torch.rand(()).item()]  # noqa: NPY002
@@ -173,7 +173,7 @@ def test_random_generators_come_back(tmp_path: Path) -> None:
     assert draw() == expected
 
 
-def test_settings_come_from_the_options_and_changes_are_logged(tmp_path: Path) -> None:
+def test_resume_takes_settings_from_the_options_and_logs_changes(tmp_path: Path) -> None:
     model = make_model(train_options(tmp_path))
     train(model, range(1, 4))
     model.save(0, 3)
@@ -203,7 +203,7 @@ def test_settings_come_from_the_options_and_changes_are_logged(tmp_path: Path) -
     ],
     ids=['optimizer', 'scheduler', 'network'],
 )
-def test_a_state_of_another_run_is_refused(
+def test_resume_refuses_the_state_of_another_run(
     tmp_path: Path, changes: dict[str, Any], network: dict[str, Any], message: str
 ) -> None:
     model = make_model(train_options(tmp_path))
@@ -237,7 +237,7 @@ MISSHAPEN = {
 
 
 @pytest.mark.parametrize('change', MISSHAPEN.values(), ids=MISSHAPEN)
-def test_a_state_of_another_form_is_refused(tmp_path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+def test_resume_refuses_malformed_states(tmp_path: Path, change: Callable[[dict[str, Any]], object]) -> None:
     model = make_model(train_options(tmp_path))
     train(model, range(1, 2))
     model.save(0, 1)
@@ -249,7 +249,7 @@ def test_a_state_of_another_form_is_refused(tmp_path: Path, change: Callable[[di
 
 
 @pytest.mark.parametrize('summary', ['[]', '[' * 100_000, '{"mean_over_frames": {"restored": "x"}}', 'null'])
-def test_a_damaged_summary_costs_no_run(tmp_path: Path, summary: str) -> None:
+def test_resume_skips_damaged_summaries(tmp_path: Path, summary: str) -> None:
     model = make_model(train_options(tmp_path))
     train(model, range(1, 2))
     model.save(0, 1)
@@ -259,7 +259,7 @@ def test_a_damaged_summary_costs_no_run(tmp_path: Path, summary: str) -> None:
     make_model(resume_options(tmp_path, 1)).resume_training(read_state(tmp_path, 1))
 
 
-def test_states_of_stock_basicsr_can_be_resumed(tmp_path: Path) -> None:
+def test_resume_accepts_states_of_stock_basicsr(tmp_path: Path) -> None:
     model = make_model(train_options(tmp_path))
     train(model, range(1, 4))
     state = {
@@ -275,7 +275,7 @@ def test_states_of_stock_basicsr_can_be_resumed(tmp_path: Path) -> None:
     assert resumed.get_current_learning_rate() == model.get_current_learning_rate()
 
 
-def test_averaging_can_begin_with_a_resumed_run(tmp_path: Path) -> None:
+def test_ema_can_start_with_a_resumed_run(tmp_path: Path) -> None:
     model = make_model(train_options(tmp_path))
     train(model, range(1, 3))
     model.save(0, 2)
@@ -284,7 +284,7 @@ def test_averaging_can_begin_with_a_resumed_run(tmp_path: Path) -> None:
     assert_equal(weights(resumed.net_g_ema), weights(model.net_g))
 
 
-def test_best_scores_survive_also_those_after_the_last_save(tmp_path: Path) -> None:
+def test_resume_keeps_best_scores_including_those_after_the_last_save(tmp_path: Path) -> None:
     model = make_model(train_options(tmp_path))
     clips = Clips('val', {'a': 3})
     for i in (1, 2):

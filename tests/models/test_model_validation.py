@@ -73,7 +73,7 @@ class Board:
         self.scalars[name, step] = value
 
 
-def test_tables_of_two_test_sets(tmp_path: Path) -> None:
+def test_validation_writes_scores_of_several_test_sets(tmp_path: Path) -> None:
     model = make_model(test_options(tmp_path))
     net = TinyVideoNet()
     net.load_state_dict(weights(model.net_g))
@@ -101,7 +101,7 @@ def test_tables_of_two_test_sets(tmp_path: Path) -> None:
     assert not (results / 'visualization').exists()
 
 
-def test_validation_in_training(tmp_path: Path) -> None:
+def test_validation_in_training_scores_inputs_once_and_keeps_the_best(tmp_path: Path) -> None:
     calls: list[int] = []
 
     def toy_count(img: np.ndarray, img2: np.ndarray, **kwargs: Any) -> float:
@@ -126,19 +126,7 @@ def test_validation_in_training(tmp_path: Path) -> None:
     del METRIC_REGISTRY._obj_map['toy_count']
 
 
-def test_the_averaged_weights_are_validated(tmp_path: Path) -> None:
-    model = make_model(train_options(tmp_path, ema_decay=0.9))
-    train(model, range(1, 4))
-    net = TinyVideoNet()
-    net.load_state_dict(model.net_g_ema.state_dict())
-    clips = Clips('val', {'a': 4})
-    model.validation(loader(clips), 3, None)
-    measured = read_csv(tmp_path / 'experiments/tiny/scores/val_3_frames.csv')
-    for key, scores in direct_scores(clips, net).items():
-        assert measured[key] == pytest.approx(scores, rel=1e-6)
-
-
-def test_the_last_iteration_is_validated_once(tmp_path: Path) -> None:
+def test_validation_runs_once_for_the_last_iteration(tmp_path: Path) -> None:
     model = make_model(train_options(tmp_path, total_iter=2))
     clips = Clips('val', {'a': 3})
     model.validation(loader(clips), 4, None)  # BasicSR's counter after the last of 2 iterations
@@ -154,7 +142,7 @@ def test_the_last_iteration_is_validated_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize('suffix', [None, 'tiny'])
-def test_pictures_have_the_names_of_the_source(tmp_path: Path, suffix: str | None) -> None:
+def test_save_img_uses_the_names_of_the_source(tmp_path: Path, suffix: str | None) -> None:
     model = make_model(test_options(tmp_path, suffix=suffix, metrics=None))
     clips = Clips('GoPro', {'GOPR0384_11_00': 4}, has_gt=False)
     with logged() as lines:
@@ -169,14 +157,7 @@ def test_pictures_have_the_names_of_the_source(tmp_path: Path, suffix: str | Non
     assert 'GoPro: 4 frames restored' in lines[0]
 
 
-def test_pictures_of_training_are_kept_by_iteration(tmp_path: Path) -> None:
-    model = make_model(train_options(tmp_path))
-    model.validation(loader(Clips('val', {'a': 3})), 7, None, save_img=True)
-    pictures = tmp_path / 'experiments/tiny/visualization/val/7/a'
-    assert len(list(pictures.iterdir())) == 3
-
-
-def test_without_ground_truth_and_pictures_there_is_nothing_to_do(tmp_path: Path) -> None:
+def test_validation_without_ground_truth_and_images_does_nothing(tmp_path: Path) -> None:
     model = make_model(test_options(tmp_path))
     model.restore = lambda lq: pytest.fail('restored for nothing')
     with logged() as lines:
@@ -184,7 +165,7 @@ def test_without_ground_truth_and_pictures_there_is_nothing_to_do(tmp_path: Path
     assert len(lines) == 1
 
 
-def test_real_files_through_the_test_set(tmp_path: Path) -> None:
+def test_validation_of_image_files(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     pictures = {f'{kind}/a/{i:06d}.png': rng.integers(0, 256, (14, 19, 3), np.uint8) for kind in 'bs' for i in range(5)}
     for name, picture in pictures.items():
@@ -204,13 +185,13 @@ def test_real_files_through_the_test_set(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ('video', 'frame'), [('..', 'x'), ('a/../../b', 'x'), ('/a', 'x'), ('a', '../x'), ('a', r'..\x')]
 )
-def test_names_cannot_leave_the_folder(tmp_path: Path, video: str, frame: str) -> None:
+def test_image_path_refuses_names_that_leave_the_folder(tmp_path: Path, video: str, frame: str) -> None:
     with pytest.raises(DataError, match='outside'):
         image_path(tmp_path, video, frame, None)
     assert image_path(tmp_path, 'a/b', 'x.y', 's') == tmp_path / 'a' / 'b' / 'x.y_s.png'
 
 
-def test_errors_name_their_cause(tmp_path: Path) -> None:
+def test_validation_errors_name_their_cause(tmp_path: Path) -> None:
     def run(clips: Clips, save_img: bool = False, **settings: Any) -> None:
         metrics = {'psnr': {'type': 'calculate_psnr', 'crop_border': 0, **settings}}
         make_model(test_options(tmp_path, metrics=metrics)).validation(loader(clips), 'tiny', None, save_img)
@@ -247,7 +228,7 @@ def test_errors_name_their_cause(tmp_path: Path) -> None:
         make_model(test_options(tmp_path, metrics={'psnr': {'type': 'calculate_pnsr'}}))
 
 
-def test_identical_frames_are_scored_and_stay_the_best(tmp_path: Path) -> None:
+def test_identical_frames_have_infinite_psnr_and_stay_the_best(tmp_path: Path) -> None:
     opt = train_options(tmp_path)
     model = make_model(opt)
     model.restore = lambda lq: clips.clips[0]['gt'][None]
@@ -316,7 +297,7 @@ def _fail(lq: Tensor) -> Tensor:
     raise TrainingError('rank 1 failed')
 
 
-def test_two_ranks_equal_one(tmp_path: Path) -> None:
+def test_two_ranks_equal_one_process(tmp_path: Path) -> None:
     port = free_port()
     (tmp_path / 'two').mkdir()
     # Both ranks fork from a process that has imported everything once.

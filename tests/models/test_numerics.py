@@ -45,7 +45,7 @@ def break_layer(module: nn.Module, value: float = float('nan')) -> None:
 
 
 @pytest.mark.parametrize('value', [float('nan'), float('inf'), -float('inf')])
-def test_every_layer_is_named(net: nn.Module, value: float) -> None:
+def test_first_nonfinite_names_every_layer(net: nn.Module, value: float) -> None:
     clip = torch.rand(1, 2, 3, 16, 16)
     called: list[str] = []
     probe = copy.deepcopy(net)
@@ -63,7 +63,7 @@ def test_every_layer_is_named(net: nn.Module, value: float) -> None:
         assert found.endswith(' in float32')
 
 
-def test_frames_weights_and_work_between_layers_are_named(net: nn.Module) -> None:
+def test_first_nonfinite_names_frames_weights_and_inputs(net: nn.Module) -> None:
     clip = torch.rand(1, 2, 3, 16, 16)
     assert first_nonfinite(net, lambda: net(clip)) is None
     damaged = clip.clone()
@@ -88,7 +88,7 @@ def test_frames_weights_and_work_between_layers_are_named(net: nn.Module) -> Non
     assert found == f'the weights {name}, 1 of {parameter.numel()} values in float32'
 
 
-def test_nothing_is_left_on_the_network(net: nn.Module) -> None:
+def test_nonfinitewatch_removes_its_hooks_and_changes_nothing(net: nn.Module) -> None:
     clip = torch.rand(1, 1, 3, 16, 16)
     with torch.no_grad():
         before = net(clip)
@@ -98,7 +98,7 @@ def test_nothing_is_left_on_the_network(net: nn.Module) -> None:
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in net.modules())
 
 
-def test_overflow_of_half_precision_is_named(net: nn.Module) -> None:
+def test_first_nonfinite_names_overflow_in_float16(net: nn.Module) -> None:
     net = net.half()
     with torch.no_grad():
         net.reconstruct.weight.fill_(6e4)
@@ -117,7 +117,7 @@ def broken_model(tmp_path: Path, **options: Any) -> Any:
     return model
 
 
-def test_training_names_the_layer(tmp_path: Path) -> None:
+def test_find_nonfinite_names_the_layer(tmp_path: Path) -> None:
     for options, told in (
         ({}, r'l_pix is nan.*find_nonfinite=true'),
         ({'find_nonfinite': True}, r'iteration 7\. .*: the output of second \(Conv3d\), 1 of \d+ values in float32\.'),
@@ -132,7 +132,7 @@ def test_training_names_the_layer(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(('key', 'told'), [('lq', 'the frames, 1 of'), ('gt', 'the sharp frames, 1 of')])
-def test_training_names_damaged_frames(tmp_path: Path, key: str, told: str) -> None:
+def test_find_nonfinite_names_damaged_frames(tmp_path: Path, key: str, told: str) -> None:
     model = make_model(train_options(tmp_path, find_nonfinite=True))
     data = batch(1)
     data[key][0, 0, 0, 0, 0] = float('nan')
@@ -141,7 +141,7 @@ def test_training_names_damaged_frames(tmp_path: Path, key: str, told: str) -> N
         model.optimize_parameters(1)
 
 
-def test_training_names_gradients(tmp_path: Path) -> None:
+def test_find_nonfinite_names_gradients(tmp_path: Path) -> None:
     model = make_model(train_options(tmp_path, find_nonfinite=True))
     model.net_g.first.weight.register_hook(lambda gradient: gradient * float('inf'))
     model.feed_data(batch(1))
@@ -149,17 +149,7 @@ def test_training_names_gradients(tmp_path: Path) -> None:
         model.optimize_parameters(1)
 
 
-def test_looking_changes_no_training(tmp_path: Path) -> None:
-    models = [make_model(train_options(tmp_path, find_nonfinite=find)) for find in (False, True)]
-    for model in models:
-        for i in (1, 2):
-            model.feed_data(batch(i))
-            model.optimize_parameters(i)
-    for mine, theirs in zip(*(model.net_g.parameters() for model in models), strict=True):
-        assert torch.equal(mine, theirs)
-
-
-def test_a_test_names_frame_and_layer(tmp_path: Path) -> None:
+def test_validation_names_frame_and_layer_of_nonfinite_values(tmp_path: Path) -> None:
     model = make_model(test_options(tmp_path))
     break_layer(model.net_g.first)
     told = r'Frame 000047 of a: .*non-finite values\. The first: the output of first \(Conv3d\), 1 of \d+ values'
@@ -186,7 +176,7 @@ def extremes() -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize('name', extremes())
-def test_extremes_stay_finite_and_the_same(net: nn.Module, name: str) -> None:
+def test_networks_keep_extreme_frames_finite(net: nn.Module, name: str) -> None:
     clip = extremes()[name]
     net.eval()
     with torch.inference_mode():
@@ -201,7 +191,7 @@ def test_extremes_stay_finite_and_the_same(net: nn.Module, name: str) -> None:
 
 
 @pytest.mark.parametrize('name', ['black', 'white', 'one pixel', 'flashing'])
-def test_gradients_of_extremes_are_finite(net: nn.Module, name: str) -> None:
+def test_gradients_of_extreme_frames_are_finite(net: nn.Module, name: str) -> None:
     clip = extremes()[name]
     loss = (net(clip) - clip).square().add(1e-12).sqrt().mean() + FrequencyLoss(0.1)(net(clip), clip)
     loss.backward()
@@ -222,7 +212,7 @@ def test_long_videos_stay_finite(net: nn.Module) -> None:
 
 
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
-def test_low_precision_of_extremes_is_finite(net: nn.Module, dtype: torch.dtype) -> None:
+def test_autocast_keeps_extreme_frames_finite(net: nn.Module, dtype: torch.dtype) -> None:
     net.eval()
     for name in ('black', 'white', 'checks', 'flashing'):
         with torch.inference_mode(), torch.amp.autocast('cpu', dtype=dtype):

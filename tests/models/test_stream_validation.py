@@ -28,7 +28,9 @@ def never(*_: Any) -> None:
 
 
 @pytest.mark.parametrize('self_ensemble', [False, True])
-def test_scores_and_table_are_the_same(self_ensemble: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_val_streaming_gives_the_same_scores(
+    self_ensemble: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     scores, summaries, tables = [], [], []
     for streaming in (False, True):
         model = make_model(options(tmp_path / str(streaming), streaming=streaming, self_ensemble=self_ensemble))
@@ -49,7 +51,7 @@ def test_scores_and_table_are_the_same(self_ensemble: bool, tmp_path: Path, monk
     assert summaries[1].keys() == summaries[0].keys()
 
 
-def test_a_batch_in_reduced_precision(tmp_path: Path) -> None:
+def test_val_streaming_in_bf16(tmp_path: Path) -> None:
     lq = torch.rand(2, 3, 3, 20, 18, generator=torch.Generator().manual_seed(0))
     plain, streamed = (
         make_model(options(tmp_path, streaming=streaming, amp='bf16')).restore(lq) for streaming in (False, True)
@@ -61,7 +63,7 @@ def test_a_batch_in_reduced_precision(tmp_path: Path) -> None:
     assert (streamed - plain).abs().mean() < 0.5 * (plain - exact).abs().mean()
 
 
-def test_validation_in_training_takes_the_averaged_weights(tmp_path: Path) -> None:
+def test_val_streaming_uses_averaged_weights(tmp_path: Path) -> None:
     opt = train_options(tmp_path, ema_decay=0.5)
     opt['network_g'], opt['val']['streaming'] = dict(NETWORK), True
     model = make_model(opt)
@@ -73,6 +75,6 @@ def test_validation_in_training_takes_the_averaged_weights(tmp_path: Path) -> No
     assert model.net_g.training
 
 
-def test_other_networks_are_refused_at_once(tmp_path: Path) -> None:
+def test_val_streaming_refuses_other_networks(tmp_path: Path) -> None:
     with pytest.raises(OptionsError, match=r'val:streaming is true, but: .*DSTNet and DSTNetPlus; got TinyVideoNet'):
         make_model(test_options(tmp_path, streaming=True))
