@@ -297,6 +297,7 @@ def _fail(lq: Tensor) -> Tensor:
     raise TrainingError('rank 1 failed')
 
 
+@pytest.mark.slow
 def test_two_ranks_equal_one_process(tmp_path: Path) -> None:
     port = free_port()
     (tmp_path / 'two').mkdir()
