@@ -117,7 +117,8 @@ class VideoFile(Footage):
                 self.hdr = HDR_TRANSFERS.get(int(stream.codec_context.color_trc))
                 packets = [packet for packet in container.demux(stream) if packet.size]  # without the flush packet
                 shown = [packet.pts for packet in packets if not packet.is_discard]  # of the edit list
-                self.claimed = max(0, self.claimed - (len(packets) - len(shown)))
+                # Not OpenCV's count, which is a product of duration and frame rate in some containers.
+                self.claimed = (stream.frames or len(packets)) - (len(packets) - len(shown))
                 stamps = np.sort(np.array(shown, np.float64))  # a missing stamp becomes nan
                 self.tick = float(stream.time_base or 0)
         except (av.FFmpegError, IndexError, ValueError, TypeError):

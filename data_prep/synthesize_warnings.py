@@ -51,7 +51,7 @@ def find_warnings(
         warnings.append(f'{counted(too_short, "shot")} too short, skipped')
     if footage.claimed and not 0.98 <= analysis.num_frames / footage.claimed <= 1.02:
         warnings.append(
-            f'the header announces {footage.claimed} frames, but {analysis.num_frames} can be read; '
+            f'the file should have {footage.claimed} frames, but {analysis.num_frames} can be read; '
             'the file may be damaged'
         )
     share = repeated_share(analysis.differences)
