@@ -121,7 +121,8 @@ def _plain(value: Any) -> Any:
 def _words(schema: dict[str, Any]) -> str:
     """Describe a JSON schema in words, e.g. 'number >= 0 and < 1'."""
     if 'anyOf' in schema:
-        return _listed([_words(option) for option in schema['anyOf']])
+        options = schema['anyOf']
+        return _listed([text for option in options for text in map(str, option.get('enum', [_words(option)]))])
     if 'enum' in schema:
         return _listed([str(choice) for choice in schema['enum']])
     if 'const' in schema:

@@ -269,10 +269,8 @@ def typed(kind: str) -> AfterValidator:
     def check(values: dict[Any, Any], info: ValidationInfo) -> dict[Any, Any]:
         if 'type' not in values:
             wrong = next(iter(get_close_matches('type', map(str, values), 1, 0.5)), None)
-            text = (
-                'unknown key. Did you mean type?' if wrong else f'missing. Give the name of a registered {_noun(kind)}.'
-            )
-            fail(problem(text, wrong or 'type'))
+            missing = f'missing. Give the name of a registered {_noun(kind)}.'
+            fail(problem('unknown key. Did you mean type?' if wrong else missing, wrong or 'type'))
         target = find(kind, values['type'])
         if target is None:
             fail(problem(_unknown_type(kind, values['type']), 'type'))
@@ -312,18 +310,12 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     'optimizer': {
         'lr': _argument(float, 'Learning rate.', gt=0),
         'weight_decay': _argument(float, 'Weight decay.', ge=0),
-        'betas': _argument(
-            _Decays, 'Decay of the running means of the gradient and of its square.', min_length=2, max_length=2
-        ),
+        'betas': _argument(_Decays, 'Decay of the means of the gradient and its square.', min_length=2, max_length=2),
         'eps': _argument(float, 'Added to the denominator.', gt=0),
     },
     'scheduler': {
-        'periods': _argument(
-            list[Count], 'Iterations of each cosine period; at least `total_iter` in total.', min_length=1
-        ),
-        'restart_weights': _argument(
-            _Factors, 'Factor of the learning rate in each period or after each restart.', min_length=1
-        ),
+        'periods': _argument(list[Count], 'Iterations of each period; at least `total_iter` in total.', min_length=1),
+        'restart_weights': _argument(_Factors, 'Factor of the learning rate for each period or restart.', min_length=1),
         'eta_min': _argument(float, 'Learning rate at the end of a period.', ge=0),
         'milestones': _argument(list[Count], 'Iterations at which the learning rate is multiplied by `gamma`.'),
         'gamma': _argument(float, 'Factor at each milestone.', gt=0),
@@ -355,10 +347,8 @@ def arguments_of(kind: str, target: Callable[..., Any]) -> type[Section]:
     parameters = inspect.signature(target, eval_str=ours).parameters
     fields: dict[str, Any] = {'type': (str, Field(alias='type', description=f'`{target.__name__}`.'))}
     if kind == 'metric':
-        fields['better'] = (
-            Literal['higher', 'lower'],
-            Field('higher', alias='better', description='Direction of better scores, for the best one so far.'),
-        )
+        better = Field('higher', alias='better', description='Direction of better scores, for the best one so far.')
+        fields['better'] = (Literal['higher', 'lower'], better)
     for name, parameter in parameters.items():
         if name in _SUPPLIED or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             continue

@@ -19,14 +19,14 @@ from dstnet_arch.plugin.options_schema import Count, Section, fail, problem, run
 
 LOSSES = ('pixel_opt', 'frequency_opt', 'perceptual_opt')
 # Names become names of files and folders, on Windows too, with dates and numbers added.
-FILE_NAME = r'[^/\\:\x00-\x1f]*[^/\\:\x00-\x1f.][^/\\:\x00-\x1f]*'
+_FILE_NAME = r'[^/\\:\x00-\x1f]*[^/\\:\x00-\x1f.][^/\\:\x00-\x1f]*'
 _MAX_NAME_BYTES = 200
 _CROPS = {'BasicVSRPlusPlus': (4, 256)}  # accepted crop sides: multiples of the first number, at least the second
 _PARAM_KEYS = ('params', 'params_ema', 'state_dict')
 
 
 def _check_name(name: str) -> str:
-    if not re.fullmatch(FILE_NAME, name) or len(os.fsencode(name)) > _MAX_NAME_BYTES:
+    if not re.fullmatch(_FILE_NAME, name) or len(os.fsencode(name)) > _MAX_NAME_BYTES:
         raise PydanticCustomError('name', f'text without slashes and colons, at most {_MAX_NAME_BYTES} bytes')
     return name
 
@@ -243,7 +243,7 @@ class Train(_Computing):
             problems.append(problem(text, 'accum_iter'))
         if not any(getattr(self, key) for key in LOSSES):
             problems.append(problem(f'no loss given; give at least one of {", ".join(LOSSES)}'))
-        if self.perceptual_opt and run.check_paths:
+        if self.perceptual_opt and self.perceptual_opt['type'] == 'PerceptualLoss' and run.check_paths:
             missing = missing_vgg_weights(self.perceptual_opt.get('vgg_type', 'vgg19'))
             problems += [problem(missing, 'perceptual_opt')] if missing else []
         if problems:
