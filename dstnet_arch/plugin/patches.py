@@ -8,6 +8,7 @@ torchvision and SciPy have moved are needed while BasicSR is imported: the start
 from __future__ import annotations
 
 import functools
+import io
 import logging
 import os
 import subprocess
@@ -138,8 +139,7 @@ def text_in_utf8() -> None:
     def get_root_logger(*args: Any, **kwargs: Any) -> logging.Logger:
         logger: logging.Logger = get(*args, **kwargs)
         for handler in logger.handlers:
-            if isinstance(handler, logging.FileHandler) and handler.encoding != 'utf-8':
-                handler.encoding = 'utf-8'
+            if isinstance(handler, logging.FileHandler) and isinstance(handler.stream, io.TextIOWrapper):
                 handler.stream.reconfigure(encoding='utf-8', errors='backslashreplace')
         return logger
 
