@@ -1,34 +1,37 @@
-"""Types of command line arguments."""
+"""Types of command-line arguments."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from fractions import Fraction
 
 import pytest
 
-from dstnet_arch.arguments import Size, frame_rate, size
+from dstnet_arch.arguments import Size, frame_rate, real_number, size, whole_number
 
 
-def test_sizes() -> None:
+def test_values() -> None:
     assert size('1280x720') == size('1280X720') == Size(width=1280, height=720)
     assert str(size('1x2')) == '1x2'
-
-
-@pytest.mark.parametrize('text', ['', '12', '0x4', '4x-1', 'axb', '1x2x3', '1.5x2'])
-def test_no_sizes(text: str) -> None:
-    with pytest.raises(argparse.ArgumentTypeError, match='1280x720, width first'):
-        size(text)
+    assert frame_rate('25') == 25
+    assert frame_rate('30000/1001') == Fraction(30000, 1001)
+    assert frame_rate('23.976') == Fraction(2997, 125)
+    assert whole_number(2, 3)('3') == 3
+    assert real_number(0, 1)('0') == 0
 
 
 @pytest.mark.parametrize(
-    ('text', 'rate'), [('25', Fraction(25)), ('30000/1001', Fraction(30000, 1001)), ('23.976', Fraction(2997, 125))]
+    ('parse', 'texts', 'message'),
+    [
+        (size, ['', '12', '0x4', '4x-1', 'axb', '1x2x3', '1.5x2'], 'such as 1280x720'),
+        (frame_rate, ['', '0', '-25', '1/0', 'nan', 'inf', '100001', 'fast'], 'is not a frame rate'),
+        (whole_number(2), ['', '1', '-2', '2.0', '\N{SUPERSCRIPT THREE}'], 'is not an integer from 2 up'),
+        (whole_number(2, 3), ['4'], 'is not an integer from 2 to 3'),
+        (real_number(0, 1, exclusive=True), ['', '0', '1.1', 'nan'], 'is not a number above 0 to 1'),
+    ],
 )
-def test_frame_rates(text: str, rate: Fraction) -> None:
-    assert frame_rate(text) == rate
-
-
-@pytest.mark.parametrize('text', ['', '0', '-25', '1/0', 'nan', 'inf', '100001', 'fast'])
-def test_no_frame_rates(text: str) -> None:
-    with pytest.raises(argparse.ArgumentTypeError, match='is no frame rate'):
-        frame_rate(text)
+def test_errors(parse: Callable[[str], object], texts: list[str], message: str) -> None:
+    for text in texts:
+        with pytest.raises(argparse.ArgumentTypeError, match=message):
+            parse(text)
