@@ -24,6 +24,7 @@ COMMANDS = {
     'export': ('dstnet_arch.export:command', 'export a network to ONNX or torch.export'),
     'complexity': ('dstnet_arch.benchmarks.complexity:command', 'count parameters and operations of the networks'),
     'benchmark': ('dstnet_arch.benchmarks:command', 'measure time and memory of the networks'),
+    'doctor': ('dstnet_arch.doctor:command', 'show versions and devices, and check that the kernels work'),
     'setup-basicsr': ('dstnet_arch.plugin.setup_basicsr:command', 'install stock BasicSR, which train and test need'),
 }
 

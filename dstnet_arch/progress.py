@@ -6,8 +6,7 @@ import sys
 import time
 from collections.abc import Callable
 from types import TracebackType
-
-from tqdm import tqdm
+from typing import Any
 
 _SECONDS_BEFORE_BAR = 2.0
 _SECONDS_BETWEEN_LINES = 10.0
@@ -41,19 +40,21 @@ class Progress:
         self._label = label
         self._log = log
         self._start = self._last_line = time.monotonic()
-        on_terminal = sys.stderr is not None and sys.stderr.isatty()
-        self._bar = (
-            tqdm(
-                total=total,
-                initial=done,
-                desc=label,
-                unit=f' {unit}s',
-                delay=_SECONDS_BEFORE_BAR,
-                dynamic_ncols=True,
-                leave=False,
-            )
-            if on_terminal
-            else None
+        self._bar = self._make_bar() if sys.stderr is not None and sys.stderr.isatty() else None
+
+    def _make_bar(self) -> Any:
+        try:
+            from tqdm import tqdm
+        except ImportError:  # the network alone needs only PyTorch
+            return None
+        return tqdm(
+            total=self.total,
+            initial=self.done,
+            desc=self._label,
+            unit=f' {self._unit}s',
+            delay=_SECONDS_BEFORE_BAR,
+            dynamic_ncols=True,
+            leave=False,
         )
 
     def update(self, number: int = 1) -> None:

@@ -12,10 +12,11 @@ from dstnet_arch.arguments import Size, size
 from dstnet_arch.benchmarks import report
 from dstnet_arch.benchmarks.compare import Case, add_run_arguments, choose_device, clip_shape, workload
 from dstnet_arch.benchmarks.flops import count
-from dstnet_arch.benchmarks.harness import measure, progress_bar
+from dstnet_arch.benchmarks.harness import measure
 from dstnet_arch.benchmarks.networks import GROUPS, NETWORKS, Network, UnavailableError, select
 from dstnet_arch.errors import DSTNetError, first_line
 from dstnet_arch.metrics.tables import published_for
+from dstnet_arch.progress import Progress
 
 FIGURE_SIZE = Size(256, 256)  # size at which papers state the work
 SIZES = (Size(1280, 720), FIGURE_SIZE)
@@ -94,7 +95,7 @@ def _count_all(networks: Sequence[Network], args: argparse.Namespace) -> list[di
     """Parameters and work of each network at each size."""
     results = []
     sizes = list(dict.fromkeys([*args.size, *[FIGURE_SIZE] * args.plot]))
-    with progress_bar(len(networks) * len(sizes)) as bar:
+    with Progress(len(networks) * len(sizes), 'network', 'counting') as progress:
         for network in networks:
             result: dict[str, Any] = {
                 'network': network.name,
@@ -105,9 +106,9 @@ def _count_all(networks: Sequence[Network], args: argparse.Namespace) -> list[di
                 'sizes': {},
             }
             for frame_size in sizes:
-                bar.set_description(f'count: {network.name}')
+                progress.relabel(f'count: {network.name}')
                 result['sizes'][str(frame_size)] = _count(network, args.frames, frame_size, result)
-                bar.update()
+                progress.update()
             results.append(result)
     return results
 

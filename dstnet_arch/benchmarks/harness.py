@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from dstnet_arch.errors import DSTNetError, first_line
 from dstnet_arch.memory_errors import out_of_memory
+from dstnet_arch.progress import Progress
 
 Run = Callable[[], Any]
 
@@ -122,13 +123,13 @@ def measure(
             results[workload.name].peak_memory = peak_memory(workload, runs[workload.name], device)
 
     steps = [prepare, *[warm_up] * max(warmup, 1), *[time] * repeats, *[memory] * with_memory]
-    with progress_bar(len(steps) * len(workloads)) as bar, _cudnn_benchmark():
+    with Progress(len(steps) * len(workloads), 'run', 'measuring') as progress, _cudnn_benchmark():
         for number, step in enumerate(steps):
             for workload in workloads if number % 2 == 0 else reversed(workloads):
-                bar.set_description(f'{step.__name__.replace("_", " ")}: {workload.name}')
+                progress.relabel(f'{step.__name__.replace("_", " ")}: {workload.name}')
                 if not results[workload.name].failure:
                     results[workload.name].failure = _failure(step, workload)
-                bar.update()
+                progress.update()
     for result in results.values():
         if len(result.seconds) < repeats:
             result.seconds.clear()
@@ -245,31 +246,6 @@ def saved_for_backward(net: nn.Module) -> Iterator[dict[int, int]]:
 
 def _storage(tensor: Tensor) -> int:
     return tensor.untyped_storage()._cdata
-
-
-class _NoBar:
-    """Stand-in for tqdm, which benchmarks of the network do not require."""
-
-    def __enter__(self) -> _NoBar:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        return
-
-    def set_description(self, text: str) -> None:
-        """Do nothing."""
-
-    def update(self) -> None:
-        """Do nothing."""
-
-
-def progress_bar(total: int) -> Any:
-    """Return a tqdm bar on stderr, or a stand-in if tqdm is not installed."""
-    try:
-        from tqdm import tqdm
-    except ImportError:
-        return _NoBar()
-    return tqdm(total=total, leave=False)
 
 
 @contextmanager

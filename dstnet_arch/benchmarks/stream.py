@@ -16,8 +16,9 @@ from dstnet_arch.archs.dstnet_arch import DSTNet
 from dstnet_arch.arguments import Size, size, whole_number
 from dstnet_arch.benchmarks import report
 from dstnet_arch.benchmarks.compare import add_machine_arguments, choose_device
-from dstnet_arch.benchmarks.harness import Workload, peak_memory, progress_bar
+from dstnet_arch.benchmarks.harness import Workload, peak_memory
 from dstnet_arch.memory_errors import out_of_memory
+from dstnet_arch.progress import Progress
 from dstnet_arch.streaming.state_store import StoreKind
 from dstnet_arch.streaming.streamer import Streamer
 
@@ -77,11 +78,11 @@ def run(args: argparse.Namespace) -> None:
     cases = [(CLIP, count) for count in args.clip_frames]
     cases += [(states, count) for states in args.states for count in sorted(args.frames)]
     results: list[dict[str, Any]] = []
-    with progress_bar(len(cases)) as bar:
+    with Progress(len(cases), 'case', 'measuring') as progress:
         for states, count in cases:
-            bar.set_description(f'{states}: {count} frames')
+            progress.relabel(f'{states}: {count} frames')
             results.append(_measure(states, count, args))
-            bar.update()
+            progress.update()
     rows = []
     for item in results:
         fewest = next(other for other in results if other['states'] == item['states'])['peak_memory_bytes']

@@ -96,7 +96,8 @@ class Colour(NamedTuple):
 
     def resolved(self, height: int, width: int, family: str) -> Colour:
         """With the matrix and range that players take where a file does not say: BT.601 up to 576 rows and 1279
-        columns, else BT.709; the narrow range for Y'CbCr, the full one for others."""
+        columns, else BT.709; the narrow range for Y'CbCr, the full one for others.
+        """
         guess = 1 if height > 576 or width >= 1280 else 6
         matrix = self.matrix if self.matrix in _KR_KB else guess
         return self._replace(matrix=matrix, full=family != 'yuv' if self.full is None else self.full)

@@ -1,5 +1,6 @@
 """A video file of encoded frames, with everything else of the file that they come from: sound, subtitles, cover
-pictures, attachments, chapters and metadata. Nothing of that is encoded again."""
+pictures, attachments, chapters and metadata. Nothing of that is encoded again.
+"""
 
 from __future__ import annotations
 

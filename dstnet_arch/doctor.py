@@ -1,0 +1,169 @@
+"""``dstnet doctor``: what works here. Run it after the installation, and paste its output into bug reports.
+
+Needs PyTorch alone. ``--full`` runs the networks on the device and compares them with the CPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import shutil
+import subprocess
+import warnings
+from collections.abc import Iterator, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+
+from dstnet_arch._version import __version__
+from dstnet_arch.archs.dstnet_arch import DSTNet
+from dstnet_arch.archs.video_net import VideoNet
+from dstnet_arch.arguments import Size
+from dstnet_arch.benchmarks import command as benchmark
+from dstnet_arch.benchmarks import report
+from dstnet_arch.benchmarks.compare import choose_device
+from dstnet_arch.benchmarks.device_checks import FRAME, Check, full_checks, supported_precisions
+from dstnet_arch.errors import DSTNetError
+from dstnet_arch.ops import fused, native
+from dstnet_arch.precision import PRECISIONS, resolve_precision
+from dstnet_arch.streaming.memory import device_memory, free_memory, needed_bytes
+from dstnet_arch.streaming.tiles import Plan
+
+PACKAGES = (
+    'torch', 'torchvision', 'triton', 'basicsr', 'av', 'imageio-ffmpeg', 'mmcv', 'mmcv-lite', 'numpy', 'opencv-python',
+    'lmdb', 'pydantic', 'pillow', 'scipy',
+)  # fmt: skip
+_SIDES = (360, 480, 720, 1080, 1440, 2160, 2880, 4320)  # heights of 16:9 frames
+
+
+def command(arguments: Sequence[str]) -> int:
+    """Run ``dstnet doctor``; the exit status is 1 if a check fails."""
+    parser = argparse.ArgumentParser(
+        'dstnet doctor', description='Show versions, devices, kernels and precisions, and check that they work.'
+    )
+    parser.add_argument('--device', help='cpu, cuda or cuda:N (default: cuda if available)')
+    parser.add_argument('--threads', type=int, help=argparse.SUPPRESS)
+    parser.add_argument(
+        '--full', action='store_true', help='compare the networks with the CPU in every precision, measure memory and '
+        'time (minutes)',
+    )  # fmt: skip
+    parser.add_argument(
+        '-o', '--output', type=Path, default=Path('results/doctor'), metavar='DIR',
+        help='folder of the JSON files of --full (default: results/doctor)',
+    )  # fmt: skip
+    args = parser.parse_args(arguments)
+    choose_device(args)
+    device: torch.device = args.device
+    facts = {**versions(), **report.machine(device)}
+    for name, value in facts.items():
+        if value is not None:
+            print(f'{name:16} {value}')
+    print(f'{"memory":16} {free_memory() / 1e9:.1f} GB of main memory free', end='')
+    print(f', {device_memory(device) / 1e9:.1f} GB on {device}' if device.type == 'cuda' else '')
+    print(f'{"largest frame":16} {largest_frame(device)} without tiles (DSTNet, float32)\n')
+    checks = [*kernel_checks(device), *precision_checks(device)]
+    for check in checks:
+        _print(check)
+    if args.full:
+        for check in full_checks(device):
+            _print(check)
+            checks.append(check)
+        results = [check._asdict() for check in checks]
+        print(f'\nWritten: {report.write_json(args.output, "doctor", args, results, versions=versions())}')
+        _benchmarks(device, args.output)
+    failed = [check.name for check in checks if not check.ok]
+    print(f'\n{len(checks) - len(failed)} of {len(checks)} checks passed.', *(f'Failed: {name}.' for name in failed))
+    return bool(failed)
+
+
+def _print(check: Check) -> None:
+    print(f'{"ok  " if check.ok else "FAIL"}  {check.name}: {check.detail}', flush=True)
+
+
+def versions() -> dict[str, str | None]:
+    """Return the versions of the packages in use, of the GPU driver and of ffmpeg; None if missing."""
+    found: dict[str, str | None] = {'dstnet-arch': __version__}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = None
+    found['ffmpeg'] = _output('ffmpeg', '-version')
+    found['driver'] = _output('nvidia-smi', '--query-gpu=driver_version', '--format=csv,noheader')
+    found['platform'] = f'{platform.system()} {platform.machine()}, Python {platform.python_version()}'
+    return found
+
+
+def _output(program: str, *arguments: str) -> str | None:
+    """First line that a program prints; None if it does not exist or fails."""
+    path = shutil.which(program)
+    if path is None:
+        return None
+    try:
+        done = subprocess.run([path, *arguments], capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return next(iter(done.stdout.splitlines()), None)
+
+
+def largest_frame(device: torch.device) -> str:
+    """Return the largest 16:9 frame that should fit into the device's free memory without tiles."""
+    net = _meta_net()
+    budget = 0.8 * device_memory(device)
+    fitting = [
+        Size(side * 16 // 9, side) for side in _SIDES if needed_bytes(net, (1, side, side * 16 // 9), Plan()) <= budget
+    ]
+    return str(fitting[-1]) if fitting else 'none'
+
+
+def _meta_net() -> VideoNet:
+    with torch.device('meta'):
+        return DSTNet()
+
+
+def kernel_checks(device: torch.device) -> Iterator[Check]:
+    """Check that the compiled CPU kernels or the fused GPU kernels agree with PyTorch."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter('always')
+        if device.type == 'cuda':
+            for dtype in (torch.float32, torch.float16, torch.bfloat16):
+                ok = os.environ.get(fused.VARIABLE, '1') not in ('', '0') and fused.check(device, dtype)
+                yield Check(f'fused GPU kernels, {dtype}', ok, 'agree with PyTorch' if ok else _reason(caught))
+        else:
+            ok = native.available()
+            # Without a C compiler they are not needed: PyTorch's operations are used.
+            detail = (
+                'agree with PyTorch' if ok else _reason(caught) if caught else 'not used: disabled, or no C compiler'
+            )
+            yield Check('compiled CPU kernels', ok or not caught, detail)
+
+
+def _reason(caught: list[warnings.WarningMessage]) -> str:
+    return str(caught[-1].message) if caught else 'disabled'
+
+
+def precision_checks(device: torch.device) -> Iterator[Check]:
+    """List the precisions and which of them the device supports."""
+    default = resolve_precision(None, device).name
+    for name in PRECISIONS:
+        try:
+            detail = str(resolve_precision(name, device)) + (', the default' if name == default else '')
+        except DSTNetError as error:
+            detail = f'not supported: {error}'
+        yield Check('precision', True, detail)
+
+
+def _benchmarks(device: torch.device, output: Path) -> None:
+    """Run the paired benchmarks; each writes its own JSON file."""
+    common = ['--device', str(device), '-o', str(output), '--warmup', '1']
+    if device.type == 'cpu':
+        small = ['--size', '64x64', '--frames', '2', '--repeats', '2', '--no-memory']
+        benchmark(['forward', *common, *small])
+        return
+    precisions = ['--precision', *supported_precisions(device)]
+    large = ['--networks', 'DSTNet', 'DSTNet-L', '--size', str(FRAME), '--frames', '3', '--repeats', '3']
+    benchmark(['forward', *common, *precisions, '--size', '256x256', '--frames', '5', '--repeats', '5'])
+    benchmark(['forward', *common, *precisions, *large])
+    benchmark(['train', *common, *precisions, '--size', '256x256', '--frames', '15', '--repeats', '3'])
