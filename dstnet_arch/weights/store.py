@@ -119,7 +119,7 @@ def _download(released: Released, path: Path, base_url: str | None) -> None:
         problems.append(f'{url} has the git blob id {git_ids(part)[0]}, not {released.blob_id}')
         part.unlink()
     raise DownloadError(
-        f'{released.file} cannot be downloaded: {"; ".join(problems)}. Try again later, or download '
+        f'{released.file} cannot be downloaded: {"; ".join(dict.fromkeys(problems))}. Try again later, or download '
         f'{bases[0]}/{released.file} by other means to {path}.'
     )
 
