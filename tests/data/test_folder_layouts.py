@@ -100,9 +100,7 @@ def test_plain_folders_keep_their_meaning(tmp_path: Path) -> None:
 
 def test_wrong_folders_are_refused(tmp_path: Path) -> None:
     plain = write_folder(tmp_path / 'plain', pictures_of())
-    with pytest.raises(
-        DataError, match='both dataroot_lq and dataroot_gt, but it contains no folders of blurry'
-    ):
+    with pytest.raises(DataError, match='both dataroot_lq and dataroot_gt, but it contains no folders of blurry'):
         VideoRecurrentDeblurTestDataset(both(plain))
     database = write_lmdb(tmp_path / 'plain.lmdb', pictures_of())
     with pytest.raises(DataError, match='given for both'):
