@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from prep_parts import write_folder, write_lmdb
+from data_utils import write_folder, write_lmdb
 from tiny_videos import pictures_of, sharp
 
 

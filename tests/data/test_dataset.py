@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from prep_parts import Pixels, encode, write_folder, write_lmdb
+from data_utils import Pixels, encode, write_folder, write_lmdb
 from tiny_videos import HEIGHT, VIDEOS, WIDTH, picture, pictures_of, sharp
 from torch.utils.data import DataLoader, default_collate
 
@@ -215,6 +215,7 @@ def test_pickles_after_use(roots: dict[str, str]) -> None:
     assert torch.equal(pickle.loads(pickle.dumps(test))[1]['lq'], lq)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings('ignore:This DataLoader will create')  # machines with one core
 def test_spawned_persistent_workers_give_what_the_main_process_gives(tmp_path: Path) -> None:
     lq = write_lmdb(tmp_path / 'blur.lmdb', pictures_of())

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from prep_parts import make_gopro, write_folder, write_lmdb
+from data_utils import make_gopro, write_folder, write_lmdb
 from tiny_videos import picture, pictures_of
 
 from dstnet_arch.data.video_recurrent_deblur_dataset import VideoRecurrentDeblurDataset, VideoRecurrentDeblurTestDataset

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from prep_parts import encode, write_folder, write_lmdb
+from data_utils import encode, write_folder, write_lmdb
 from tiny_videos import HEIGHT, VIDEOS, WIDTH, picture, pictures_of, sharp
 
 from dstnet_arch.data import lmdb_file

@@ -7,8 +7,8 @@ import io
 import cv2
 import numpy as np
 import pytest
+from data_utils import encode, image_bytes
 from PIL import Image
-from prep_parts import encode, image_bytes
 
 from dstnet_arch.data.image_file import check_structure, decode, read_header, to_8_bit
 from dstnet_arch.data.lmdb_format import raw_header

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 import numpy as np
-from prep_parts import Pixels
+from data_utils import Pixels
 
 HEIGHT, WIDTH = 20, 24
 # Numbering starts anywhere and is not always padded: natural order differs from text order.

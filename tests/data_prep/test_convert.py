@@ -11,8 +11,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from data_utils import contents, encode, failure, make_gopro, put, sound
 from PIL import Image
-from prep_parts import contents, encode, failure, make_gopro, put, sound
 
 from data_prep import lmdb_writer
 from data_prep.__main__ import main

@@ -9,7 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from prep_parts import contents, failure, put, seed_of
+from data_utils import contents, failure, put, seed_of
 from torch.utils.data import DataLoader
 
 from data_prep.__main__ import main

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import lmdb
 import pytest
-from prep_parts import contents, failure, make_gopro, put, sound
+from data_utils import contents, failure, make_gopro, put, sound
 
 from data_prep import convert as convert_module
 from data_prep import lmdb_writer

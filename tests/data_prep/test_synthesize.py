@@ -13,7 +13,7 @@ import av
 import cv2
 import numpy as np
 import pytest
-from prep_parts import failure
+from data_utils import failure
 
 from data_prep import synthesize as synthesize_module
 from data_prep.__main__ import main

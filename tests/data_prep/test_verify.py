@@ -8,7 +8,7 @@ from pathlib import Path
 
 import lmdb
 import pytest
-from prep_parts import failure, image_bytes, make_gopro
+from data_utils import failure, image_bytes, make_gopro
 
 from data_prep.__main__ import main
 from data_prep.convert import convert

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from data_utils import put
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from options_utils import FILES, make_gopro, options, problems, section_of, value_at
-from prep_parts import put
 
 from dstnet_arch.errors import OptionsError
 from dstnet_arch.plugin import options_environment
