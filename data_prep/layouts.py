@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
-from dstnet_arch.data.lmdb_format import IMAGE_EXTENSIONS as IMAGE_EXTENSIONS
 from dstnet_arch.data.lmdb_format import natural_key
 from dstnet_arch.errors import DataError, Problems, counted
 
