@@ -34,7 +34,8 @@ def _check_gpus(number: int | str, info: ValidationInfo) -> int | str:
     here = torch.cuda.device_count()
     # Under a launcher the number may count several machines; stock BasicSR only asks whether it is 0.
     if isinstance(number, int) and number > here and (here == 0 or not run_of(info).dist):
-        raise PydanticCustomError('gpus', f'auto, or 0 (the CPU) to {here}, the number of GPUs that PyTorch sees')
+        allowed = f'auto, or 0 (the CPU) to {here}' if here else 'auto or 0 (the CPU), since PyTorch finds no GPU'
+        raise PydanticCustomError('gpus', '{allowed}', {'allowed': allowed})
     return number
 
 
