@@ -24,7 +24,7 @@ _BATCHED: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     'calculate_ssim': ssim,
     'calculate_ssim3d': ssim3d,
 }
-_MINIMUM_SIDES = {'calculate_ssim': 2 * RADIUS + 1}
+_MINIMUM_SIDES = {'calculate_ssim': 2 * RADIUS + 1, 'calculate_niqe': 96}  # NIQE: one of its blocks
 
 
 def least_side(opt: Mapping[str, Any]) -> int:

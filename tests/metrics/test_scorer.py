@@ -83,12 +83,12 @@ def test_ssim_and_psnr_refuse_wrong_inputs() -> None:
         batch_psnr(pairs(20, 20)[0], pairs(20, 21)[0])
 
 
-@pytest.mark.parametrize(('name', 'border', 'least'), [('ssim', 0, 11), ('ssim', 1, 13), ('psnr', 2, 5)])
+@pytest.mark.parametrize(('name', 'border', 'least'), [('ssim', 0, 11), ('ssim', 1, 13), ('psnr', 2, 5), ('niqe', 0, 96)])
 def test_scorer_refuses_small_frames(name: str, border: int, least: int) -> None:
     scorer = Scorer({'x': {'type': f'calculate_{name}', 'crop_border': border}})
-    assert math.isfinite(scorer(*pairs(least, 40))[0][0])
-    with pytest.raises(DataError, match=f'40x{least - 1} are too small for calculate_{name}, .* {least} pixels'):
-        scorer(*pairs(least - 1, 40))
+    assert math.isfinite(scorer(*pairs(least, 200))[0][0])
+    with pytest.raises(DataError, match=f'200x{least - 1} are too small for calculate_{name}, .* {least} pixels'):
+        scorer(*pairs(least - 1, 200))
 
 
 @pytest.mark.parametrize('border', [0, 3])

@@ -26,6 +26,8 @@ from dstnet_arch.archs.dstnet_arch import DSTNet
 from dstnet_arch.errors import TrainingError
 from dstnet_arch.models.video_recurrent_deblur_model import VideoRecurrentDeblurModel
 
+pytestmark = pytest.mark.slow
+
 if os.name != 'posix':
     pytest.skip('forks, and kills as POSIX does', allow_module_level=True)
 

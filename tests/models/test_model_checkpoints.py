@@ -91,7 +91,7 @@ def test_save_writes_the_files_that_stock_basicsr_expects(tmp_path: Path) -> Non
     assert_equal(saved['params'], weights(model.net_g))
     assert_equal(saved['params_ema'], weights(model.net_g_ema))
     state = read_state(tmp_path, 2)
-    assert (state['epoch'], state['iter']) == (4, 2)
+    assert (state['epoch'], state['iter'], state['precision']) == (4, 2, 'fp32')
     assert len(state['optimizers']) == len(state['schedulers']) == len(state['rng']) == 1
 
 
@@ -180,6 +180,7 @@ def test_resume_takes_settings_from_the_options_and_logs_changes(tmp_path: Path)
     opt = resume_options(tmp_path, 3)
     opt['train']['optim_g']['weight_decay'] = 0.5
     opt['train']['scheduler']['periods'] = [1000]
+    opt['train']['precision'] = 'bf16'
     resumed = make_model(opt)
     with logged() as lines:
         resumed.resume_training(read_state(tmp_path, 3))
@@ -187,6 +188,7 @@ def test_resume_takes_settings_from_the_options_and_logs_changes(tmp_path: Path)
         'train:optim_g:weight_decay was 0.0001; the resumed run uses 0.5.',
         'train:scheduler:cumulative_period was [10]; the resumed run uses [1000].',
         'train:scheduler:periods was [10]; the resumed run uses [1000].',
+        'train:precision was fp32; the resumed run uses bf16 (bfloat16 autocast).',
     ]
     assert resumed.get_current_learning_rate() == model.get_current_learning_rate()
     train(resumed, range(4, 5))
