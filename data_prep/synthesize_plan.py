@@ -194,7 +194,7 @@ def _too_short(footage: Footage, settings: Settings, analysis: Analysis, plans: 
 
 def describe(plan: ClipPlan, footage: Footage, digest: str, settings: Settings, analysis: Analysis) -> dict[str, Any]:
     """Return the record of a clip: everything needed to make the same pairs again."""
-    shutter, rate = plan.shutter, analysis.frame_rate
+    shutter, rate, variable_rate = plan.shutter, analysis.frame_rate, analysis.times is not None
     height, width = settings.geometry.size(analysis.size)
     top, left, box_height, box_width = settings.geometry.box(analysis.size)
     return {
@@ -207,7 +207,7 @@ def describe(plan: ClipPlan, footage: Footage, digest: str, settings: Settings, 
             'width': analysis.size[1],
             'height': analysis.size[0],
             'frame_rate': round(rate, 3) if rate else None,
-            'variable_frame_rate': analysis.times is not None,
+            'variable_frame_rate': variable_rate,
         },
         'shot': {'first_frame': plan.first, 'last_frame': plan.first + len(plan.times) - 1},
         'settings': {
@@ -217,26 +217,36 @@ def describe(plan: ClipPlan, footage: Footage, digest: str, settings: Settings, 
             'stride': shutter.stride,
             'duty_cycle': round(shutter.exposure / shutter.stride, 6),
             'interpolate': shutter.interpolate,
+            'weights': None if variable_rate else _weights(plan, plan.centres[0]),
             'crop': {'left': left, 'top': top, 'width': box_width, 'height': box_height},
             'width': width,
             'height': height,
             'seed': settings.seed,
         },
         'frame_rate': round(rate / shutter.stride, 3) if rate else None,
-        'pairs': [_describe_pair(plan, number, centre) for number, centre in enumerate(plan.centres, start=1)],
+        'pairs': [
+            _describe_pair(plan, number, centre, variable_rate) for number, centre in enumerate(plan.centres, start=1)
+        ],
     }
 
 
-def _describe_pair(plan: ClipPlan, number: int, centre: int) -> dict[str, Any]:
+def _describe_pair(plan: ClipPlan, number: int, centre: int, variable_rate: bool) -> dict[str, Any]:
     first, last = plan.window(centre)
-    weights = [round(weight, 6) for _, _, weight in plan.samples(centre)]
-    return {'number': number, 'first': first, 'sharp': centre, 'last': last, 'weights': weights}
+    pair = {'number': number, 'first': first, 'sharp': centre, 'last': last}
+    return {**pair, 'weights': _weights(plan, centre)} if variable_rate else pair
+
+
+def _weights(plan: ClipPlan, centre: int) -> list[float]:
+    return [round(weight, 6) for _, _, weight in plan.samples(centre)]
 
 
 def record_text(record: dict[str, Any]) -> str:
-    """Format a record as JSON with one line per pair."""
+    """Format a record as JSON with one line for the weights and one per pair."""
     rows = ',\n'.join('    ' + json.dumps(pair) for pair in record['pairs'])
-    text = json.dumps({**record, 'pairs': None}, indent=2)
+    weights = json.dumps(record['settings']['weights'])
+    settings = {**record['settings'], 'weights': None}
+    text = json.dumps({**record, 'settings': settings, 'pairs': None}, indent=2)
+    text = text.replace('"weights": null', f'"weights": {weights}', 1)
     return text.replace('"pairs": null', f'"pairs": [\n{rows}\n  ]', 1) + '\n'
 
 

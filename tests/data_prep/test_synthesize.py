@@ -148,6 +148,7 @@ def test_record_is_enough_to_reproduce_pairs(tmp_path) -> None:
     assert record['source']['frames'] == 60
     assert record['source']['name'] == 'v'
     assert record['settings']['window'] in (7, 9, 11, 13)
+    assert record['settings']['weights'] == [1] * record['settings']['window']
     to_light, to_stored = NAIVE[record['settings']['response']]
     assert len(record['pairs']) == len(pairs(clip)) >= 4
     for pair, (blurry, sharp) in zip(record['pairs'], pairs(clip), strict=True):
@@ -299,6 +300,8 @@ def test_synthesize_averages_variable_frame_rate_by_time(tmp_path, capsys) -> No
         instants = np.linspace(centre - 2.5, centre + 2.5, 1001)[:-1] + 0.0025
         nearest = np.abs(instants[:, None] - np.array(kept)).argmin(axis=1)
         shares = np.bincount(nearest, minlength=len(kept)) / 1000
+        used = shares[pair['first'] : pair['last'] + 1]
+        assert np.array(pair['weights']) / sum(pair['weights']) == pytest.approx(used, abs=2e-3)
         light = sum(share * (frames[n] / 255.0) ** 2.2 for share, n in zip(shares, kept, strict=True))
         assert np.abs(blurry - 255 * light ** (1 / 2.2)).max() <= 1
 
