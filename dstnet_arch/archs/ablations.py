@@ -1,17 +1,18 @@
-"""What the paper's ablations put in place of DSTNet's own modules (Section 5, Tables 4 and 5).
+"""Modules of the paper's ablations that replace those of DSTNet (Section 5, Tables 4 and 5).
 
-The paper names its baselines and gives no details. Each class says what was chosen here, and why.
+The paper names its baselines without details. Each class documents what was chosen here, and why.
 """
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dstnet_arch.archs.blocks import leaky_relu
+from dstnet_arch.archs.blocks import NEGATIVE_SLOPE, Conv3x3
 from dstnet_arch.archs.cwgdn import EXPANSION, GatedBlock, LayerNorm2d
 from dstnet_arch.archs.dtff import GatedFusion
+from dstnet_arch.ops.dense_gradient import cat_channels
+from dstnet_arch.ops.gated_sum import gated_sum
 from dstnet_arch.ops.reflect_pad import reflect_pad
 
 WINDOW = 8  # side of GMLP's windows, in pixels of the features
@@ -20,9 +21,9 @@ WINDOW = 8  # side of GMLP's windows, in pixels of the features
 class GMLP(GatedBlock):
     """Table 4, "w/ gMLP": the gate is a static linear projection over pixels (Liu et al., NeurIPS 2021), not a filter.
 
-    All else is as in the CWGDN, so that the comparison is of the gates alone. gMLP's projection mixes all tokens of a
-    fixed number; frames come in any size, so it mixes the 64 pixels of each 8x8 window here, with the same weights in
-    all windows and channels. Normalised before, weights near zero and bias one at first, as gMLP's authors have it.
+    Everything else is as in the CWGDN, so that only the gates are compared. gMLP's projection mixes a fixed number of
+    tokens. Frames have any size, so here it mixes the 64 pixels of each 8x8 window, with the same weights in all
+    windows and channels. As in gMLP, the input is normalised, the weights start near zero and the bias at one.
 
     Args:
         num_feat: C, channels in and out.
@@ -54,15 +55,16 @@ class BlendFusion(GatedFusion):
 
     def forward(self, current: Tensor, propagated: Tensor) -> Tensor:
         """(B, C, H, W), (B, C, H, W) -> (B, C, H, W)."""
-        x1, x2 = leaky_relu(self.conv(torch.cat([current, propagated], dim=1))).chunk(2, dim=1)
-        return current * torch.sigmoid(self.gate1(x1)) + propagated * torch.sigmoid(self.gate2(x2))  # Eq. (11)
+        x1, x2 = self.conv.halves(cat_channels(current, propagated), NEGATIVE_SLOPE)
+        gate1, gate2 = self.gate1.separate_bias(x1), self.gate2.separate_bias(x2)
+        return gated_sum(current, *gate1, propagated, *gate2)  # Eq. (11)
 
 
 class StackFusion(nn.Module):
     """Table 5, "w/o (3)": the stacked features pass one convolution with LeakyReLU and no gate.
 
-    This is the "directly stacking" that Section 3.2 argues against, with the convolution that precedes Eq. (3), which
-    here gives C channels at once.
+    This is the "directly stacking" that Section 3.2 argues against, with the convolution that precedes Eq. (3), here
+    with C output channels.
 
     Args:
         num_feat: C, channels of each of the two inputs.
@@ -70,17 +72,17 @@ class StackFusion(nn.Module):
 
     def __init__(self, num_feat: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(2 * num_feat, num_feat, 3, padding=1)
+        self.conv = Conv3x3(2 * num_feat, num_feat)
 
     def forward(self, current: Tensor, propagated: Tensor) -> Tensor:
         """(B, C, H, W), (B, C, H, W) -> (B, C, H, W)."""
-        return leaky_relu(self.conv(torch.cat([current, propagated], dim=1)))
+        return self.conv(cat_channels(current, propagated), slope=NEGATIVE_SLOPE)
 
 
 def upsample_without_haar(low: Tensor) -> Tensor:
     """Table 6, "w/ Bilinear in FP": (N, C, H, W) -> (N, C, 2H, 2W) in place of the inverse Haar transform.
 
-    Bilinear downsampling by two is the mean of 2x2 pixels, which is Haar's low band already. What goes with the
-    wavelets is the way past the propagation for the high bands.
+    Bilinear downsampling by two is the mean of 2x2 pixels, which is Haar's low band. Without the wavelets, the high
+    bands no longer bypass the propagation.
     """
     return F.interpolate(low, scale_factor=2, mode='bilinear', align_corners=False)

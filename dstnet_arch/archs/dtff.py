@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dstnet_arch.archs.blocks import NEGATIVE_SLOPE, Conv3x3, init_refinement, residual_blocks
+from dstnet_arch.archs.blocks import NEGATIVE_SLOPE, Conv2d, Conv3x3, init_refinement, residual_blocks
+from dstnet_arch.archs.derived_weights import derive
+from dstnet_arch.ops.dense_gradient import cat_channels
+from dstnet_arch.ops.gated_sum import gated_sum
+from dstnet_arch.ops.pack_filters import taps_first
 from dstnet_arch.ops.pixel_filter import TAPS, pixel_filter
 
 NUM_FILTER_BLOCK = 3  # residual blocks at each of D_p's two scales
 
 
 class GatedFusion(nn.Module):
-    """Gated fusion of a frame's features with those that arrive from its neighbour.
+    """Gated fusion of a frame's features with those propagated from its neighbour.
 
     Args:
         num_feat: C, channels of each of the two inputs.
@@ -27,8 +30,8 @@ class GatedFusion(nn.Module):
 
     def forward(self, current: Tensor, propagated: Tensor) -> Tensor:
         """(B, C, H, W), (B, C, H, W) -> (B, C, H, W)."""
-        x1, x2 = self.conv(torch.cat([current, propagated], dim=1), slope=NEGATIVE_SLOPE).chunk(2, dim=1)
-        return x1 * torch.sigmoid(self.gate1(x1)) + x2 * torch.sigmoid(self.gate2(x2))  # Eq. (3)
+        x1, x2 = self.conv.halves(cat_channels(current, propagated), NEGATIVE_SLOPE)
+        return gated_sum(x1, *self.gate1.separate_bias(x1), x2, *self.gate2.separate_bias(x2))  # Eq. (3)
 
 
 class PixelFilterNet(nn.Module):
@@ -42,26 +45,27 @@ class PixelFilterNet(nn.Module):
         super().__init__()
         self.stage1 = residual_blocks(num_feat, NUM_FILTER_BLOCK)
         self.stage2 = residual_blocks(num_feat, NUM_FILTER_BLOCK)
-        self.to_filter = nn.Conv2d(num_feat, TAPS * num_feat, 1)
+        self.to_filter = Conv2d(num_feat, TAPS * num_feat, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W), H and W multiples of 8 -> (B, 9C, H/8, W/8)."""
+        """(B, C, H, W), H and W multiples of 8 -> (B, 9C, H/8, W/8), as `pixel_filter` needs them."""
         x = self.stage1(F.avg_pool2d(x, 4))
         x = self.stage2(F.max_pool2d(x, 2))
-        return self.to_filter(x)
+        weight, bias = self.to_filter.weight, self.to_filter.bias
+        weight = derive(self, 'weight', lambda: taps_first(weight), x)
+        return F.conv2d(x, weight, derive(self, 'bias', lambda: taps_first(bias), x))
 
 
 class DTFF(nn.Module):
-    """The function F: fuse, filter every pixel, refine. Both directions of the propagation are made of it.
+    """The function F: fuse, filter every pixel, refine. Both directions of the propagation use it.
 
-    Eqs. (5) and (6), F(X_i, X_{i+1}) and F(X_i, X_{i-1}), are this one module called with the next or the previous
-    frame.
+    Eqs. (5) and (6), F(X_i, X_{i+1}) and F(X_i, X_{i-1}), are this module called with the next or the previous frame.
 
     Args:
         num_feat: C, channels of each input and of the output.
         num_block: residual blocks of the refinement.
         fusion: the fusion module; None: `GatedFusion`.
-        filter_pixels: without, the fused features go to the refinement as they are, and there is no D_p.
+        filter_pixels: False: the fused features go to the refinement unfiltered, and there is no D_p.
     """
 
     def __init__(

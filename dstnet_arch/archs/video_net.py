@@ -1,9 +1,10 @@
-"""What the networks have in common: input checks, any frame size, propagation, checkpoints that describe themselves."""
+"""The base class of the networks: input checks, padding, propagation, checkpoints that contain the configuration."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from functools import partial
 from typing import Any, ClassVar
 
@@ -11,18 +12,17 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from dstnet_arch.archs.graphed_step import GraphedStep
+from dstnet_arch.archs.derived_weights import DerivedWeights
 from dstnet_arch.archs.propagation import Boundary, propagate
 from dstnet_arch.archs.released_keys import KeyTable, from_released
 from dstnet_arch.ops.reflect_pad import reflect_pad
 
-# Without gradients, work that needs no neighbouring frames is done for so many pixels at a time, so that maps of some
-# hundred channels never exist for a whole clip. On an accelerator this is a 720p frame, or sixteen of 256x256. On a CPU
-# it is a strip of a frame: what is smaller than the caches stays there, and its memory is used again, where large
-# blocks would be asked of the system each time.
+# Without gradients, work that needs no neighbouring frames is done for this many pixels at a time, so that maps of
+# several hundred channels never exist for a whole clip. On a GPU this is a 720p frame, or sixteen of 256x256. On a CPU
+# it is a strip of a frame: small maps stay in the caches, and their memory is reused instead of requested again.
 _CHUNK_PIXELS = 2**20
 _CHUNK_PIXELS_CPU = 2**14
-_STRIP_HALO = 2  # rows at a strip's edges that are computed twice: `finish` is two 3x3 convolutions at most
+_STRIP_HALO = 2  # rows at a strip's edges that are computed twice: `finish` is at most two 3x3 convolutions
 
 CONFIG_KEY = '_extra_state'
 
@@ -32,18 +32,16 @@ class VideoNet(nn.Module):
 
     A subclass implements `restore` for frames whose sides are multiples of `size_multiple` and at least `min_size`,
     `config` and `infer_config`. This class checks the input, pads and crops, and stores `config` in the state dict (key
-    `_extra_state`, JSON in a uint8 tensor, so that `weights_only` loading and safetensors can hold it): hyperparameters
-    that leave no trace in the tensors' shapes are not lost, and a checkpoint is never silently run by a network that
-    differs in them. `load_state_dict` takes the names of released files as well.
+    `_extra_state`, JSON in a uint8 tensor, which `weights_only` loading and safetensors support): hyperparameters that
+    the tensors' shapes do not show are kept, and a checkpoint is never silently run by a network that differs in them.
+    `load_state_dict` also accepts the names of released files.
 
     Attributes:
-        size_multiple: the sides that `restore` can take are multiples of this.
-        min_size: the smallest side that `restore` can take.
+        size_multiple: `restore` needs sides that are multiples of this.
+        min_size: the smallest side for `restore`.
         released_keys: names of the parameters in the authors' files.
-        gradient_checkpointing: in training, keep the inputs of each propagation step only and recompute the rest in
-            the backward pass: less memory for more time, the same gradients.
-        cuda_graphs: without gradients, on a GPU, run each propagation step as a CUDA graph: fewer launches, the same
-            result.
+        gradient_checkpointing: in training, save the inputs of each propagation step only and recompute the rest in
+            the backward pass: less memory, more time, the same gradients.
     """
 
     size_multiple: ClassVar[int]
@@ -57,17 +55,15 @@ class VideoNet(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.gradient_checkpointing = False
-        self.cuda_graphs = False
-        self._graphed: dict[nn.Module, GraphedStep] = {}
 
     @property
     def config(self) -> dict[str, Any]:
-        """Keyword arguments that build this network again."""
+        """Keyword arguments that construct this network."""
         raise NotImplementedError
 
     @classmethod
     def infer_config(cls, state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
-        """Constructor arguments that the tensors of a state dict (our names) show.
+        """Constructor arguments, inferred from the tensors of a state dict (our names).
 
         Raises:
             KeyError: a tensor that this network must have is missing.
@@ -95,6 +91,17 @@ class VideoNet(nn.Module):
                 f'{type(self).__name__} takes a clip of RGB frames (B, T, 3, H, W), floating point in [0, 1], with '
                 f'at least one frame and one pixel; got {tuple(x.shape)} of {x.dtype}.'
             )
+        with nullcontext() if torch.compiler.is_compiling() else self.derived_weights():
+            return self._forward(x)
+
+    def derived_weights(self) -> DerivedWeights:
+        """A context in which merged and cast weights are computed once, for several calls of the network's parts.
+
+        The parameters must not change while it is in use. `forward` uses one for each call.
+        """
+        return DerivedWeights()
+
+    def _forward(self, x: Tensor) -> Tensor:
         b, t, _, h, w = x.shape
         padded = reflect_pad(x, self.padded_side(h), self.padded_side(w))
         frames = padded.transpose(0, 1).flatten(0, 1)  # (T·B, 3, H', W'): time-major, each time step one dense block
@@ -103,7 +110,7 @@ class VideoNet(nn.Module):
 
     @classmethod
     def padded_side(cls, side: int) -> int:
-        """The side that frames of this side have inside the network."""
+        """The side of padded frames inside the network."""
         return max(-(-side // cls.size_multiple) * cls.size_multiple, cls.min_size)
 
     def propagate(self, x: Tensor, num_frame: int) -> Tensor:
@@ -113,13 +120,12 @@ class VideoNet(nn.Module):
         frames = propagate(self._step(self.forward_dtff), frames, boundary=self.boundary)  # Eq. (8)
         return torch.cat(frames)
 
-    def by_parts(self, function: Callable[[Tensor, Tensor], Tensor], frames: Tensor, low: Tensor) -> Tensor:
-        """Apply a function of single frames to a few of them, or to a strip of one, at a time where no gradients are
-        wanted.
+    def apply_chunked(self, function: Callable[[Tensor, Tensor], Tensor], frames: Tensor, low: Tensor) -> Tensor:
+        """Apply a function of single frames; without gradients, to a few frames or a strip of one at a time.
 
         Args:
-            function: (N, 3, H, W), (N, C, H/s, W/s) -> (N, C', H/r, W/r), in which no row depends on rows of the second
-                argument more than `_STRIP_HALO` away.
+            function: (N, 3, H, W), (N, C, H/s, W/s) -> (N, C', H/r, W/r). A row of the result depends on rows of the
+                second argument at most `_STRIP_HALO` away.
             frames: (N, 3, H, W).
             low: (N, C, H/s, W/s).
 
@@ -136,30 +142,21 @@ class VideoNet(nn.Module):
         return parts[0] if len(parts) == 1 else torch.cat(parts)  # streams come frame by frame: no copy for them
 
     def compile_steps(self, **options: Any) -> None:
-        """Have `torch.compile` make code for one step of the propagation in each direction, at its first call.
+        """Compile one step of the propagation in each direction with `torch.compile`, at its first call.
 
-        That is most of the network's work, and is compiled in a fraction of the time that the whole network with its
-        unrolled recurrence takes, once for any number of frames.
+        A step is most of the network's work. It compiles in a fraction of the time of the whole network with its
+        unrolled recurrence, and once for any number of frames.
 
         Args:
-            options: of `torch.compile`.
+            options: arguments of `torch.compile`; `mode="reduce-overhead"` uses CUDA graphs.
         """
         for dtff in (self.backward_dtff, self.forward_dtff):
             dtff.compile(**options)
 
     def _step(self, dtff: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
-        if torch.is_grad_enabled():
-            return partial(checkpoint, dtff, use_reentrant=False) if self.gradient_checkpointing else dtff
-        if self.cuda_graphs and next(dtff.parameters()).is_cuda:
-            return self._graphed.setdefault(dtff, GraphedStep(dtff))
+        if self.gradient_checkpointing and torch.is_grad_enabled():
+            return partial(checkpoint, dtff, use_reentrant=False)
         return dtff
-
-    def _apply(self, *args: Any, **kwargs: Any) -> VideoNet:
-        self._graphed.clear()  # parameters go to another place or precision
-        return super()._apply(*args, **kwargs)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, '_graphed': {}}
 
     def get_extra_state(self) -> Tensor:
         """The network's type and `config` as JSON in a uint8 tensor (called by `state_dict`)."""
@@ -167,11 +164,10 @@ class VideoNet(nn.Module):
         return torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
 
     def set_extra_state(self, state: Any) -> None:
-        """Nothing to restore: `_load_from_state_dict` has compared the stored configuration with this network's."""
+        """Do nothing: `_load_from_state_dict` has compared the stored configuration with this network's."""
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        # PyTorch's hook into `load_state_dict`. It works on a copy of the caller's dict and hands that on to the
-        # sub-modules.
+        # PyTorch calls this in `load_state_dict` with a copy of the caller's dict, and passes it on to the sub-modules.
         error_msgs = args[-1]
         own = {k[len(prefix) :]: state_dict.pop(k) for k in [k for k in state_dict if k.startswith(prefix)]}
         own = from_released(self.released_keys, own)
@@ -182,12 +178,12 @@ class VideoNet(nn.Module):
 
 
 def chunk_size(pixels: int, device: torch.device) -> int:
-    """How many frames of `pixels` pixels to work on at a time."""
+    """Number of frames of `pixels` pixels to process at a time."""
     return max(1, (_CHUNK_PIXELS_CPU if device.type == 'cpu' else _CHUNK_PIXELS) // pixels)
 
 
 def _by_strips(function: Callable[[Tensor, Tensor], Tensor], frames: Tensor, low: Tensor, rows: int) -> Tensor:
-    """``function(frames, low)``, made in strips of so many rows of `low`."""
+    """``function(frames, low)``, computed in strips of `rows` rows of `low`."""
     height = low.shape[-2]
     if height <= rows + 2 * _STRIP_HALO:
         return function(frames, low)

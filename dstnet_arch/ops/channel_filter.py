@@ -4,7 +4,8 @@
 
     out[n, c, y, x] = bias[c] + sum over i, j of  filters[n, c, i, j] * features[n, c, y + i - 1, x + j - 1]
 
-with zeros outside the frame. On GPUs, both are one kernel (channel_filter_triton.py).
+with zeros outside the frame. With the same filters for all frames, this is a depthwise convolution. On GPUs, the
+filter, the bias and the gate are one kernel (channel_filter_triton.py).
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ from dstnet_arch.ops import fused
 
 
 def channel_filter_reference(features: Tensor, filters: Tensor, bias: Tensor) -> Tensor:
-    """`channel_filter` written like its equation: unfold all patches, multiply, sum."""
+    """Compute `channel_filter` as its equation is written: unfold all patches, multiply, sum."""
     n, c, h, w = features.shape
     patches = F.unfold(features, kernel_size=3, padding=1).view(n, c, 9, h, w)
-    return (filters.reshape(n, c, 9, 1, 1) * patches).sum(dim=2) + bias.view(1, c, 1, 1)
+    return (filters.reshape(-1, c, 9, 1, 1) * patches).sum(dim=2) + bias.view(1, c, 1, 1)
 
 
 def channel_filter(features: Tensor, filters: Tensor, bias: Tensor) -> Tensor:
@@ -31,7 +32,7 @@ def channel_filter(features: Tensor, filters: Tensor, bias: Tensor) -> Tensor:
 
     Args:
         features: (N, C, H, W), a frame at each N.
-        filters: (N, C, 3, 3).
+        filters: (N, C, 3, 3), or (1, C, 3, 3) for all frames.
         bias: (C,).
 
     Returns:
@@ -41,10 +42,15 @@ def channel_filter(features: Tensor, filters: Tensor, bias: Tensor) -> Tensor:
         ValueError: there is not one 3x3 filter for each channel of each frame.
     """
     n, c, h, w = features.shape
-    if filters.shape != (n, c, 3, 3):
+    if filters.shape not in ((n, c, 3, 3), (1, c, 3, 3)):
         raise ValueError(f'Features {tuple(features.shape)} need filters ({n}, {c}, 3, 3), got {tuple(filters.shape)}.')
-    # A depthwise convolution. On GPUs one for all frames at once, whose channels become the groups; on CPUs, where that
-    # would have the frames copied to another layout, one for each.
+    features, filters, bias = _same_dtype(features, filters, bias)
+    if fused.usable(features, filters, bias):
+        return _fused(features, filters, bias, gated=False)
+    if len(filters) == 1:
+        return F.conv2d(features, filters.reshape(c, 1, 3, 3), bias, padding=1, groups=c)
+    # A depthwise convolution. On GPUs one for all frames, whose channels become the groups; on CPUs, where that would
+    # copy the frames to another layout, one for each frame.
     if features.device.type == 'cpu':
         frames = zip(features.split(1), filters.reshape(n, c, 1, 3, 3), strict=True)
         return torch.cat([F.conv2d(frame, weight, bias, padding=1, groups=c) for frame, weight in frames])
@@ -55,13 +61,13 @@ def channel_filter(features: Tensor, filters: Tensor, bias: Tensor) -> Tensor:
 
 
 def gated_channel_filter_reference(z: Tensor, filters: Tensor, bias: Tensor) -> Tensor:
-    """`gated_channel_filter` written like its equations."""
+    """Compute `gated_channel_filter` as its equations are written."""
     z1, z2 = z.chunk(2, dim=1)
     return channel_filter_reference(z1, filters, bias) * z2
 
 
 def gated_channel_filter(z: Tensor, filters: Tensor, bias: Tensor) -> Tensor:
-    """Filter the first half of the channels, and multiply with the second.
+    """Filter the first half of the channels and multiply with the second.
 
     Args:
         z: (N, 2C, H, W), a frame at each N.
@@ -75,26 +81,51 @@ def gated_channel_filter(z: Tensor, filters: Tensor, bias: Tensor) -> Tensor:
         ValueError: there is not one 3x3 filter for each channel of each frame.
     """
     if filters.shape == (z.shape[0], z.shape[1] // 2, 3, 3):
-        filters, bias = filters.to(z.dtype), bias.to(z.dtype)  # they may differ under autocast
+        z, filters, bias = _same_dtype(z, filters, bias)
         if fused.usable(z, filters, bias):
-            return _GatedChannelFilter.apply(z, filters, bias)
+            return _fused(z, filters, bias, gated=True)
     z1, z2 = z.chunk(2, dim=1)
     return channel_filter(z1, filters, bias) * z2
 
 
-class _GatedChannelFilter(torch.autograd.Function):
-    """The kernels of channel_filter_triton.py. They keep their inputs, and filter again in the backward pass."""
+def _same_dtype(features: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
+    """All in the type of the first: they may differ under autocast."""
+    return features, *(x.to(features.dtype) for x in others)
+
+
+fused.register(
+    'channel_filter(Tensor z, Tensor filters, Tensor bias, bool gated) -> Tensor',
+    module='channel_filter_triton',
+    fake=lambda z, filters, bias, gated: torch.empty_like(z[:, : filters.shape[1]], memory_format=torch.channels_last),
+)
+fused.register(
+    'channel_filter_backward(Tensor grad, Tensor z, Tensor filters, Tensor bias, bool gated)'
+    ' -> (Tensor, Tensor, Tensor)',
+    module='channel_filter_triton',
+    fake=lambda grad, z, filters, bias, gated: (
+        torch.empty_like(z),
+        torch.empty_like(filters, memory_format=torch.contiguous_format),
+        torch.empty_like(bias),
+    ),
+)
+
+
+def _fused(z: Tensor, filters: Tensor, bias: Tensor, gated: bool) -> Tensor:
+    z = z.contiguous(memory_format=torch.channels_last)
+    return _FusedChannelFilter.apply(z, filters.contiguous(), bias.contiguous(), gated)
+
+
+class _FusedChannelFilter(torch.autograd.Function):
+    """The kernels of channel_filter_triton.py. They save their inputs, and filter again in the backward pass."""
 
     @staticmethod
-    def forward(ctx: Any, z: Tensor, filters: Tensor, bias: Tensor) -> Tensor:
-        from dstnet_arch.ops.channel_filter_triton import gated_filter_forward
-
+    def forward(ctx: Any, z: Tensor, filters: Tensor, bias: Tensor, gated: bool) -> Tensor:
         ctx.save_for_backward(z, filters, bias)
-        return gated_filter_forward(z, filters, bias)
+        ctx.gated = gated
+        return torch.ops.dstnet.channel_filter(z, filters, bias, gated)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
-        from dstnet_arch.ops.channel_filter_triton import gated_filter_backward
-
-        return gated_filter_backward(grad, *ctx.saved_tensors)
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        grad = grad.contiguous(memory_format=torch.channels_last)
+        return *torch.ops.dstnet.channel_filter_backward(grad, *ctx.saved_tensors, ctx.gated), None

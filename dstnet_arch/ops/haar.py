@@ -19,9 +19,14 @@ paper's LH or HL, which it does not define), then band2 (differences along a col
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from dstnet_arch.ops import fused
 
 # Rows: LL and the three bands; columns: a, b, c, d.
 _SIGNS = ((1.0, 1.0, 1.0, 1.0), (1.0, -1.0, 1.0, -1.0), (1.0, 1.0, -1.0, -1.0), (1.0, -1.0, -1.0, 1.0))
@@ -78,6 +83,9 @@ def haar_synthesis(low: Tensor, high: Tensor) -> Tensor:
     Returns:
         (N, C, 2H, 2W).
     """
+    if fused.elementwise_usable(low, high):
+        bands = (t.contiguous(memory_format=torch.channels_last) for t in (low, high))
+        return _FusedSynthesis.apply(*bands)
     n, c, h, w = low.shape
     band1, band2, band3 = high.chunk(3, dim=1)
     top_sum, top_difference = low + band2, band1 + band3
@@ -88,6 +96,36 @@ def haar_synthesis(low: Tensor, high: Tensor) -> Tensor:
     out[..., 1::2, ::2] = bottom_sum + bottom_difference
     out[..., 1::2, 1::2] = bottom_sum - bottom_difference
     return out
+
+
+fused.register(
+    'haar_synthesis(Tensor low, Tensor high) -> Tensor',
+    module='haar_triton',
+    fake=lambda low, high: low.new_empty((*low.shape[:2], 2 * low.shape[2], 2 * low.shape[3])).contiguous(
+        memory_format=torch.channels_last
+    ),
+)
+fused.register(
+    'haar_synthesis_backward(Tensor grad) -> (Tensor, Tensor)',
+    module='haar_triton',
+    fake=lambda grad: (
+        torch.empty_like(grad[:, :, ::2, ::2], memory_format=torch.channels_last),
+        torch.empty_like(grad[:, :, ::2, ::2].repeat(1, 3, 1, 1), memory_format=torch.channels_last),
+    ),
+)
+
+
+class _FusedSynthesis(torch.autograd.Function):
+    """The kernel of haar_triton.py. The synthesis is linear: its backward pass needs no input."""
+
+    @staticmethod
+    def forward(ctx: Any, low: Tensor, high: Tensor) -> Tensor:
+        return torch.ops.dstnet.haar_synthesis(low, high)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
+        return torch.ops.dstnet.haar_synthesis_backward(grad.contiguous(memory_format=torch.channels_last))
 
 
 def _memory_format(x: Tensor) -> torch.memory_format:

@@ -1,9 +1,9 @@
-"""A convolution next to the Haar transform, as one convolution that never makes the full-size features between them.
+"""A convolution next to the Haar transform, merged with it: the full-size features between them are not computed.
 
 Before the transform: a 3x3 convolution followed by one level of analysis is a 4x4 convolution of stride 2, followed
 by two levels a 6x6 one of stride 4. After it: synthesis followed by a 3x3 convolution is a 3x3 convolution of the
-bands at half size and a pixel shuffle. The merged weights are small linear functions of the parameters, made anew in
-each call, so that training and inference are the same code and nothing derived is ever stored.
+bands at half size and a pixel shuffle. The merged weights are small linear functions of the parameters, so that
+training and inference are the same code.
 """
 
 from __future__ import annotations
@@ -12,57 +12,59 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dstnet_arch.ops.conv_bias import conv_bias
+from dstnet_arch.ops.dense_gradient import dense_gradient
 from dstnet_arch.ops.haar import haar_analysis, haar_synthesis
 
 
 def conv_haar_reference(x: Tensor, weight: Tensor, bias: Tensor | None, level: int) -> tuple[Tensor, Tensor]:
-    """Both bands step by step: convolve, then analyse `level` times, each time the low band."""
+    """Both bands step by step: convolve, then analyse the low band `level` times."""
     low, high = haar_analysis(F.conv2d(x, weight, bias, padding=1))
     return (low, high) if level == 1 else haar_analysis(low)
 
 
-def conv_haar_low(x: Tensor, weight: Tensor, bias: Tensor | None, level: int) -> Tensor:
-    """The low band of `conv_haar_reference`, by one convolution.
+def conv_haar(x: Tensor, merged: Tensor, bias: Tensor | None, level: int, slope: float | None = None) -> Tensor:
+    """One or more bands of a convolution followed by Haar analysis, by one convolution.
 
     Args:
         x: (N, C_in, H, W), H and W multiples of 2 ** level.
-        weight: (C, C_in, 3, 3).
-        bias: (C,) or None.
-        level: 1 or 2, how often the low band is analysed.
+        merged: weight of the bands, from `merge_conv_haar` or `merge_conv_haar_high`, (C_out, C_in, k, k).
+        bias: (C_out,): of the low band, the bias of the convolution; of the high bands, that of the 1x1 convolution
+            `mix`; None for the high bands themselves (a bias is constant in each block and cancels).
+        level: 1 or 2, the number of analyses.
+        slope: slope of a LeakyReLU behind it; None: no LeakyReLU.
 
     Returns:
-        (N, C, H/2^level, W/2^level).
+        (N, C_out, H/2^level, W/2^level).
     """
-    return F.conv2d(x, merge_conv_haar(weight, level, 0), bias, stride=2**level, padding=1)
+    if bias is None:
+        return F.conv2d(x, merged, stride=2**level, padding=1)
+    return conv_bias(x, merged, bias, slope, stride=2**level, padding=1)
 
 
-def conv_haar_high(
-    x: Tensor, weight: Tensor, level: int, mix: Tensor | None = None, mix_bias: Tensor | None = None
-) -> Tensor:
-    """The high bands of `conv_haar_reference`, by one convolution; the bias is the same in a whole block and cancels.
+def merge_conv_haar_high(weight: Tensor, level: int, mix: Tensor | None = None) -> Tensor:
+    """Weight of the convolution that computes all high bands, in the order of `haar_analysis`.
 
     Args:
-        x: (N, C_in, H, W), H and W multiples of 2 ** level.
         weight: (C, C_in, 3, 3).
         level: 1 or 2, which level's high bands.
-        mix: (3C, C, 1, 1), a 1x1 convolution of the bands, each by its own C filters, which is merged, too.
-        mix_bias: (3C,), its bias.
+        mix: (3C, C, 1, 1), a 1x1 convolution of the bands, each with its own C filters, to be merged as well.
 
     Returns:
-        (N, 3C, H/2^level, W/2^level), ordered as in `haar_analysis`.
+        (3C, C_in, 2^level + 2, 2^level + 2), for stride 2^level and padding 1.
     """
     merged = torch.cat([merge_conv_haar(weight, level, band) for band in (1, 2, 3)])
-    if mix is not None:
-        c = weight.shape[0]
-        merged = torch.bmm(mix.view(3, c, c), merged.view(3, c, -1)).view_as(merged)
-    return F.conv2d(x, merged, mix_bias, stride=2**level, padding=1)
+    if mix is None:
+        return merged
+    c = weight.shape[0]
+    return torch.bmm(mix.view(3, c, c), merged.reshape(3, c, -1)).view(merged.shape)
 
 
 def merge_conv_haar(weight: Tensor, level: int, band: int) -> Tensor:
-    """Weight of the convolution that is `weight` followed by `level` analyses, of which it gives one band.
+    """Weight of the convolution that computes one band of `weight` followed by `level` analyses.
 
-    A band is a mean with signs over blocks of 2^level pixels: along each axis, and for each level, half the sum or the
-    difference of two results that are 2^(level - 1) pixels apart.
+    A band is a mean with signs over blocks of 2^level pixels: along each axis, and for each level, half the sum or
+    half the difference of two results that are 2^(level - 1) pixels apart.
 
     Args:
         weight: (C, C_in, 3, 3).
@@ -73,7 +75,7 @@ def merge_conv_haar(weight: Tensor, level: int, band: int) -> Tensor:
         (C, C_in, 2^level + 2, 2^level + 2), for stride 2^level and padding 1.
     """
     for apart in (1, 2)[:level]:
-        difference = band if apart == 2 ** (level - 1) else 0  # of the levels before, always the low band
+        difference = band if apart == 2 ** (level - 1) else 0  # of the previous levels, always the low band
         weight = _combine(weight, (0, apart, 0, 0), (apart, 0, 0, 0), bool(difference & 1))
         weight = _combine(weight, (0, 0, 0, apart), (0, 0, apart, 0), bool(difference & 2))
     return weight
@@ -89,21 +91,22 @@ def haar_conv_reference(low: Tensor, high: Tensor, weight: Tensor, bias: Tensor 
     return F.conv2d(haar_synthesis(low, high), weight, bias, padding=1)
 
 
-def haar_conv(low: Tensor, high: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Convolution of the Haar synthesis of the bands: one convolution at half size and a pixel shuffle.
+def haar_conv(low: Tensor, high: Tensor, merged_low: Tensor, merged_high: Tensor, merged_bias: Tensor) -> Tensor:
+    """Convolution of the Haar synthesis of the bands: one convolution of each at half size and a pixel shuffle.
 
     Args:
         low: (N, C, H/2, W/2).
         high: (N, 3C, H/2, W/2).
-        weight: (C_out, C, 3, 3).
-        bias: (C_out,) or None.
+        merged_low: (4 C_out, C, 3, 3), the part for the low band of the weight from `merge_haar_conv`.
+        merged_high: (4 C_out, 3C, 3, 3), the part for the high bands.
+        merged_bias: (4 C_out,), the bias with each element repeated four times.
 
     Returns:
         (N, C_out, H, W).
     """
-    merged = merge_haar_conv(weight)
-    merged_bias = None if bias is None else bias.repeat_interleave(4)
-    return F.pixel_shuffle(F.conv2d(torch.cat([low, high], dim=1), merged, merged_bias, padding=1), 2)
+    from_low = F.conv2d(low, merged_low, padding=1)
+    blocks = conv_bias(high, merged_high, merged_bias, residual=from_low, padding=1)
+    return F.pixel_shuffle(dense_gradient(blocks), 2)
 
 
 def merge_haar_conv(weight: Tensor) -> Tensor:

@@ -26,8 +26,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dstnet_arch.ops.filter_cells import to_cells
 from dstnet_arch.ops.native_build import NoCompilerError, compiled_library
+from dstnet_arch.ops.pack_filters import pack_filters
 
 VARIABLE = 'DSTNET_NATIVE'
 _enabled = os.environ.get(VARIABLE, '1') not in ('', '0')
@@ -159,7 +159,7 @@ def _pixel_filter(library: ctypes.CDLL, features: Tensor, filters: list[Tensor])
     features = features.contiguous(memory_format=torch.channels_last)
     out = torch.empty_like(features)
     for k, low in enumerate(filters):
-        cells = to_cells(low)
+        cells = pack_filters(low)
         numbers = (n, h, w, c, *low.shape[-2:])
         _call(
             library.pixel_filter,
@@ -305,7 +305,7 @@ def _check(library: ctypes.CDLL) -> None:
         grads = torch.ops.aten.convolution_backward(
             wide[3], wide[0], wide[1], [len(bias)], [1, 1], [1, 1], [1, 1], False, [0, 0], 1, [True, True, True]
         )
-        full = F.interpolate(filters.double(), (7, 13), mode='bilinear').view(2, multiple, 9, 7, 13)
+        full = F.interpolate(filters.double(), (7, 13), mode='bilinear').view(2, 9, multiple, 7, 13).transpose(1, 2)
         patches = F.unfold(wide[0], 3, padding=1).view(2, multiple, 9, 7, 13)
         pairs = [
             (_conv3x3(library, x, weight, bias, 0.1, None), F.leaky_relu(out, 0.1)),

@@ -1,11 +1,11 @@
-"""The pixel filter in Triton: filters of low resolution are resized inside the kernels, forward and backward.
+"""The pixel filter in Triton: low-resolution filters are resized inside the kernels, forward and backward.
 
-Everything is channels-last: a program works on pixels of one row and on a block of channels, and what it loads is
-contiguous. Sums are float32 whatever the type of the features. There are no atomic additions, so results are the same
-in every run.
+All tensors are channels-last: a program works on pixels of one row and on a block of channels, and its loads are
+contiguous. Sums are float32 for every type of the features. There are no atomic additions, so results are
+deterministic.
 
-The bilinear resizing (align_corners=False), along one axis: pixel y lies at (y + 1/2) * low / high - 1/2 of the low
-resolution, not below 0, between the cells y0 and y1 = min(y0 + 1, low - 1).
+The bilinear resizing (align_corners=False), along one axis: pixel y is at (y + 1/2) * low / high - 1/2 of the low
+resolution, clamped to 0, between the positions y0 and y1 = min(y0 + 1, low - 1).
 """
 
 from __future__ import annotations
@@ -15,60 +15,57 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dstnet_arch.ops.filter_cells import from_cells, to_cells
-from dstnet_arch.ops.triton_parts import PIXELS, channel_block, find_pixels, inside, pixel_grid
+from dstnet_arch.ops.triton_utils import PIXELS, channel_block, inside, launch, pixel_grid, program_pixels
+
+WARPS = 8  # of `_filter`: with 4, registers are spilled to memory
+_SIZES = ['height', 'width', 'low_height', 'low_width', 'num_row']  # not compiled in: videos have many sizes
 
 
-def pixel_filter_forward(features: Tensor, *filters: Tensor) -> Tensor:
-    """The result of `dstnet_arch.ops.pixel_filter.pixel_filter`: (N, C, H, W), (N, 9C, h, w)… -> (N, C, H, W)."""
-    features = features.contiguous(memory_format=torch.channels_last)
-    return _apply(features, [to_cells(low) for low in filters], transposed=False)
+def pixel_filter(features: Tensor, packed: list[Tensor]) -> Tensor:
+    """The result of `dstnet_arch.ops.pixel_filter.pixel_filter`.
+
+    Args:
+        features: (N, C, H, W), channels-last.
+        packed: one or more filters as `pack_filters` returns them.
+    """
+    return _apply(features, packed, transposed=False)
 
 
-def pixel_filter_backward(grad: Tensor, features: Tensor, *filters: Tensor) -> tuple[Tensor, ...]:
-    """The gradients of the features and of each of the filters, given that of the result."""
-    grad = grad.contiguous(memory_format=torch.channels_last)
-    features = features.contiguous(memory_format=torch.channels_last)
-    all_cells = [to_cells(low) for low in filters]
+def pixel_filter_backward(grad: Tensor, features: Tensor, packed: list[Tensor]) -> list[Tensor]:
+    """The gradients of the features and of each of the filters (packed), given the gradient of the result.
+
+    Args:
+        grad: (N, C, H, W), channels-last.
+        features: (N, C, H, W), channels-last.
+        packed: as for `pixel_filter`.
+    """
     n, c, h, w = features.shape
     channels = channel_block(c)
-    grads = []
-    for cells in all_cells:
-        low_h, low_w = cells.shape[1:3]
-        grad_cells = torch.empty_like(cells)
+    grads = [_apply(grad, packed, transposed=True)]
+    for filters in packed:
+        low_h, low_w = filters.shape[1:3]
+        grad_filters = torch.empty_like(filters)
         grid = (n * low_h * low_w, 9, triton.cdiv(c, channels))
         rows, columns = triton.cdiv(2 * h, low_h), triton.next_power_of_2(triton.cdiv(2 * w, low_w))
-        _filter_gradient[grid](
-            grad, features, grad_cells, h, w, c, low_h, low_w, rows, COLUMNS=columns, CHANNELS=channels
-        )
-        grads.append(from_cells(grad_cells))
-    return _apply(grad, all_cells, transposed=True), *grads
+        sizes = (h, w, c, low_h, low_w, rows)
+        launch(_filter_gradient, grid, grad, features, grad_filters, *sizes, COLUMNS=columns, CHANNELS=channels)
+        grads.append(grad_filters)
+    return grads
 
 
-def _apply(x: Tensor, filters: list[Tensor], transposed: bool) -> Tensor:
+def _apply(x: Tensor, packed: list[Tensor], transposed: bool) -> Tensor:
     n, c, h, w = x.shape
     out = torch.empty_like(x)
-    for k, cells in enumerate(filters):
-        _filter[pixel_grid(n, h, w, c)](
-            x,
-            cells,
-            out,
-            h,
-            w,
-            c,
-            cells.shape[1],
-            cells.shape[2],
-            ADD=k > 0,
-            TRANSPOSED=transposed,
-            PIXELS=PIXELS,
-            CHANNELS=channel_block(c),
-        )
+    for k, filters in enumerate(packed):
+        sizes = (h, w, c, *filters.shape[1:3])
+        constants = {'ADD': k > 0, 'TRANSPOSED': transposed, 'PIXELS': PIXELS, 'CHANNELS': channel_block(c)}
+        launch(_filter, pixel_grid(n, h, w, c), x, filters, out, *sizes, **constants, num_warps=WARPS)
     return out
 
 
 @triton.jit
-def _cells(position, low, high):
-    """The two cells that a pixel lies between, and how far towards the second."""
+def _neighbours(position, low, high):
+    """The two low-resolution positions around a pixel, and the weight of the second."""
     place = tl.maximum((position + 0.5) * (low / high) - 0.5, 0.0)
     first = tl.minimum(place.to(tl.int32), low - 1)
     return first, tl.minimum(first + 1, low - 1), place - first
@@ -76,12 +73,12 @@ def _cells(position, low, high):
 
 @triton.jit
 def _weight(position, cell, low, high):
-    """What share of a pixel's filter comes from a cell."""
-    first, second, share = _cells(position, low, high)
+    """The weight of a low-resolution position in the filter of a pixel."""
+    first, second, share = _neighbours(position, low, high)
     return tl.where(first == cell, 1.0 - share, 0.0) + tl.where(second == cell, share, 0.0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=_SIZES[:4])
 def _filter(
     x_ptr,
     filters_ptr,
@@ -97,7 +94,7 @@ def _filter(
     CHANNELS: tl.constexpr,
 ):
     """out[p] (+)= sum over taps of filter[p, tap] * x[p + tap]; TRANSPOSED: filter[p - tap, tap] * x[p - tap]."""
-    frame, y, x, c, here = find_pixels(height, width, num_channel, PIXELS, CHANNELS)
+    frame, y, x, c, mask = program_pixels(height, width, num_channel, PIXELS, CHANNELS)
     total = tl.zeros((PIXELS, CHANNELS), tl.float32)
     for tap in tl.static_range(9):
         if TRANSPOSED:
@@ -106,9 +103,9 @@ def _filter(
         else:
             y_from, x_from = y + (tap // 3 - 1), x + (tap % 3 - 1)
             y_filter, x_filter = y, x
-        near = here & inside(y_from, x_from, height, width)[:, None]
-        y0, y1, y_share = _cells(y_filter, low_height, height)
-        x0, x1, x_share = _cells(x_filter, low_width, width)
+        near = mask & inside(y_from, x_from, height, width)[:, None]
+        y0, y1, y_share = _neighbours(y_filter, low_height, height)
+        x0, x1, x_share = _neighbours(x_filter, low_width, width)
         corner = filters_ptr + tap * num_channel + c[None, :]
         upper, lower = (frame * low_height + y0) * low_width, (frame * low_height + y1) * low_width
         stride = 9 * num_channel
@@ -123,11 +120,11 @@ def _filter(
         total += (f0 + y_share * (f1 - f0)) * value
     target = out_ptr + (((frame * height + y) * width + x) * num_channel)[:, None] + c[None, :]
     if ADD:
-        total += tl.load(target, mask=here, other=0.0).to(tl.float32)
-    tl.store(target, total.to(out_ptr.dtype.element_ty), mask=here)
+        total += tl.load(target, mask=mask, other=0.0).to(tl.float32)
+    tl.store(target, total.to(out_ptr.dtype.element_ty), mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=_SIZES)
 def _filter_gradient(
     grad_ptr,
     x_ptr,
@@ -141,8 +138,9 @@ def _filter_gradient(
     COLUMNS: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
-    """Of one cell, one tap and a block of channels: sum over the pixels that the cell reaches of grad[p] * x[p + tap],
-    weighted with the cell's share in them.
+    """Sum grad[p] * x[p + tap], weighted, over the pixels p whose filters depend on one low-resolution position.
+
+    For one tap and a block of channels.
     """
     cell_x = tl.program_id(0) % low_width
     cell_y = tl.program_id(0) // low_width % low_height
@@ -150,7 +148,7 @@ def _filter_gradient(
     tap = tl.program_id(1)
     down, right = tap // 3 - 1, tap % 3 - 1
     c = tl.program_id(2) * CHANNELS + tl.arange(0, CHANNELS)
-    # The first pixel that lies beyond the centre of the cell before; none does for cell 0.
+    # The first pixel beyond the centre of the position before; the first one of the frame for position 0.
     above, left = (2 * cell_y - 1) * height - low_height, (2 * cell_x - 1) * width - low_width
     y_start = tl.where(above < 0, 0, above // (2 * low_height) + 1)
     x = tl.where(left < 0, 0, left // (2 * low_width) + 1) + tl.arange(0, COLUMNS)

@@ -1,9 +1,9 @@
 """Convolution along time, kernel 3x1x1: the first and the last layer of the CWGDN (Section 3.1).
 
 Frames are stacked time-major, (T·B, C, H, W), so that a shift by one frame is a shift by B along the first axis and
-every time step is one dense block. A convolution is one matrix product, with the three taps stacked on one side: on
-the input (`gather`: each frame beside its neighbours) or on the output (`scatter`: what each frame adds to itself and
-its neighbours).
+every time step is contiguous. A convolution is one matrix product, with the three taps stacked on the side that has
+fewer channels: on the input (`temporal_gather`: each frame with its neighbours) or on the output (`temporal_scatter`:
+what each frame adds to itself and its neighbours).
 """
 
 from __future__ import annotations
@@ -12,9 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dstnet_arch.ops.dense_gradient import dense_gradient
+
 
 def temporal_conv_reference(x: Tensor, weight: Tensor, num_frame: int) -> Tensor:
-    """`temporal_conv` as the 3-D convolution that defines it."""
+    """Compute `temporal_conv` by the 3-D convolution that defines it."""
     tb, c, h, w = x.shape
     clips = x.view(num_frame, tb // num_frame, c, h, w).permute(1, 2, 0, 3, 4)  # (B, C, T, H, W)
     out = F.conv3d(clips, weight[..., None, None], padding=(1, 0, 0))
@@ -26,7 +28,7 @@ def temporal_conv(x: Tensor, weight: Tensor, num_frame: int) -> Tensor:
 
     Args:
         x: (T·B, C, H, W), time-major.
-        weight: (C_out, C, 3); [..., 0] multiplies the frame before, [..., 2] the frame after.
+        weight: (C_out, C, 3); [..., 0] multiplies the previous frame, [..., 2] the next one.
         num_frame: T.
 
     Returns:
@@ -34,33 +36,43 @@ def temporal_conv(x: Tensor, weight: Tensor, num_frame: int) -> Tensor:
     """
     batch = x.shape[0] // num_frame
     c_out, c_in = weight.shape[:2]
-    if c_in <= c_out:  # stack on the side that has fewer channels
-        end = x.new_zeros(batch, *x.shape[1:])
-        return temporal_gather(torch.cat([end, x, end]), weight, batch)
-    before, here, after = temporal_scatter(x, weight)
+    if c_in <= c_out:
+        end = torch.zeros_like(x[:batch])
+        padded = torch.cat([end, x, end])
+        return temporal_gather(*neighbours(padded, batch), gather_weight(weight))
+    before, here, after = temporal_scatter(x, scatter_weight(weight))
     return here + _shift(before, batch) + _shift(after, -batch)
 
 
-def temporal_gather(x: Tensor, weight: Tensor, batch: int) -> Tensor:
-    """Convolve frames that all have both neighbours: ((T+2)·B, C, H, W), (C_out, C, 3) -> (T·B, C_out, H, W)."""
-    c_out, c_in = weight.shape[:2]
+def gather_weight(weight: Tensor) -> Tensor:
+    """The weight for `temporal_gather`: (C_out, C, 3) -> (C_out, 3C, 1, 1)."""
+    return weight.transpose(1, 2).reshape(weight.shape[0], -1, 1, 1)
+
+
+def neighbours(x: Tensor, batch: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The frames before, at and after each inner time step: ((T+2)·B, C, H, W) -> three (T·B, C, H, W)."""
     num = x.shape[0] - 2 * batch
-    stacked = torch.cat([x[:num], x[batch : batch + num], x[2 * batch :]], dim=1)
-    return F.conv2d(stacked, weight.transpose(1, 2).reshape(c_out, 3 * c_in, 1, 1))
+    return x[:num], x[batch : batch + num], x[2 * batch :]
+
+
+def temporal_gather(before: Tensor, here: Tensor, after: Tensor, weight: Tensor) -> Tensor:
+    """Convolve frames, given their neighbours: three (N, C, H, W), (C_out, 3C, 1, 1) -> (N, C_out, H, W)."""
+    return F.conv2d(torch.cat([before, here, after], dim=1), weight)
+
+
+def scatter_weight(weight: Tensor) -> Tensor:
+    """The weight for `temporal_scatter`: (C_out, C, 3) -> (3 C_out, C, 1, 1)."""
+    return weight.permute(2, 0, 1).reshape(-1, weight.shape[1], 1, 1)
 
 
 def temporal_scatter(x: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
-    """What each frame adds to the results of the next frame, of itself, and of the frame before.
+    """What each frame adds to the results of the next frame, of itself, and of the previous frame.
 
-    (N, C, H, W), (C_out, C, 3) -> three times (N, C_out, H, W).
+    (N, C, H, W), (3 C_out, C, 1, 1) -> three tensors (N, C_out, H, W).
     """
-    c_out, c_in = weight.shape[:2]
-    return F.conv2d(x, weight.permute(2, 0, 1).reshape(3 * c_out, c_in, 1, 1)).chunk(3, dim=1)
+    return dense_gradient(F.conv2d(x, weight)).chunk(3, dim=1)
 
 
 def _shift(x: Tensor, frames: int) -> Tensor:
-    """Move frames along the first axis, later for positive `frames`; zeros come in at the end left empty."""
-    if x.shape[0] <= abs(frames):
-        return torch.zeros_like(x)
-    end = torch.zeros_like(x[: abs(frames)])
-    return torch.cat([end, x[:-frames]] if frames > 0 else [x[-frames:], end])
+    """Shift along the first axis, to later frames if `frames` is positive, and fill with zeros."""
+    return F.pad(x, (0, 0, 0, 0, 0, 0, frames, -frames))

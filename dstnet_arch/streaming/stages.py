@@ -17,7 +17,6 @@ from dstnet_arch.archs.cwgdn import GatedBlock
 from dstnet_arch.archs.dstnet_arch import DSTNet
 from dstnet_arch.archs.dstnet_plus_arch import DSTNetPlus
 from dstnet_arch.archs.propagation import propagate_step
-from dstnet_arch.ops.temporal_conv import temporal_gather, temporal_scatter
 
 FRAMES_PER_BLOCK = 2
 """Temporal reach of one `GatedBlock`, in frames to each side: its two temporal convolutions reach one frame each."""
@@ -92,10 +91,10 @@ def _dstnet_stages(net: DSTNet) -> Stages:
     return Stages(
         encode=net.low_band,
         blocks=blocks,
-        prepare=lambda frame, low2: net.widen(net.by_parts(net.synthesize, frame, low2)),
+        prepare=lambda frame, low2: net.widen(net.apply_chunked(net.synthesize, frame, low2)),
         backward=partial(propagate_step, net.backward_dtff, boundary=net.boundary),
         forward=partial(propagate_step, net.forward_dtff, boundary=net.boundary),
-        finish=lambda frame, result: net.by_parts(net.finish, frame, net.narrow(result)),
+        finish=lambda frame, result: net.apply_chunked(net.finish, frame, net.narrow(result)),
         step_block=step_block,
     )
 
@@ -107,7 +106,7 @@ def _dstnet_plus_stages(net: DSTNetPlus) -> Stages:
         prepare=lambda _, low: low,
         backward=partial(propagate_step, net.backward_dtff, boundary=net.boundary),
         forward=partial(propagate_step, net.forward_dtff, boundary=net.boundary),
-        finish=partial(net.by_parts, net.finish),
+        finish=partial(net.apply_chunked, net.finish),
         step_block=step_block,
     )
 
@@ -158,8 +157,8 @@ def step_block(
         assert frame is not None
         return None, BlockState(block.norm(frame), torch.zeros_like(frame), frame, None)
     norm = torch.zeros_like(state.norm1) if frame is None else block.norm(frame)
-    wide = temporal_gather(torch.cat([norm, state.norm1, state.norm2]), block.project_in.weight, norm.shape[0])
-    to_next, to_itself, to_previous = temporal_scatter(block.gate_features(wide, gate), block.project_out.weight)
+    wide = block.project_in.gather(norm, state.norm1, state.norm2)
+    to_next, to_itself, to_previous = block.project_out.scatter(block.gate_features(wide, gate))
     finished = None if state.result2 is None else state.result2 + to_next
     result = None if frame is None else frame + to_previous
     result1 = None if state.result1 is None else state.result1 + to_itself

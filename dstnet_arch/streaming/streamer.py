@@ -174,6 +174,7 @@ class Stream(Iterator[Tensor]):
         progress: Progress | None,
     ) -> None:
         self._settings, self._stages, self._progress = streamer, streamer.stages, progress
+        self._derived_weights = streamer.net.derived_weights()
         self._cleanup = ExitStack()
         if not isinstance(frames, Frames):
             frames = self._cleanup.enter_context(closing(spool(frames, streamer.temp_dir)))
@@ -210,6 +211,7 @@ class Stream(Iterator[Tensor]):
         """Return the contexts that the network runs in. A generator would leave them open in its user's code."""
         contexts = ExitStack()
         contexts.enter_context(torch.no_grad())
+        contexts.enter_context(self._derived_weights)
         dtype = self._settings.autocast
         contexts.enter_context(torch.autocast(self._frames.device.type, dtype=dtype, enabled=dtype is not None))
         return contexts

@@ -29,7 +29,7 @@ from dstnet_arch.arguments import Size
 from dstnet_arch.memory_errors import out_of_memory
 from dstnet_arch.ops.channel_filter import channel_filter
 from dstnet_arch.ops.pixel_filter import TAPS, pixel_filter
-from dstnet_arch.ops.temporal_conv import temporal_gather
+from dstnet_arch.ops.temporal_conv import gather_weight, temporal_gather
 from dstnet_arch.streaming.stages import BlockState, Gate, Stages, stages_of, step_block
 
 Maps = Literal['device', 'host']
@@ -190,8 +190,8 @@ class TiledStages:
         filters = [filters] if isinstance(filters, Tensor) else filters
         for start in range(0, features.shape[1], _CHANNELS):
             some = slice(start, start + _CHANNELS)
-            taps = slice(TAPS * some.start, TAPS * some.stop)
-            features[:, some] = pixel_filter(features[:, some].contiguous(), *(f[:, taps] for f in filters))
+            parts = (f.unflatten(1, (TAPS, -1))[:, :, some].flatten(1, 2) for f in filters)
+            features[:, some] = pixel_filter(features[:, some].contiguous(), *parts)
         return features.to(fused.device)
 
     def _step_block(
@@ -220,14 +220,15 @@ class TiledStages:
 
     def _channel_filters(self, plan: Plan, block: CWGDN, maps: Sequence[Map]) -> Tensor:
         """Return D_c's filters of a frame; maps: the previous frame, and the normed frame itself and the next one."""
-        weight = block.project_in.weight[: block.filter_bias.shape[0]]  # the half that the gate is computed from
+        # The half of the channels that the gate is computed from.
+        weight = gather_weight(block.project_in.weight[: block.filter_bias.shape[0]])
         total, count = torch.zeros((), device=self._device), 0
         for tile in _tiles_of(plan, maps, _STATISTICS_MARGIN):
             frame, norm1, norm2 = (None if m is None else tile.cut(m, scale, self._device) for m, scale in maps)
             assert norm1 is not None
             assert norm2 is not None
             norm = torch.zeros_like(norm1) if frame is None else block.norm(frame)
-            z1 = temporal_gather(torch.cat([norm, norm1, norm2]), weight, norm1.shape[0])
+            z1 = temporal_gather(norm, norm1, norm2, weight)
             features = tile.inner(block.filter_net.features(z1), 16)
             exact = torch.promote_types(features.dtype, torch.float32)
             total = total + features.sum(dim=(2, 3), keepdim=True, dtype=exact)

@@ -134,8 +134,8 @@ def is_channels_last(tensor: Tensor) -> bool:
 
 
 def is_map(tensor: Tensor) -> bool:
-    """True if the two layouts of this tensor differ and it is no weight."""
-    return min(tensor.shape[1:]) > 1 and tensor.shape[-1] > 3
+    """True for features: not a weight, and not a frame (3 channels, or 12 before the pixel shuffle)."""
+    return tensor.shape[1] not in (1, 3, 12) and min(tensor.shape[2:]) > 6
 
 
 def changes_layout(source: Tensor, result: Tensor) -> bool:
@@ -147,8 +147,8 @@ def changes_layout(source: Tensor, result: Tensor) -> bool:
 def fake_cuda() -> Iterator[FakeTensorMode]:
     """Tensors on 'cuda' without a GPU, with autocast."""
     with (
-        mock.patch('torch.cuda.amp.common.amp_definitely_not_available', lambda: False),
-        mock.patch('torch.cuda.is_bf16_supported', lambda *_: True),
+        mock.patch('torch.cuda.amp.common.amp_definitely_not_available', return_value=False),
+        mock.patch('torch.cuda.is_bf16_supported', return_value=True),
         FakeTensorMode() as mode,
     ):
         yield mode
@@ -212,6 +212,7 @@ def run_backward(root: Any, grad: Tensor) -> None:
                 continue
             sums = waiting.setdefault(following, {})
             if result is not None:
+                result = result.sum_to_size(following._input_metadata[position].shape)
                 sums[position] = sums[position] + result if position in sums else result
             uses[following] -= 1
             if not uses[following]:
@@ -226,7 +227,8 @@ def trace_stream(
     """A video of (3, height, width) frames through a `Streamer`."""
     from dstnet_arch.streaming.streamer import Streamer
 
-    frames = [torch.empty(3, *size, device='cuda') for _ in range(num_frame)]
+    # As decoders provide them: (height, width, 3).
+    frames = [torch.empty(*size, 3, device='cuda').permute(2, 0, 1) for _ in range(num_frame)]
     tracer = Tracer()
     tracer.hold(*net.parameters())
     with tracer:

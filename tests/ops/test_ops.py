@@ -21,12 +21,15 @@ from dstnet_arch.ops.haar import (
     haar_synthesis_reference,
 )
 from dstnet_arch.ops.haar_conv import (
-    conv_haar_high,
-    conv_haar_low,
+    conv_haar,
     conv_haar_reference,
     haar_conv,
     haar_conv_reference,
+    merge_conv_haar,
+    merge_conv_haar_high,
+    merge_haar_conv,
 )
+from dstnet_arch.ops.pack_filters import taps_first
 from dstnet_arch.ops.pixel_filter import pixel_filter, pixel_filter_reference
 from dstnet_arch.ops.reflect_pad import reflect_pad
 from dstnet_arch.ops.temporal_conv import temporal_conv, temporal_conv_reference
@@ -130,7 +133,7 @@ def test_pixel_filter_equals_reference(
 def test_pixel_filter_against_the_equation(size: tuple[int, int], filter_size: tuple[int, int]) -> None:
     features, filters = rand(1, 2, *size), rand(1, 18, *filter_size, seed=1)
     expected = naive.filter_pixels(features[0].numpy(), filters[0].numpy())
-    np.testing.assert_allclose(pixel_filter(features, filters)[0], expected, atol=1e-12)
+    np.testing.assert_allclose(pixel_filter(features, taps_first(filters[0])[None])[0], expected, atol=1e-12)
 
 
 def test_pixel_filter_gradients() -> None:
@@ -239,19 +242,22 @@ def test_conv_haar_equals_its_steps(layout: Callable[[Tensor], Tensor], dtype: t
     x, weight = layout(rand(2, 3, 8, 12, dtype=dtype)), rand(5, 3, 3, 3, dtype=dtype, seed=1)
     bias = rand(5, dtype=dtype, seed=2)
     assert_same(
-        lambda x, w, b: conv_haar_low(x, w, b, level),
+        lambda x, w, b: conv_haar(x, merge_conv_haar(w, level, 0), b, level),
         lambda x, w, b: conv_haar_reference(x, w, b, level)[0],
         x,
         weight,
         bias,
     )
     assert_same(
-        lambda x, w: conv_haar_high(x, w, level), lambda x, w: conv_haar_reference(x, w, bias, level)[1], x, weight
+        lambda x, w: conv_haar(x, merge_conv_haar_high(w, level), None, level),
+        lambda x, w: conv_haar_reference(x, w, bias, level)[1],
+        x,
+        weight,
     )
     mix, mix_bias = rand(15, 5, 1, 1, dtype=dtype, seed=3), rand(15, dtype=dtype, seed=4)
     assert_same(
-        lambda x, w, m, b: conv_haar_high(x, w, level, m, b),
-        lambda x, w, m, b: F.conv2d(conv_haar_reference(x, w, bias, level)[1], m, b, groups=3),
+        lambda x, w, m, b: conv_haar(x, merge_conv_haar_high(w, level, m), b, level, slope=0.1),
+        lambda x, w, m, b: F.leaky_relu(F.conv2d(conv_haar_reference(x, w, bias, level)[1], m, b, groups=3), 0.1),
         x,
         weight,
         mix,
@@ -264,4 +270,11 @@ def test_conv_haar_equals_its_steps(layout: Callable[[Tensor], Tensor], dtype: t
 def test_haar_conv_equals_its_steps(layout: Callable[[Tensor], Tensor], dtype: torch.dtype) -> None:
     low, high = layout(rand(2, 5, 4, 3, dtype=dtype)), layout(rand(2, 15, 4, 3, dtype=dtype, seed=1))
     weight, bias = rand(2, 5, 3, 3, dtype=dtype, seed=2), rand(2, dtype=dtype, seed=3)
-    assert_same(haar_conv, haar_conv_reference, low, high, weight, bias)
+    assert_same(
+        lambda low, high, w, b: haar_conv(low, high, *merge_haar_conv(w).split([5, 15], 1), b.repeat_interleave(4)),
+        haar_conv_reference,
+        low,
+        high,
+        weight,
+        bias,
+    )

@@ -1,31 +1,76 @@
-"""The fused GPU kernels: on a GPU, or else run by Triton's interpreter on the CPU; and compiled for GPUs."""
+"""The fused GPU kernels against their references: on a GPU, or else run by Triton's interpreter on the CPU."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from dstnet_arch.ops.channel_filter import gated_channel_filter, gated_channel_filter_reference
+from dstnet_arch.ops import fused
+from dstnet_arch.ops.channel_filter import (
+    channel_filter,
+    channel_filter_reference,
+    gated_channel_filter,
+    gated_channel_filter_reference,
+)
+from dstnet_arch.ops.conv_bias import add_bias, add_bias_reference
+from dstnet_arch.ops.gated_sum import gated_sum, gated_sum_reference
+from dstnet_arch.ops.haar import haar_synthesis, haar_synthesis_reference
 from dstnet_arch.ops.pixel_filter import pixel_filter, pixel_filter_reference
 
-triton = pytest.importorskip('triton', reason='Triton is not there: it comes with PyTorch on Linux')
+pytest.importorskip('triton', reason='Triton is not installed: it comes with PyTorch on Linux')
 
 GPU = torch.cuda.is_available()
-# Relative to the largest value: what rounding the result, or for gradients the inputs' products, may cost.
+# Relative to the largest value: rounding of the result, or for gradients of the inputs' products.
 TOLERANCE = {torch.float32: 2e-6, torch.float16: 2e-3, torch.bfloat16: 2e-2}
 DTYPES = pytest.mark.parametrize('dtype', list(TOLERANCE), ids=str)
 
+FRAME = (1, 3, 2, 17)
+CASES = {
+    'pixel_filter': (pixel_filter, pixel_filter_reference, [FRAME, (1, 27, 1, 2)]),
+    'pixel_filter of two sizes': (
+        pixel_filter,
+        pixel_filter_reference,
+        [(2, 2, 2, 5), (2, 18, 1, 2), (2, 18, 1, 1)],
+    ),
+    'pixel_filter at full size': (pixel_filter, pixel_filter_reference, [(1, 2, 2, 3), (1, 18, 2, 3)]),
+    'channel_filter': (channel_filter, channel_filter_reference, [(2, 3, 2, 17), (2, 3, 3, 3), (3,)]),
+    'depthwise convolution': (channel_filter, channel_filter_reference, [(2, 3, 2, 17), (1, 3, 3, 3), (3,)]),
+    'gated_channel_filter': (
+        gated_channel_filter,
+        gated_channel_filter_reference,
+        [(2, 6, 2, 17), (2, 3, 3, 3), (3,)],
+    ),
+    'bias and LeakyReLU': (
+        lambda x, bias: add_bias(x.clone(), bias, slope=0.1),
+        lambda x, bias: add_bias_reference(x, bias, 0.1, None),
+        [(2, 5, 3, 101), (5,)],
+    ),
+    'bias and residual': (
+        lambda x, bias, residual: add_bias(x.clone(), bias, residual=residual),
+        lambda x, bias, residual: add_bias_reference(x, bias, None, residual),
+        [(2, 5, 3, 101), (5,), (2, 5, 3, 101)],
+    ),
+    'gated_sum': (gated_sum, gated_sum_reference, [(2, 5, 3, 101), (2, 5, 3, 101), (5,)] * 2),
+    'haar_synthesis': (haar_synthesis, haar_synthesis_reference, [(2, 3, 2, 17), (2, 9, 2, 17)]),
+}
 
-@pytest.fixture(scope='module')
-def kernels() -> dict[str, Any]:
-    """The modules with the kernels; where there is no GPU, for the interpreter (see conftest.py)."""
-    from dstnet_arch.ops import channel_filter_triton, pixel_filter_triton
 
-    return {'pixel': pixel_filter_triton, 'channel': channel_filter_triton}
+@pytest.fixture(autouse=True)
+def interpreted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Use the kernels on the CPU, too; return the names of the operations that were used."""
+    used: list[str] = []
+
+    def usable(*tensors: Tensor) -> bool:
+        used.append('kernel')
+        return True
+
+    if not GPU:
+        monkeypatch.setattr(fused, 'usable', usable)
+        monkeypatch.setattr(fused, 'elementwise_usable', usable)
+    return used
 
 
 def rand(*shape: int, dtype: torch.dtype, seed: int = 0) -> Tensor:
@@ -33,98 +78,39 @@ def rand(*shape: int, dtype: torch.dtype, seed: int = 0) -> Tensor:
     return values.to(dtype=dtype, device='cuda' if GPU else 'cpu')
 
 
-def assert_close(got: tuple[Tensor, ...], reference: Callable[..., Tensor], grad: Tensor, *inputs: Tensor) -> None:
-    """Result and gradients, against the reference in float64."""
-    leaves = [x.double().requires_grad_() for x in inputs]
-    out = reference(*leaves)
-    expected = [out, *torch.autograd.grad(out, leaves, grad.double())]
-    for a, b, like in zip(got, expected, [grad, *inputs], strict=True):
-        assert a.dtype == like.dtype
-        assert (a.double() - b).abs().max() <= TOLERANCE[like.dtype] * b.abs().max()
+def results(function: Callable[..., Tensor], inputs: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
+    """Result and gradients."""
+    leaves = [x.to(dtype, copy=True).requires_grad_() for x in inputs]
+    out = function(*leaves)
+    grad = rand(*out.shape, dtype=inputs[0].dtype, seed=99).to(dtype)
+    return [out.detach(), *torch.autograd.grad(out, leaves, grad)]
 
 
 @DTYPES
-def test_pixel_filter(kernels: dict[str, Any], dtype: torch.dtype) -> None:
-    x, filters = rand(1, 3, 3, 17, dtype=dtype), rand(1, 27, 1, 2, dtype=dtype, seed=1)
-    grad = rand(1, 3, 3, 17, dtype=dtype, seed=2)
-    module = kernels['pixel']
-    got = (module.pixel_filter_forward(x, filters), *module.pixel_filter_backward(grad, x, filters))
-    assert_close(got, pixel_filter_reference, grad, x, filters)
+@pytest.mark.parametrize('name', CASES)
+def test_kernel_equals_its_reference(name: str, dtype: torch.dtype, interpreted: list[str]) -> None:
+    function, reference, shapes = CASES[name]
+    inputs = [rand(*shape, dtype=dtype, seed=i) for i, shape in enumerate(shapes)]
+    got, expected = results(function, inputs, dtype), results(reference, inputs, torch.float64)
+    assert GPU or interpreted
+    for a, b in zip(got, expected, strict=True):
+        assert a.dtype == dtype
+        assert a.shape == b.shape
+        assert (a.double() - b).abs().max() <= TOLERANCE[dtype] * b.abs().max()
 
 
-@pytest.mark.parametrize('sizes', [[(1, 2), (1, 1)], [(3, 2)]], ids=str)
-def test_pixel_filter_of_any_sizes(kernels: dict[str, Any], sizes: list[tuple[int, int]]) -> None:
-    x = rand(2, 2, 5, 2, dtype=torch.float32).transpose(2, 3)  # (2, 2, 2, 5), strided
-    filters = [rand(2, 18, *size, dtype=torch.float32, seed=size[0]) for size in sizes]
-    grad = rand(2, 2, 2, 5, dtype=torch.float32, seed=9)
-    module = kernels['pixel']
-    got = (module.pixel_filter_forward(x, *filters), *module.pixel_filter_backward(grad, x, *filters))
-    assert_close(got, pixel_filter_reference, grad, x, *filters)
+@pytest.mark.parametrize('name', CASES)
+def test_kernel_reads_strided_inputs(name: str) -> None:
+    function, reference, shapes = CASES[name]
+    inputs = [rand(*shape, dtype=torch.float32, seed=i) for i, shape in enumerate(shapes)]
+    strided = [x.transpose(0, -1).contiguous().transpose(0, -1) for x in inputs]
+    with torch.no_grad():
+        got, expected = function(*strided), reference(*(x.double() for x in inputs))
+    assert (got.double() - expected).abs().max() <= 2e-6 * expected.abs().max()
 
 
-@DTYPES
-def test_gated_channel_filter(kernels: dict[str, Any], dtype: torch.dtype) -> None:
-    z, filters, bias = (rand(*s, dtype=dtype) for s in ((2, 6, 3, 17), (2, 3, 3, 3), (3,)))
-    grad = rand(2, 3, 3, 17, dtype=dtype, seed=2)
-    module = kernels['channel']
-    got = (module.gated_filter_forward(z, filters, bias), *module.gated_filter_backward(grad, z, filters, bias))
-    assert_close(got, gated_channel_filter_reference, grad, z, filters, bias)
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(GPU, reason='run instead of only compiled, by the other tests')
-def test_kernels_compile_for_gpus(run_python: Callable[..., Any], tmp_path: Any) -> None:
-    """Triton's compiler needs no GPU: each kernel is taken down to machine code."""
-    program = """
-from inspect import signature
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource, compile
-from dstnet_arch.ops import channel_filter_triton as channel, pixel_filter_triton as pixel
-
-KERNELS = [
-    (pixel._filter, dict(ADD=False, TRANSPOSED=False, PIXELS=16, CHANNELS=64)),
-    (pixel._filter_gradient, dict(COLUMNS=16, CHANNELS=64)),
-    (channel._forward, dict(PIXELS=16, CHANNELS=64)),
-    (channel._backward, dict(PIXELS=16, CHANNELS=64)),
-    (channel._filter_gradient, dict(ROWS=16, PIXELS=64, CHANNELS=64)),
-]
-for kernel, constants in KERNELS:
-    types = {n: '*bf16' if n.endswith('_ptr') else 'i32' for n in kernel.arg_names}
-    if kernel is channel._filter_gradient:
-        types['out_ptr'] = '*fp32'
-    if 'constexprs' in signature(ASTSource).parameters:
-        kinds = {n: 'constexpr' if n in constants else types[n] for n in kernel.arg_names}
-        positions = {(kernel.arg_names.index(n),): value for n, value in constants.items()}
-        source = ASTSource(fn=kernel, signature=kinds, constexprs=positions)
-    else:  # Triton before 3.3
-        kinds = {n: types[n] for n in kernel.arg_names if n not in constants}
-        source = ASTSource(fn=kernel, signature=kinds, constants=constants)
-    print(kernel.__name__, len(compile(source, target=GPUTarget('cuda', 90, 32)).asm['cubin']))
-"""
-    variables = {'TRITON_CACHE_DIR': str(tmp_path), 'TRITON_INTERPRET': '0'}
-    found = run_python('-W', 'ignore', '-c', program, cwd=tmp_path, **variables)
-    assert found.returncode == 0, found.stderr
-    assert len(found.stdout.splitlines()) == 5
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not GPU, reason='needs a CUDA GPU')
-@DTYPES
-def test_operations_use_the_kernels_on_a_gpu(
-    kernels: dict[str, Any], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    called = []
-    for module, name in ((kernels['pixel'], 'pixel_filter_forward'), (kernels['channel'], 'gated_filter_forward')):
-        function = getattr(module, name)
-        monkeypatch.setattr(module, name, lambda *args, f=function, n=name: (called.append(n), f(*args))[1])
-    x, filters = rand(2, 64, 45, 80, dtype=dtype), rand(2, 576, 6, 10, dtype=dtype, seed=1)
-    z, kernel, bias = rand(2, 128, 45, 80, dtype=dtype), rand(2, 64, 3, 3, dtype=dtype), rand(64, dtype=dtype)
-    for function, reference, inputs in (
-        (pixel_filter, pixel_filter_reference, (x, filters)),
-        (gated_channel_filter, gated_channel_filter_reference, (z, kernel, bias)),
-    ):
-        leaves = [t.clone().requires_grad_() for t in inputs]
-        out = function(*leaves)
-        grad = rand(*out.shape, dtype=dtype, seed=5)
-        assert_close((out.detach(), *torch.autograd.grad(out, leaves, grad)), reference, grad, *inputs)
-    assert called == ['pixel_filter_forward', 'gated_filter_forward']
+def test_frames_larger_than_one_program() -> None:
+    inputs = [rand(*shape, dtype=torch.float32) for shape in ((1, 2, 40, 3), (1, 2, 3, 3), (2,))]
+    got = results(channel_filter, inputs, torch.float32)  # its gradient is summed over strips of rows
+    for a, b in zip(got, results(channel_filter_reference, inputs, torch.float64), strict=True):
+        assert (a.double() - b).abs().max() <= 2e-6 * b.abs().max()

@@ -1,0 +1,110 @@
+"""Elementwise operations behind convolutions in Triton, each in one pass over memory. All tensors are channels-last.
+
+The number of elements is a multiple of the number of channels, so Triton compiles one kernel for all frame sizes.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from dstnet_arch.ops.triton_utils import ELEMENTS, element_grid, launch, program_elements
+
+
+def add_bias_(x: Tensor, bias: Tensor, residual: Tensor | None, slope: float) -> None:
+    """Compute leaky(x + bias) + residual, in place.
+
+    Args:
+        x: (N, C, H, W), channels-last.
+        bias: (C,), contiguous, of any type.
+        residual: (N, C, H, W), channels-last, of any type, or None.
+        slope: slope of the LeakyReLU; 1 for none.
+    """
+    has_residual = residual is not None
+    tensors = (x, bias, residual if has_residual else x)
+    constants = {'LEAKY': slope != 1, 'RESIDUAL': has_residual, 'ELEMENTS': ELEMENTS}
+    launch(_add_bias, element_grid(x), *tensors, x.numel(), x.shape[1], slope, **constants)
+
+
+def gated_sum(x1: Tensor, y1: Tensor, bias1: Tensor, x2: Tensor, y2: Tensor, bias2: Tensor) -> Tensor:
+    """The result of `dstnet_arch.ops.gated_sum.gated_sum`: (N, C, H, W), channels-last; biases (C,)."""
+    out = torch.empty_like(x1)
+    tensors = (x1, y1, bias1, x2, y2, bias2, out)
+    launch(_gated_sum, element_grid(x1), *tensors, x1.numel(), x1.shape[1], ELEMENTS=ELEMENTS)
+    return out
+
+
+def gated_sum_backward(
+    grad: Tensor, x1: Tensor, y1: Tensor, bias1: Tensor, x2: Tensor, y2: Tensor, bias2: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The gradients of x1, y1, x2 and y2 (the gradient of a bias is the sum of that of y)."""
+    grads = tuple(torch.empty_like(t) for t in (x1, y1, x2, y2))
+    tensors = (grad, x1, y1, bias1, x2, y2, bias2, *grads)
+    launch(_gated_sum_backward, element_grid(x1), *tensors, x1.numel(), x1.shape[1], ELEMENTS=ELEMENTS)
+    return grads
+
+
+@triton.jit
+def _add_bias(
+    x_ptr,
+    bias_ptr,
+    residual_ptr,
+    numel,
+    num_channel,
+    slope,
+    LEAKY: tl.constexpr,
+    RESIDUAL: tl.constexpr,
+    ELEMENTS: tl.constexpr,
+):
+    offset, channel, mask = program_elements(numel, num_channel, ELEMENTS)
+    x = tl.load(x_ptr + offset, mask=mask).to(tl.float32) + tl.load(bias_ptr + channel).to(tl.float32)
+    if LEAKY:
+        x = tl.where(x > 0, x, x * slope)
+    if RESIDUAL:
+        x += tl.load(residual_ptr + offset, mask=mask).to(tl.float32)
+    tl.store(x_ptr + offset, x.to(x_ptr.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def _gate(y_ptr, bias_ptr, offset, channel, mask):
+    return tl.sigmoid(tl.load(y_ptr + offset, mask=mask).to(tl.float32) + tl.load(bias_ptr + channel).to(tl.float32))
+
+
+@triton.jit
+def _gated_sum(
+    x1_ptr, y1_ptr, bias1_ptr, x2_ptr, y2_ptr, bias2_ptr, out_ptr, numel, num_channel, ELEMENTS: tl.constexpr
+):
+    offset, channel, mask = program_elements(numel, num_channel, ELEMENTS)
+    total = tl.load(x1_ptr + offset, mask=mask).to(tl.float32) * _gate(y1_ptr, bias1_ptr, offset, channel, mask)
+    total += tl.load(x2_ptr + offset, mask=mask).to(tl.float32) * _gate(y2_ptr, bias2_ptr, offset, channel, mask)
+    tl.store(out_ptr + offset, total.to(out_ptr.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def _gated_sum_backward(
+    grad_ptr,
+    x1_ptr,
+    y1_ptr,
+    bias1_ptr,
+    x2_ptr,
+    y2_ptr,
+    bias2_ptr,
+    grad_x1_ptr,
+    grad_y1_ptr,
+    grad_x2_ptr,
+    grad_y2_ptr,
+    numel,
+    num_channel,
+    ELEMENTS: tl.constexpr,
+):
+    offset, channel, mask = program_elements(numel, num_channel, ELEMENTS)
+    grad = tl.load(grad_ptr + offset, mask=mask).to(tl.float32)
+    for branch in tl.static_range(2):
+        x_ptr, y_ptr, bias_ptr = (x1_ptr, y1_ptr, bias1_ptr) if branch == 0 else (x2_ptr, y2_ptr, bias2_ptr)
+        grad_x_ptr, grad_y_ptr = (grad_x1_ptr, grad_y1_ptr) if branch == 0 else (grad_x2_ptr, grad_y2_ptr)
+        gate = _gate(y_ptr, bias_ptr, offset, channel, mask)
+        grad_gate = grad * tl.load(x_ptr + offset, mask=mask).to(tl.float32) * gate * (1.0 - gate)
+        tl.store(grad_x_ptr + offset, (grad * gate).to(grad_x_ptr.dtype.element_ty), mask=mask)
+        tl.store(grad_y_ptr + offset, grad_gate.to(grad_y_ptr.dtype.element_ty), mask=mask)
