@@ -67,8 +67,8 @@ OTHERS = ', '.join(sorted({part.module for part in registration.PARTS if part.re
     ('modules', 'with_hook'),
     [
         pytest.param('basicsr', True, id='basicsr'),
-        pytest.param('dstnet_arch.models.video_recurrent_deblur_model', False, id='the model without hook'),
-        pytest.param(OTHERS, True, id='all others'),
+        pytest.param('dstnet_arch.models.video_recurrent_deblur_model', False, id='the model', marks=pytest.mark.slow),
+        pytest.param(OTHERS, True, id='all others', marks=pytest.mark.slow),
     ],
 )
 def test_importing_any_part_registers_everything(
@@ -181,6 +181,7 @@ def test_moved_modules_are_supplied_only_if_they_are_missing(run_python: RunPyth
     assert run_python('-c', code, cwd=tmp_path).stdout == 'still there\n'
 
 
+@pytest.mark.slow
 def test_network_needs_only_pytorch(run_python: RunPython, tmp_path: Path) -> None:
     code = """
         import sys

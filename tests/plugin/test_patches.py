@@ -69,6 +69,7 @@ def test_tb_logger_goes_to_the_current_folder(here: Path) -> None:
     assert (here / 'another' / 'tb_logger').is_dir()
 
 
+@pytest.mark.slow
 def test_outputs_stay_out_of_site_packages_if_its_files_are_links(run_python: RunPython, here: Path) -> None:
     """As uv installs them with --link-mode symlink."""
     (here / 'site').mkdir()
@@ -90,6 +91,7 @@ print(train.parse_options(sys.path[0])[0]['path']['experiments_root'])
 # Files
 
 
+@pytest.mark.slow
 def test_log_and_options_are_written_in_utf8(run_python: RunPython, here: Path) -> None:
     (here / 'a.yml').write_text('name: données\n', encoding='utf-8')
     code = """

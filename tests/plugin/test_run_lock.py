@@ -95,6 +95,7 @@ runpy.run_module('basicsr.train', run_name='__main__', alter_sys=True)
 """
 
 
+@pytest.mark.slow
 def test_second_process_does_not_change_the_run(tmp_path: Path, run_python: RunPython) -> None:
     make_project(tmp_path)
     (tmp_path / 'experiments' / NAME).mkdir(parents=True)
@@ -141,6 +142,7 @@ def _parse_and_hold() -> None:
     Path(f'{opt["rank"]}.yml').write_text(yaml.safe_dump(told))
 
 
+@pytest.mark.slow
 def test_ranks_agree_on_a_drawn_seed_and_on_the_lock(tmp_path: Path) -> None:
     make_videos(tmp_path / 'data/train', num_video=1, num_frame=2)
     make_videos(tmp_path / 'data/val', num_video=1, num_frame=1)
