@@ -1,4 +1,4 @@
-"""Small networks, data sets and options for the tests of the model."""
+"""Small networks, data sets and options for tests of the model."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from dstnet_arch.models.video_recurrent_deblur_model import VideoRecurrentDeblur
 
 
 class TinyVideoNet(nn.Module):
-    """Frames and their neighbours through two convolutions. It cannot checkpoint gradients."""
+    """Two 3-D convolutions; does not support gradient checkpointing."""
 
     def __init__(self, num_feat: int = 4, dropout: float = 0.0, norm: bool = False) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class TinyVideoNet(nn.Module):
 
 
 class TwiceAsLarge(nn.Module):
-    """A network that cannot deblur: it changes the size."""
+    """A network that changes the frame size."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -83,7 +83,7 @@ class Clips:
 
 
 def loader(dataset: Any) -> Any:
-    """What BasicSR hands to `validation`, as far as it is used."""
+    """The part of a data loader that `validation` uses."""
     return SimpleNamespace(dataset=dataset)
 
 
@@ -94,7 +94,7 @@ METRICS = {
 
 
 def train_options(root: Path, **train: Any) -> dict[str, Any]:
-    """Options after BasicSR's parser; `train` goes over that section."""
+    """Options of a training run after BasicSR's parser; `train` updates that section."""
     experiment = root / 'experiments' / 'tiny'
     return {
         'name': 'tiny',
@@ -131,7 +131,7 @@ def train_options(root: Path, **train: Any) -> dict[str, Any]:
 
 
 def test_options(root: Path, **val: Any) -> dict[str, Any]:
-    """Options of a test run after BasicSR's parser; `val` goes over that section."""
+    """Options of a test run after BasicSR's parser; `val` updates that section."""
     opt = train_options(root)
     results = root / 'results' / 'tiny'
     opt['is_train'] = False
@@ -144,7 +144,7 @@ test_options.__test__ = False  # type: ignore[attr-defined]
 
 
 def make_model(opt: dict[str, Any], seed: int = 0) -> VideoRecurrentDeblurModel:
-    """A model whose network starts from the same weights every time."""
+    """A model with seeded weights."""
     torch.manual_seed(seed)
     return VideoRecurrentDeblurModel(opt)
 
@@ -158,7 +158,7 @@ def batch(number: int, size: int = 4, frames: int = 3) -> dict[str, Tensor]:
 
 
 def train(model: VideoRecurrentDeblurModel, iterations: range, **size: int) -> None:
-    """What stock train_pipeline does with the model in these iterations."""
+    """Run these iterations as stock train_pipeline does."""
     for i in iterations:
         model.update_learning_rate(i, warmup_iter=-1)
         model.feed_data(batch(i, **size))
@@ -178,7 +178,7 @@ def assert_equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
 
 @contextmanager
 def logged() -> Iterator[list[str]]:
-    """The lines that BasicSR's logger gets."""
+    """Collect the lines sent to BasicSR's logger."""
     lines: list[str] = []
     handler = logging.Handler()
     handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]

@@ -1,4 +1,4 @@
-"""The scores, written down as they are defined, in float64: what the tests compare with."""
+"""Metrics computed by their definitions in float64, as references for tests."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ def naive_psnr(a: Image, b: Image) -> float:
 
 
 def naive_ssim2d(a: Image, b: Image) -> float:
-    """Channel by channel, with an 11x11 window wherever it lies within the image."""
+    """2-D SSIM of each channel, at all positions where the 11x11 window is within the image."""
     window = _gaussian(2)
     maps = [_ssim_map(a[..., c], b[..., c], window)[5:-5, 5:-5] for c in range(3)]
     return float(np.mean(maps))
 
 
 def naive_ssim3d(a: Image, b: Image) -> float:
-    """With a dense 11x11x11 window on the volume, edges repeated."""
+    """SSIM with a dense 11x11x11 window on the volume and replicated edges."""
     return float(_ssim_map(a, b, _gaussian(3)).mean())
 
 

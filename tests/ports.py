@@ -1,4 +1,4 @@
-"""Where the processes of a test meet."""
+"""Ports for the processes of a test."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import socket
 
 
 def free_port() -> int:
-    """A port of this machine that nobody listens on."""
+    """Return an unused port."""
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
         port: int = free.getsockname()[1]

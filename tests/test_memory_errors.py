@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dstnet_arch.errors import DSTNetError, TrainingError
-from dstnet_arch.memory_errors import translate_oom, out_of_memory
+from dstnet_arch.memory_errors import out_of_memory, translate_oom
 
 
 def test_what_a_system_says() -> None:

@@ -1,4 +1,4 @@
-"""The protocols: every score of every frame against the definitions, and what is said about it."""
+"""Protocols: scores of all frames compared with naive computations, and the log."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ VIDEOS = {'a': 11, 'b': 5, 'short': 4}  # in clips of three frames, the last one
 
 
 class Rule(NamedTuple):
-    """A protocol as the papers' code has it, in other words than the project's."""
+    """A protocol as in the papers' code."""
 
     border: int
     quantise: Callable[[Image], Image]
@@ -47,7 +47,7 @@ OPTIONS_METRICS = {
 
 
 def restored(lq: Tensor) -> Tensor:
-    """Not on the grid of 8-bit levels, and beyond both ends."""
+    """Values between and beyond the 8-bit levels."""
     return lq * 1.1 - 0.0503
 
 

@@ -1,4 +1,4 @@
-"""Scores in batches: the values of stock BasicSR and of the definitions, wherever and however frames are scored."""
+"""Scores in batches equal those of stock BasicSR and the definitions."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SIZES = [(11, 11), (11, 40), (37, 12), (50, 61)]
 
 
 def pairs(height: int, width: int, count: int = 2, noise: float = 20) -> tuple[Tensor, Tensor]:
-    """(N, 3, H, W) uint8: random pictures, and the same with noise."""
+    """(N, 3, H, W) uint8: random images, and the same with noise."""
     generator = torch.Generator().manual_seed(height * width)
     sharp = torch.randint(0, 256, (count, 3, height, width), generator=generator)
     sharp[:, :, : height // 2] //= 8  # dark and nearly flat, too
@@ -83,7 +83,9 @@ def test_ssim_and_psnr_refuse_wrong_inputs() -> None:
         batch_psnr(pairs(20, 20)[0], pairs(20, 21)[0])
 
 
-@pytest.mark.parametrize(('name', 'border', 'least'), [('ssim', 0, 11), ('ssim', 1, 13), ('psnr', 2, 5), ('niqe', 0, 96)])
+@pytest.mark.parametrize(
+    ('name', 'border', 'least'), [('ssim', 0, 11), ('ssim', 1, 13), ('psnr', 2, 5), ('niqe', 0, 96)]
+)
 def test_scorer_refuses_small_frames(name: str, border: int, least: int) -> None:
     scorer = Scorer({'x': {'type': f'calculate_{name}', 'crop_border': border}})
     assert math.isfinite(scorer(*pairs(least, 200))[0][0])

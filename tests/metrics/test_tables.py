@@ -1,4 +1,4 @@
-"""Result tables: printed figures, measured rows among them, and `dstnet tables`."""
+"""Result tables: published and measured rows, and `dstnet tables`."""
 
 from __future__ import annotations
 

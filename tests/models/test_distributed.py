@@ -1,4 +1,4 @@
-"""Several processes: the same as one, and an end, not a hang, when one of them dies."""
+"""Several processes give the results of one, and all end if one of them ends."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def _rank(rank: int, world_size: int, port: int, folder: Path, arguments: list[s
 
 
 def run_ranks(world_size: int, folder: Path, arguments: list[str], work: Callable[[], None] | None = None) -> None:
-    """What torchrun does, from a process that has imported everything once: a second a rank, instead of ten."""
+    """Start ranks as torchrun does, but forked from a process that has imported everything, which is faster."""
     module = arguments[0]
     context = torch.multiprocessing.get_context('forkserver')
     context.set_forkserver_preload(['test_distributed', 'test_model_validation'])
@@ -55,7 +55,7 @@ def run_ranks(world_size: int, folder: Path, arguments: list[str], work: Callabl
 
 
 class _Run:
-    """``python -m`` of a module, as something that can be sent to another process."""
+    """``python -m`` of a module, as a picklable callable."""
 
     def __init__(self, module: str) -> None:
         self.module = module
@@ -66,7 +66,7 @@ class _Run:
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """A folder with data and options for a few steps in batches of two."""
+    """A folder with data and options for a few training steps."""
     make_videos(tmp_path / 'data' / 'train', num_video=2, num_frame=3)
     make_videos(tmp_path / 'data' / 'val', num_video=2, num_frame=4, size=(16, 20), seed=1)
     opt = train_options(total_iter=4, save_freq=4, val_freq=4)

@@ -1,4 +1,4 @@
-"""What a SIGKILL at the worst moment leaves, step by step; tests/soak kills real processes at many more."""
+"""Resuming after a kill between saving, validation and the next step; tests/soak kills real processes."""
 
 from __future__ import annotations
 

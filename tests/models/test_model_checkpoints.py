@@ -1,4 +1,4 @@
-"""VideoRecurrentDeblurModel: what it saves, and how it goes on from that."""
+"""VideoRecurrentDeblurModel: checkpoints and resuming."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def files(folder: Path) -> list[str]:
 
 
 def resume_options(root: Path, iteration: int, **changes: Any) -> dict[str, Any]:
-    """Options as BasicSR's check_resume leaves them: its own checkpoint, key 'params'."""
+    """Options after BasicSR's check_resume: the run's own checkpoint, key 'params'."""
     opt = train_options(root, **changes)
     opt['path']['pretrain_network_g'] = str(Path(opt['path']['models'], f'net_g_{iteration}.pth'))
     return opt

@@ -31,7 +31,6 @@ from model_parts import (
 from ports import free_port
 from torch import Tensor, distributed
 
-from dstnet_arch.data.video_recurrent_deblur_dataset import VideoRecurrentDeblurTestDataset
 from dstnet_arch.errors import DataError, DSTNetError, OptionsError, TrainingError
 from dstnet_arch.models.evaluation import image_path
 from dstnet_arch.models.video_recurrent_deblur_model import VideoRecurrentDeblurModel
@@ -163,23 +162,6 @@ def test_validation_without_ground_truth_and_images_does_nothing(tmp_path: Path)
     with logged() as lines:
         model.validation(loader(Clips('GoPro', {'a': 3}, has_gt=False)), 'tiny', None)
     assert len(lines) == 1
-
-
-def test_validation_of_image_files(tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    pictures = {f'{kind}/a/{i:06d}.png': rng.integers(0, 256, (14, 19, 3), np.uint8) for kind in 'bs' for i in range(5)}
-    for name, picture in pictures.items():
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        cv2.imwrite(str(tmp_path / name), picture)
-    roots = {'dataroot_lq': str(tmp_path / 'b'), 'dataroot_gt': str(tmp_path / 's')}
-    dataset = VideoRecurrentDeblurTestDataset({'name': 'GoPro', 'clip_length': 3, **roots})
-    model = make_model(test_options(tmp_path))
-    model.validation(loader(dataset), 'tiny', None)
-    measured = read_csv(tmp_path / 'results/tiny/GoPro_frames.csv')
-    assert len(measured) == 5
-    for (video, frame), scores in measured.items():
-        expected = calculate_psnr(pictures[f'b/{video}/{frame}.png'], pictures[f's/{video}/{frame}.png'], crop_border=0)
-        assert scores[0] == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Streaming in validation and tests: `val.streaming`."""
+"""`val.streaming`: validation frame by frame."""
 
 from __future__ import annotations
 
