@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from deblur_utils import Deblur, assert_same, files, load_all, make_frames, nois
 
 from dstnet_arch.__main__ import main
 from dstnet_arch.archs.dstnet_arch import DSTNet
+from dstnet_arch.deblur.command import parse_arguments
 from dstnet_arch.deblur.config import DeblurConfig
 from dstnet_arch.deblur.run import StoppedError, run
 from dstnet_arch.video.sinks import OutputOptions, open_sink
@@ -60,6 +62,15 @@ def test_start_and_end_select_frames(deblur: Deblur, weights: Path, tmp_path: Pa
     status, _, err = deblur(source, '-o', tmp_path / 'none', '--start', 6)
     assert (status, (tmp_path / 'none').exists()) == (2, False)
     assert '6 frames' in err
+
+
+def test_arguments_become_one_configuration() -> None:
+    assert parse_arguments(['in', '-o', 'out']) == (['in'], DeblurConfig('in', Path('out')))
+    arguments = 'a b -o out --start 3 --end 1:02.5 --fps 30000/1001 --codec ffv1 --tile 64x32 --interval sqrt --compare'
+    inputs, config = parse_arguments(arguments.split())
+    assert (inputs, config.start, config.end, config.rate) == (['a', 'b'], 3, Fraction('62.5'), Fraction(30000, 1001))
+    assert (config.encoding, config.tile) == (OutputOptions(codec='ffv1'), (64, 32))
+    assert (config.interval, config.compare) == ('sqrt', 'split')
 
 
 # Errors before the work
