@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 import torch
 from deblur_utils import Deblur, assert_same, files, load, load_all, make_frames, noise, restore_clip, save
+from PIL import Image, ImageOps
 
 from dstnet_arch.archs.checkpoint import load_checkpoint
+from dstnet_arch.deblur.preview import to_image
+from dstnet_arch.video.sources import open_source
 
 
 @pytest.mark.parametrize('pattern', ['b*.png', 'b%d.png', 'b%02d.png'])
@@ -69,6 +72,21 @@ def test_kinds_of_images_are_kept(deblur: Deblur, weights: Path, tmp_path: Path)
 
     assert files(tmp_path / 'mixed_out') == ['000.png', '001.png', '002.png']
     assert [image.ndim for image in load_all(tmp_path / 'mixed_out')] == [3, 3, 2]
+
+
+@pytest.mark.parametrize('orientation', range(1, 9))
+def test_images_are_turned_upright(tmp_path: Path, orientation: int) -> None:
+    image = Image.fromarray(noise(6, 10))
+    exif = image.getexif()
+    exif[0x0112] = orientation
+    for extension, options in (('png', {}), ('webp', {'lossless': True})):
+        (tmp_path / extension).mkdir()
+        image.save(tmp_path / extension / f'0.{extension}', exif=exif, **options)
+        with Image.open(tmp_path / extension / f'0.{extension}') as saved:
+            upright = np.asarray(ImageOps.exif_transpose(saved))
+        source = open_source(str(tmp_path / extension))
+        assert source.size == upright.shape[:2]
+        np.testing.assert_array_equal(to_image(source[0]), upright)
 
 
 def test_sixteen_bits_are_kept(deblur: Deblur, weights: Path, tmp_path: Path) -> None:
