@@ -9,6 +9,7 @@ from importlib import import_module
 
 from dstnet_arch._version import __version__
 from dstnet_arch.errors import EXIT_STATUS, escape_unencodable_output, explain
+from dstnet_arch.plugin.startup._dstnet_arch_hook import exit_on_interrupt
 
 # Name -> (module:function, one line of help). The function accepts the remaining arguments and may return an exit
 # status; its module is imported only when it is called.
@@ -70,6 +71,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         hint = f' Did you mean {near[0]}?' if near else ''
         print(f'error: {problem}{hint}\n\n{usage()}', file=sys.stderr)
         return EXIT_STATUS
+    if arguments is None and name in ('train', 'test'):  # not in a notebook, whose kernel would end with the process
+        exit_on_interrupt()  # until the options are parsed
     module, _, function = COMMANDS[name][0].partition(':')
     try:
         return getattr(import_module(module), function)(rest) or 0

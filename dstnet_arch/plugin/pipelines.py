@@ -10,7 +10,7 @@ from importlib import import_module
 from dstnet_arch.errors import DSTNetError
 from dstnet_arch.plugin.options import find_options, read_options
 from dstnet_arch.plugin.options_parser import given_options
-from dstnet_arch.plugin.startup._dstnet_arch_hook import exit_on_interrupt, raise_on_interrupt
+from dstnet_arch.plugin.startup._dstnet_arch_hook import raise_on_interrupt
 from dstnet_arch.plugin.stock import require_basicsr
 
 
@@ -39,7 +39,6 @@ def test(arguments: Sequence[str]) -> None:
 
 def _run(name: str, arguments: Sequence[str]) -> None:
     require_basicsr()
-    exit_on_interrupt()  # until the options are parsed
     try:
         module = import_module(f'basicsr.{name}')
     except ImportError as error:

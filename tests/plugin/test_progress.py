@@ -45,6 +45,17 @@ def test_interrupt_names_the_newest_checkpoint(tmp_path: Path) -> None:
     assert 'Run the same command again' in interrupted({'is_train': False})
 
 
+def test_ctrl_c_in_a_notebook_does_not_end_the_kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dstnet_arch.__main__ import main
+
+    monkeypatch.chdir(tmp_path)
+    before = signal.getsignal(signal.SIGINT)
+    seen: list[object] = []
+    monkeypatch.setattr('basicsr.train.train_pipeline', lambda root: seen.append(signal.getsignal(signal.SIGINT)))
+    assert main(['train']) == 0
+    assert seen == [before] == [signal.getsignal(signal.SIGINT)]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize('module', ['basicsr.train', 'dstnet_arch'])
 @pytest.mark.parametrize('moment', ['at the start', 'in training'])
