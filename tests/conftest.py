@@ -1,4 +1,4 @@
-"""What all tests share."""
+"""Settings and fixtures of all tests."""
 
 from __future__ import annotations
 
@@ -9,19 +9,20 @@ from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
+# Small tensors gain nothing from threads, and with one thread sums are the same everywhere.
+os.environ.setdefault('OMP_NUM_THREADS', '1')
+
 import pytest
 import torch
 from hypothesis import settings
 
-# Small tensors gain nothing from threads, and with one of them sums come out the same everywhere.
-os.environ.setdefault('OMP_NUM_THREADS', '1')
-# The GPU kernels are tested without a GPU, too. Triton wants to know that before it is imported.
+# The GPU kernels are tested without a GPU, too. Triton reads this variable when it is imported.
 if not torch.cuda.is_available():
     os.environ.setdefault('TRITON_INTERPRET', '1')
 
 ROOT = Path(__file__).resolve().parent.parent
 
-settings.register_profile('dstnet', deadline=None, derandomize=True)  # timings and luck decide nothing here
+settings.register_profile('dstnet', deadline=None, derandomize=True)  # results do not depend on timing or chance
 settings.load_profile('dstnet')
 
 RunPython = Callable[..., 'subprocess.CompletedProcess[str]']
@@ -35,9 +36,9 @@ def root() -> Path:
 
 @pytest.fixture(scope='session')
 def run_python() -> RunPython:
-    """Run Python in a process of its own: ``run_python('-c', 'print(1)', cwd=tmp_path)``.
+    """Run Python in a new process: ``run_python('-c', 'print(1)', cwd=tmp_path)``.
 
-    The exit status is not checked. Nothing on PYTHONPATH helps: what is imported was installed.
+    The exit status is not checked. PYTHONPATH is removed: only what is installed can be imported.
     """
     try:
         distribution('dstnet-arch')

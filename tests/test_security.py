@@ -1,4 +1,4 @@
-"""Files from elsewhere run nothing and write nowhere: weights, training states, options, names in data sets."""
+"""Files from elsewhere run no code and write nothing outside: weights, training states, options, names in data."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ SOURCES = [path for package in ('dstnet_arch', 'data_prep') for path in sorted((
 
 
 class Evil:
-    """Makes a folder when it is unpickled."""
+    """Creates a folder when it is unpickled."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -46,14 +46,14 @@ class Evil:
 
 
 def evil_files(content: Any) -> dict[str, bytes]:
-    """Every form in which a pickle reaches `torch.load`."""
+    """All forms in which a pickle reaches `torch.load`."""
     zipped, legacy = io.BytesIO(), io.BytesIO()
     torch.save(content, zipped)
     torch.save(content, legacy, _use_new_zipfile_serialization=False)
     return {'zipped': zipped.getvalue(), 'legacy': legacy.getvalue(), 'bare': pickle.dumps(content, protocol=2)}
 
 
-# What is in our code
+# The source code
 
 
 def calls(path: Path) -> Iterator[tuple[str, ast.Call]]:
@@ -63,7 +63,7 @@ def calls(path: Path) -> Iterator[tuple[str, ast.Call]]:
 
 
 @pytest.mark.parametrize('package', ['dstnet_arch', 'data_prep'])
-def test_no_code_of_ours_runs_what_it_reads(package: str) -> None:
+def test_source_code_evaluates_nothing_that_it_reads(package: str) -> None:
     forbidden = {'eval', 'exec', 'compile', 'os.system', 'os.popen', 'yaml.load', 'yaml.unsafe_load', 'yaml.full_load'}
     forbidden |= {
         f'{module}.{name}' for module in ('pickle', 'marshal', 'shelve') for name in ('load', 'loads', 'open')
@@ -81,7 +81,7 @@ def test_no_code_of_ours_runs_what_it_reads(package: str) -> None:
     assert (loads > 0) == (package == 'dstnet_arch')
 
 
-def test_the_start_of_the_interpreter_runs_one_documented_line() -> None:
+def test_hook_runs_one_documented_line_at_interpreter_start() -> None:
     startup = ROOT / 'dstnet_arch/plugin/startup'
     line = "import sys; exec('try:\\n import _dstnet_arch_hook\\nexcept Exception:\\n pass\\nelse:\\n "
     assert (startup / 'dstnet_arch.pth').read_text(encoding='utf-8') == f"{line}_dstnet_arch_hook.install()')\n"
@@ -100,7 +100,7 @@ def test_the_start_of_the_interpreter_runs_one_documented_line() -> None:
 
 @pytest.mark.parametrize('form', ['zipped', 'legacy', 'bare'])
 @pytest.mark.parametrize('name', ['x.pth', 'x.ckpt', 'x.safetensors', 'x'])
-def test_no_file_of_weights_runs_code(tmp_path: Path, form: str, name: str) -> None:
+def test_weights_run_no_code(tmp_path: Path, form: str, name: str) -> None:
     path = tmp_path / name
     path.write_bytes(evil_files({'params': {'a': torch.zeros(1), 'b': Evil(tmp_path / 'owned')}})[form])
     for read in (load_checkpoint, read_state_dict):
@@ -111,7 +111,7 @@ def test_no_file_of_weights_runs_code(tmp_path: Path, form: str, name: str) -> N
 
 @pytest.mark.parametrize('form', ['zipped', 'legacy', 'bare', 'TorchScript', 'none'])
 @pytest.mark.filterwarnings('ignore:.*TorchScript')
-def test_what_basicsr_loads_by_itself_is_explained(tmp_path: Path, form: str) -> None:
+def test_error_of_weights_that_basicsr_loads_is_explained(tmp_path: Path, form: str) -> None:
     path = tmp_path / 'flow.pth'
     if form == 'TorchScript':
         torch.jit.save(torch.jit.script(torch.nn.Identity()), path)
@@ -126,7 +126,7 @@ def test_what_basicsr_loads_by_itself_is_explained(tmp_path: Path, form: str) ->
 
 
 @pytest.mark.parametrize('form', ['zipped', 'legacy', 'bare'])
-def test_no_state_runs_code(tmp_path: Path, form: str) -> None:
+def test_training_and_deblur_states_run_no_code(tmp_path: Path, form: str) -> None:
     state = tmp_path / '5.state'
     state.write_bytes(evil_files({'iter': 5, 'epoch': 0, 'optimizers': Evil(tmp_path / 'owned')})[form])
     with pytest.raises(CheckpointError, match='cannot be read'):
@@ -147,7 +147,7 @@ def test_no_state_runs_code(tmp_path: Path, form: str) -> None:
 @pytest.mark.parametrize(
     'counts', [{'iter': '../../x', 'epoch': 0}, {'iter': -1, 'epoch': 0}, {'iter': 5, 'epoch': None}]
 )
-def test_the_counts_of_a_state_are_numbers(tmp_path: Path, counts: dict[str, Any]) -> None:
+def test_counts_of_a_state_are_numbers(tmp_path: Path, counts: dict[str, Any]) -> None:
     torch.save(counts, tmp_path / '5.state')
     with pytest.raises(CheckpointError, match='whole numbers'):
         read_state(tmp_path / '5.state', {'path': {'models': str(tmp_path)}})
@@ -159,14 +159,14 @@ def config_of(net: DSTNet, **changes: Any) -> torch.Tensor:
 
 
 @pytest.mark.parametrize('name', ['num_feat', 'num_block', 'prop_feat', 'num_cwgdn'])
-def test_a_small_file_makes_no_large_network(name: str) -> None:
+def test_small_file_creates_no_large_network(name: str) -> None:
     net = DSTNet(num_feat=2, num_block=1, num_cwgdn=1)
     weights = net.state_dict() | {'_extra_state': config_of(net, **{name: 10**9})}
     with pytest.raises(CheckpointError, match=f'too small or too few for {name}=1000000000'):
         load_checkpoint(weights)
 
 
-def test_one_number_stands_for_itself_only() -> None:
+def test_expanded_tensor_is_refused() -> None:
     weights = DSTNet(num_feat=2, num_block=1, num_cwgdn=1).state_dict()
     weights.pop('_extra_state')
     weights['extract.weight'] = torch.zeros(1).expand(10**6, 10**6, 3, 3)
@@ -174,7 +174,7 @@ def test_one_number_stands_for_itself_only() -> None:
         load_checkpoint(weights)
 
 
-def test_names_in_files_command_no_terminal() -> None:
+def test_control_characters_in_names_are_escaped() -> None:
     with pytest.raises(CheckpointError) as error:
         load_checkpoint({'\x1b[2J\x07weights': torch.zeros(1)})
     assert '\x1b' in str(error.value)
@@ -197,7 +197,7 @@ TAGS = {
 @pytest.mark.parametrize(
     'head', ['model_type: VideoRecurrentDeblurModel', 'model_type: {tag}', 'datasets:\n  train: {tag}']
 )
-def test_no_options_file_runs_code(tmp_path: Path, tag: str, head: str) -> None:
+def test_options_files_run_no_code(tmp_path: Path, tag: str, head: str) -> None:
     code = TAGS[tag].format(owned=tmp_path / 'owned')
     path = tmp_path / 'options.yml'
     path.write_text(f'{head.format(tag=code)}\na: {code}\n', encoding='utf-8')
@@ -206,7 +206,7 @@ def test_no_options_file_runs_code(tmp_path: Path, tag: str, head: str) -> None:
     assert not (tmp_path / 'owned').exists()
 
 
-def test_no_forced_value_runs_code(tmp_path: Path) -> None:
+def test_forced_values_run_no_code(tmp_path: Path) -> None:
     code = f'__import__("os").mkdir("{tmp_path / "owned"}")'
     for entry in (f'a=[{code}]', f'a"];{code};opt["b=1', f'a:b"];{code}#=1'):
         with suppress(OptionsError):
@@ -214,8 +214,8 @@ def test_no_forced_value_runs_code(tmp_path: Path) -> None:
     assert not (tmp_path / 'owned').exists()
 
 
-def test_basicsr_runs_no_forced_value_of_our_data_sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With another model than ours, the keys of the top level are not checked."""
+def test_forced_values_run_no_code_in_basicsr(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With one of our data sets and another model, the keys of the top level are not checked."""
     from basicsr.utils.options import parse_options
 
     opt = {'model_type': 'SRModel', 'num_gpu': 0, 'name': 'x', 'path': {}}
@@ -236,7 +236,7 @@ def test_basicsr_runs_no_forced_value_of_our_data_sets(tmp_path: Path, monkeypat
     assert list(read_state_dict(tmp_path / 'net.pth')) == ['a']
 
 
-# The commands, in a process of their own
+# The commands, in new processes
 
 SCRIPT = """
 import json, sys
@@ -253,7 +253,7 @@ json.dump(status, open('status.json', 'w'))
 
 @pytest.fixture
 def workplace(tmp_path: Path) -> Path:
-    """Blurry and sharp pictures, options for a test and for training, and weights that make the folder `owned`."""
+    """Blurry and sharp images, options for tests and training, and weights that would create the folder `owned`."""
     for side in ('blur', 'sharp'):
         (tmp_path / side / 'clip').mkdir(parents=True)
         for i in range(3):
@@ -292,7 +292,7 @@ def workplace(tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_no_command_runs_code_from_files(workplace: Path, run_python: RunPython) -> None:
+def test_commands_run_no_code_from_files(workplace: Path, run_python: RunPython) -> None:
     commands = [
         ['deblur', 'blur/clip', '-o', 'out', '--weights', 'evil.pth'],
         ['export', 'torch_export', '-o', 'out.pt2', '--weights', 'evil.pth', '--size', '32x32'],
@@ -321,7 +321,7 @@ def test_no_command_runs_code_from_files(workplace: Path, run_python: RunPython)
 
 @pytest.mark.slow
 @pytest.mark.parametrize('options', ['test_evil', 'test_flow', 'test'])
-def test_basicsrs_own_start_runs_no_code_from_files(workplace: Path, run_python: RunPython, options: str) -> None:
+def test_basicsr_test_runs_no_code_from_files(workplace: Path, run_python: RunPython, options: str) -> None:
     done = run_python('-m', 'basicsr.test', '-opt', f'{options}.yml', cwd=workplace, OMP_NUM_THREADS='1')
     assert done.returncode == 2
     assert done.stderr.count('error: ') == 1
@@ -335,14 +335,14 @@ OUTSIDE = ['../x', '..', 'a/../../x', '/x', 'a//x', '.', '', 'a\0b', '..\\x', 'a
 
 
 @pytest.mark.parametrize('name', OUTSIDE)
-def test_no_name_leads_out_of_the_results(tmp_path: Path, name: str) -> None:
+def test_names_do_not_lead_out_of_the_results(tmp_path: Path, name: str) -> None:
     for video, frame in ((name, '0'), ('clip', name)):
         with pytest.raises(DataError, match='outside'):
             image_path(tmp_path, video, frame, None)
 
 
 @pytest.mark.parametrize('name', [*OUTSIDE, 'C:x', 'C:\\x'])
-def test_no_name_leads_out_of_a_data_base(tmp_path: Path, name: str) -> None:
+def test_names_do_not_lead_out_of_an_lmdb(tmp_path: Path, name: str) -> None:
     with pytest.raises(ValueError):
         check_key(f'{name}/0')
     with pytest.raises(ValueError):
@@ -352,7 +352,7 @@ def test_no_name_leads_out_of_a_data_base(tmp_path: Path, name: str) -> None:
         open_source(tmp_path, 'lmdb')
 
 
-def test_a_test_writes_no_picture_outside(tmp_path: Path) -> None:
+def test_saved_images_stay_in_the_results(tmp_path: Path) -> None:
     dataset = Clips('set', {'../../../outside': 3})
     model = make_model(test_options(tmp_path / 'a/b', save_img=True, metrics=None))
     with pytest.raises(DataError, match='outside'):
@@ -360,7 +360,7 @@ def test_a_test_writes_no_picture_outside(tmp_path: Path) -> None:
     assert [path for path in tmp_path.rglob('*') if path.is_file()] == []
 
 
-def test_a_link_in_place_of_a_result_is_replaced_and_not_followed(tmp_path: Path) -> None:
+def test_link_in_place_of_a_result_is_replaced_and_not_followed(tmp_path: Path) -> None:
     from dstnet_arch.files import atomic_file
 
     (tmp_path / 'precious').write_text('kept', encoding='utf-8')

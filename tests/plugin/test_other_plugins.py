@@ -1,4 +1,4 @@
-"""Stock BasicSR and somebody else's plugin, with this package installed: everything is as it was, but for our names."""
+"""Stock BasicSR and another plugin work as before with this package installed, except for the registered names."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from conftest import RunPython
 
 from dstnet_arch.plugin.registration import PARTS
 
-# BasicSR as it is without us: -I -S leaves out what .pth files start, and all of site-packages, which is put back as a
-# plain folder. What today's BasicSR needs to be imported at all is given to it by hand.
+# BasicSR without this package: -I -S skips .pth files and all of site-packages, which is added again as a plain folder.
+# What BasicSR needs to be importable with today's libraries is supplied here.
 FOLDERS = sorted({str(Path(module.__file__ or '').resolve().parents[1]) for module in (basicsr, torch, yaml, cv2)})
 WITHOUT_US = ('-I', '-S', '-c')
 PRELUDE = f"""
@@ -139,7 +139,7 @@ STOCK: dict[str, Any] = {
 
 @pytest.fixture(scope='module')
 def project(tmp_path_factory: pytest.TempPathFactory, run_python: RunPython) -> Path:
-    """A folder in which BasicSR has noted its state and trained a model of its own, in `without` us and `with` us."""
+    """A folder in which BasicSR, `without` and `with` this package, has written its state and trained a stock model."""
     folder = tmp_path_factory.mktemp('project')
     (folder / 'stock.yml').write_text(yaml.safe_dump(STOCK, sort_keys=False))
     for name, python in {'without': (*WITHOUT_US, PRELUDE + STATE), 'with': ('-I', '-c', STATE)}.items():
@@ -157,7 +157,7 @@ def project(tmp_path_factory: pytest.TempPathFactory, run_python: RunPython) -> 
 
 @pytest.fixture
 def states(project: Path) -> dict[str, dict[str, Any]]:
-    """What BasicSR is in a process, without us and with us."""
+    """The state of BasicSR in a process, without and with this package."""
     found = {name: json.loads((project / name / 'state.json').read_text()) for name in ('without', 'with')}
     assert not any('dstnet_arch' in module for module in found['without']['modules'])
     assert 'dstnet_arch.plugin.patches' in found['with']['modules']
@@ -165,7 +165,7 @@ def states(project: Path) -> dict[str, dict[str, Any]]:
 
 
 @pytest.mark.slow
-def test_registries_differ_by_our_names_alone(states: dict[str, dict[str, Any]]) -> None:
+def test_registries_differ_only_by_our_names(states: dict[str, dict[str, Any]]) -> None:
     expected = states['without']['registries']
     for part in PARTS:
         assert part.name not in expected[part.registry], 'the name is taken'
@@ -179,23 +179,23 @@ def test_only_these_functions_are_replaced(states: dict[str, dict[str, Any]]) ->
     expected = {name for functions in REPLACED.values() for name in functions}
     replaced = {key for key, file in after['code'].items() if file != before['code'].get(key, file)}
     assert {key.rpartition('.')[2] for key in replaced} == expected
-    # Under every name that they have: none of BasicSR's modules keeps the old one.
+    # Under every name: none of BasicSR's modules keeps the old function.
     assert replaced == {key for key in before['code'] if key.rpartition('.')[2] in expected}
     assert after['functions'].keys() == before['functions'].keys()
-    # And they say what they stand for.
+    # And they keep their names and modules.
     public = {key for key in replaced if not key.rpartition('.')[2].startswith('_')}
     assert {key: after['functions'][key] for key in public} == {key: before['functions'][key] for key in public}
 
 
 @pytest.mark.slow
-def test_what_replaced_functions_give_others_is_the_same(states: dict[str, dict[str, Any]]) -> None:
+def test_replaced_functions_return_the_same_for_others(states: dict[str, dict[str, Any]]) -> None:
     assert states['with']['options'] == states['without']['options']
     assert states['with']['options'][0]['train']['total_iter'] == 7
     assert states['with']['sampler'] == states['without']['sampler']
 
 
 @pytest.mark.slow
-def test_the_process_is_left_as_it_was(states: dict[str, dict[str, Any]]) -> None:
+def test_state_of_the_process_is_unchanged(states: dict[str, dict[str, Any]]) -> None:
     for key in ('random', 'environment', 'torch'):
         assert states['with'][key] == states['without'][key], key
     added = [entry for entry in states['with']['filters'] if entry not in states['without']['filters']]
@@ -204,8 +204,7 @@ def test_the_process_is_left_as_it_was(states: dict[str, dict[str, Any]]) -> Non
 
 
 @pytest.mark.slow
-def test_basicsr_brings_none_of_what_only_we_need(states: dict[str, dict[str, Any]]) -> None:
-    """Others pay for their own libraries, not for ours: these are imported when a part of this package wants them."""
+def test_importing_basicsr_imports_no_library_that_only_we_need(states: dict[str, dict[str, Any]]) -> None:
     more = {module.partition('.')[0] for module in set(states['with']['modules']) - set(states['without']['modules'])}
     ours = {'dstnet_arch', '_dstnet_arch_hook'}
     assert ours <= more
@@ -213,7 +212,7 @@ def test_basicsr_brings_none_of_what_only_we_need(states: dict[str, dict[str, An
 
 
 @pytest.mark.slow
-def test_a_stock_model_is_trained_to_the_same_weights(project: Path) -> None:
+def test_stock_model_is_trained_to_the_same_weights(project: Path) -> None:
     runs = [project / name / 'experiments' / 'stock' for name in ('with', 'without')]
     for folder in ('models', 'training_states', 'visualization'):
         assert len({tuple(sorted(path.name for path in (run / folder).rglob('*'))) for run in runs}) == 1
@@ -269,8 +268,8 @@ TOY = """
 
 
 @pytest.mark.slow
-def test_another_plugin(tmp_path: Path, run_python: RunPython) -> None:
-    """It registers its parts at the start of Python, imports BasicSR for that, and its options know nothing of us."""
+def test_another_plugin_works(tmp_path: Path, run_python: RunPython) -> None:
+    """It imports BasicSR and registers its parts at interpreter start; its options do not name this package."""
     plugin = tmp_path / 'plugin'
     plugin.mkdir()
     (plugin / 'toy_plugin.py').write_text(dedent(TOY))
