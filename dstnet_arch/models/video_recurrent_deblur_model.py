@@ -68,6 +68,8 @@ class VideoRecurrentDeblurModel(SRModel):
         with checkpoints.translate_weight_errors():
             # Stock BasicSR keeps the best scores of the metrics in the options.
             super().__init__({**opt, 'val': {**self.val_opt, 'metrics': self.validator.metrics}})
+        if not self.is_train:
+            get_root_logger().info(f'Precision: {self.validator.precision}')
         if self.val_opt.get('streaming'):
             check_streaming(self.get_bare_model(self.net_g))
         if self.val_opt.get('compile') and (not self.is_train or self.ema_decay > 0):
