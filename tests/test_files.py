@@ -1,4 +1,4 @@
-"""Files that are complete or not there: what is left on every way out of `atomic_file`."""
+"""Atomic files: what is left on every way out of `atomic_file`."""
 
 from __future__ import annotations
 
@@ -13,26 +13,33 @@ from dstnet_arch import files
 from dstnet_arch.files import atomic_file, incomplete_path, read_json
 
 
+def contents(folder: Path) -> dict[str, bytes]:
+    return {entry.name: entry.read_bytes() for entry in folder.iterdir()}
+
+
+@pytest.fixture(params=[None, b'older and longer'])
+def path(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A file that does not exist, or does; a killed process has left an incomplete one."""
+    if request.param is not None:
+        (tmp_path / 'file.bin').write_bytes(request.param)
+    incomplete_path(tmp_path / 'file.bin').write_bytes(b'left behind, and longer than the new content')
+    return tmp_path / 'file.bin'
+
+
 @pytest.mark.parametrize('durable', [False, True])
-@pytest.mark.parametrize('before', [None, b'older and longer'])
-def test_a_file_appears_when_it_is_complete(tmp_path: Path, durable: bool, before: bytes | None) -> None:
-    path = tmp_path / 'file.bin'
-    if before is not None:
-        path.write_bytes(before)
+def test_file_appears_when_it_is_complete(path: Path, durable: bool) -> None:
+    before = path.read_bytes() if path.exists() else None
     with atomic_file(path, durable) as file:
         file.write(b'new')
         file.flush()
         assert (path.read_bytes() if path.exists() else None) == before
         assert incomplete_path(path).read_bytes() == b'new'
-    assert {entry.name: entry.read_bytes() for entry in tmp_path.iterdir()} == {'file.bin': b'new'}
+    assert contents(path.parent) == {'file.bin': b'new'}
 
 
-@pytest.mark.parametrize('error', [ValueError, OSError, KeyboardInterrupt, SystemExit, GeneratorExit])
-@pytest.mark.parametrize('before', [None, b'older'])
-def test_nothing_changes_if_the_writing_fails(tmp_path: Path, error: type[BaseException], before: bytes | None) -> None:
-    path = tmp_path / 'file.bin'
-    if before is not None:
-        path.write_bytes(before)
+@pytest.mark.parametrize('error', [ValueError, KeyboardInterrupt, SystemExit, GeneratorExit])
+def test_nothing_changes_if_writing_fails(path: Path, error: type[BaseException]) -> None:
+    before = {name: data for name, data in contents(path.parent).items() if name == path.name}
 
     def fail() -> None:
         with atomic_file(path) as file:
@@ -41,38 +48,27 @@ def test_nothing_changes_if_the_writing_fails(tmp_path: Path, error: type[BaseEx
 
     with pytest.raises(error):
         fail()
-    assert [entry.read_bytes() for entry in tmp_path.iterdir()] == ([] if before is None else [before])
+    assert contents(path.parent) == before
 
 
-def test_nothing_changes_if_the_renaming_fails(tmp_path: Path) -> None:
-    path = tmp_path / 'taken'
-    path.mkdir()
-    with pytest.raises(OSError), atomic_file(path) as file:
+def test_nothing_changes_if_renaming_fails(tmp_path: Path) -> None:
+    (tmp_path / 'taken').mkdir()
+    with pytest.raises(OSError), atomic_file(tmp_path / 'taken') as file:
         file.write(b'new')
     assert [entry.name for entry in tmp_path.iterdir()] == ['taken']
 
 
-def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
+def test_missing_folder_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError), atomic_file(tmp_path / 'none' / 'file.bin'):
         pytest.fail('nothing can be written there')
 
 
-def test_what_a_killed_process_has_left_is_replaced(tmp_path: Path) -> None:
-    path = tmp_path / 'file.bin'
-    incomplete_path(path).write_bytes(b'left behind, and longer than what comes')
-    with atomic_file(path) as file:
-        file.write(b'new')
-    assert {entry.name: entry.read_bytes() for entry in tmp_path.iterdir()} == {'file.bin': b'new'}
-
-
-def test_the_disk_holds_a_durable_file_before_its_name_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file system may bring the new name to the disk before the content: then a power cut leaves an empty file."""
+def test_disk_has_a_durable_file_before_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system may store the new name before the content: after a power cut the file would be empty."""
     path, calls = tmp_path / 'file.bin', []
 
     def record(descriptor: int) -> None:
-        # What the system sees here is what the disk would hold from now on.
-        there = path.exists() and path.read_bytes()
-        calls.append((os.path.isdir(f'/dev/fd/{descriptor}'), there))
+        calls.append((os.path.isdir(f'/dev/fd/{descriptor}'), path.exists() and path.read_bytes()))
 
     monkeypatch.setattr(files.os, 'fsync', record)
     with atomic_file(path, durable=True) as file:
@@ -84,7 +80,7 @@ def test_the_disk_holds_a_durable_file_before_its_name_does(tmp_path: Path, monk
     assert calls == []
 
 
-def test_an_incomplete_file_is_beside_and_hidden(tmp_path: Path) -> None:
+def test_incomplete_file_is_hidden_and_in_the_same_folder(tmp_path: Path) -> None:
     path = incomplete_path(tmp_path / 'net_g_8.pth')
     assert path.parent == tmp_path
     assert path.name.startswith('.')
@@ -92,7 +88,7 @@ def test_an_incomplete_file_is_beside_and_hidden(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize('content', [b'', b'{', b'\xff', b'[]', b'null', b'[' * 100_000])
-def test_what_is_no_json_object_is_a_value_error(tmp_path: Path, content: bytes) -> None:
+def test_read_json_accepts_objects_only(tmp_path: Path, content: bytes) -> None:
     (tmp_path / 'x.json').write_bytes(content)
     with pytest.raises(ValueError, match=r'.'):
         read_json(tmp_path / 'x.json')
@@ -100,8 +96,7 @@ def test_what_is_no_json_object_is_a_value_error(tmp_path: Path, content: bytes)
     assert read_json(tmp_path / 'x.json') == {'é': [1]}
 
 
-def test_it_needs_the_standard_library_alone() -> None:
-    """It is used where importing anything else would cost time, or may fail."""
+def test_module_needs_the_standard_library_only() -> None:
     code = f'import sys; sys.path.insert(0, {str(Path(files.__file__).parent)!r}); import files; files.atomic_file'
     result = subprocess.run([sys.executable, '-I', '-S', '-c', code], capture_output=True, text=True)
     assert (result.returncode, result.stderr) == (0, '')
