@@ -1,8 +1,8 @@
-"""The samples of video files, Y'CbCr or RGB of 8 to 16 bits, and RGB tensors: there and back with one matrix and range.
+"""Conversion between video samples (Y'CbCr or RGB, 8 to 16 bits) and RGB tensors.
 
-FFmpeg's converter is fast, and by default a level or two off, more where chroma is subsampled. What goes through a
-network and back should come out as it was where the network changes nothing, so the formulas of ITU-T H.273 are
-computed here, in float32. Pixel formats and colour tags have FFmpeg's names and H.273's numbers.
+FFmpeg's converter is a level or two off by default, more with subsampled chroma. Samples that the network does not
+change must come out unchanged, so the formulas of ITU-T H.273 are computed here in float32. Pixel formats have FFmpeg's
+names, colour tags H.273's numbers.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 Plane = NDArray[Any]
-"""(H, W) of uint8 or uint16; chroma planes are smaller where they are subsampled."""
+"""(H, W) uint8 or uint16; subsampled chroma planes are smaller."""
 
-UNTAGGED = 2  # H.273: the colours are not described
+UNTAGGED = 2  # H.273: unspecified
 
-_KR_KB = {  # red's and blue's share in luma, by matrix
+_KR_KB = {  # weights of red and blue in luma, by matrix
     1: (0.2126, 0.0722),  # BT.709
     4: (0.30, 0.11),  # FCC
     5: (0.299, 0.114),  # BT.601, 625 lines
@@ -31,7 +31,7 @@ _KR_KB = {  # red's and blue's share in luma, by matrix
     9: (0.2627, 0.0593),  # BT.2020
 }
 KNOWN_MATRICES = (*_KR_KB, 0, UNTAGGED)
-"""H.273's numbers that `to_rgb` and `from_rgb` follow; others are taken for untagged."""
+"""Supported matrix numbers of H.273; others are treated as untagged."""
 
 _FORMATS = {
     'yuv': re.compile(r'yuv(?P<alpha>a?)j?(?P<chroma>444|440|422|420|411|410)p(?P<depth>\d*)(le)?'),
@@ -42,13 +42,13 @@ _SHIFTS = {'444': (0, 0), '440': (1, 0), '422': (0, 1), '420': (1, 1), '411': (0
 
 
 class SampleFormat(NamedTuple):
-    """What the samples of a frame are, plane by plane.
+    """Sample format of the planes of a frame.
 
     Attributes:
-        family: Y'CbCr, RGB (planes in the order green, blue, red) or luma alone.
-        depth: bits of a sample, 8 to 16.
+        family: Y'CbCr, RGB (planes in the order green, blue, red) or gray.
+        depth: bits per sample, 8 to 16.
         shift: chroma has 2**-shift of the (rows, columns) of luma, rounded up.
-        alpha: whether a plane of opacity comes last.
+        alpha: True if the last plane is alpha.
     """
 
     family: Literal['yuv', 'rgb', 'gray']
@@ -58,7 +58,7 @@ class SampleFormat(NamedTuple):
 
     @classmethod
     def parse(cls, name: str) -> SampleFormat | None:
-        """Of a pixel format of FFmpeg, such as yuv420p10le; None for those that are no little-endian integer planes."""
+        """Parse FFmpeg's name of a pixel format, such as yuv420p10le; None if it is not planar and little-endian."""
         for family, pattern in _FORMATS.items():
             if match := pattern.fullmatch(name):
                 parts = match.groupdict()
@@ -67,12 +67,23 @@ class SampleFormat(NamedTuple):
         return None
 
     @property
+    def name(self) -> str:
+        """FFmpeg's name of the pixel format."""
+        alpha, depth = 'a' * self.alpha, '' if self.depth == 8 else f'{self.depth}le'
+        if self.family == 'gray':
+            return f'gray{depth}'
+        if self.family == 'rgb':
+            return f'gbr{alpha}p{depth}'
+        chroma = next(chroma for chroma, shift in _SHIFTS.items() if shift == self.shift)
+        return f'yuv{alpha}{chroma}p{depth}'
+
+    @property
     def dtype(self) -> np.dtype[Any]:
-        """Of the planes' arrays."""
+        """Sample type of the planes."""
         return np.dtype(np.uint8 if self.depth == 8 else '<u2')
 
     def plane_sizes(self, height: int, width: int) -> list[tuple[int, int]]:
-        """(rows, columns) of each plane of a frame."""
+        """Return (rows, columns) of each plane of a frame."""
         rows, columns = (-(-side >> shift) if shift else side for side, shift in ((height, 0), (width, 0)))
         chroma = (-(-height >> self.shift[0]), -(-width >> self.shift[1]))
         colour = [] if self.family == 'gray' else [chroma, chroma]
@@ -80,13 +91,13 @@ class SampleFormat(NamedTuple):
 
 
 class Colour(NamedTuple):
-    """How samples are to be seen, as a video file says it.
+    """Colour tags of a video file.
 
     Attributes:
-        matrix: of Y'CbCr.
-        full: whether samples use the whole range of their bits; None where the file does not say.
-        primaries: of RGB.
-        transfer: from light to RGB.
+        matrix: matrix coefficients of Y'CbCr.
+        full: True for full range, False for limited range, None if untagged.
+        primaries: colour primaries.
+        transfer: transfer characteristics.
     """
 
     matrix: int = UNTAGGED
@@ -95,8 +106,9 @@ class Colour(NamedTuple):
     transfer: int = UNTAGGED
 
     def resolved(self, height: int, width: int, family: str) -> Colour:
-        """With the matrix and range that players take where a file does not say: BT.601 up to 576 rows and 1279
-        columns, else BT.709; the narrow range for Y'CbCr, the full one for others.
+        """Return these tags with the defaults of players for a missing matrix and range.
+
+        The matrix is BT.601 up to 576 rows and 1279 columns, else BT.709. The range is limited for Y'CbCr, else full.
         """
         guess = 1 if height > 576 or width >= 1280 else 6
         matrix = self.matrix if self.matrix in _KR_KB else guess
@@ -104,7 +116,7 @@ class Colour(NamedTuple):
 
 
 def to_rgb(planes: Sequence[Plane], form: SampleFormat, colour: Colour) -> Tensor:
-    """RGB (3, H, W), float32, clipped to [0, 1], of a frame's planes. `colour` is resolved."""
+    """Convert the planes of a frame to RGB (3, H, W), float32, clipped to [0, 1]. `colour` must be resolved."""
     low, span, chroma_span = _levels(form.depth, colour.full)
     samples = [torch.from_numpy(plane.astype(np.float32)) for plane in planes]
     luma = (samples[0] - low) / span
@@ -122,13 +134,13 @@ def to_rgb(planes: Sequence[Plane], form: SampleFormat, colour: Colour) -> Tenso
 
 
 def from_rgb(rgb: Tensor, form: SampleFormat, colour: Colour, alpha: Tensor | None = None) -> list[Plane]:
-    """Planes of RGB (3, H, W), which is clipped to [0, 1]. `colour` is resolved.
+    """Convert RGB (3, H, W), clipped to [0, 1], to planes.
 
     Args:
-        rgb: on any device.
-        form: what the planes are to be.
-        colour: which matrix and range they are to have.
-        alpha: opacity (H, W) in [0, 1]; None: all opaque, where `form` has alpha.
+        rgb: frame on any device.
+        form: sample format of the planes.
+        colour: resolved tags.
+        alpha: opacity (H, W) in [0, 1]; None: opaque.
     """
     rgb = rgb.float().clamp(0, 1)
     low, span, chroma_span = _levels(form.depth, colour.full)
@@ -149,12 +161,12 @@ def from_rgb(rgb: Tensor, form: SampleFormat, colour: Colour, alpha: Tensor | No
 
 
 def alpha_of(planes: Sequence[Plane], form: SampleFormat) -> Tensor | None:
-    """Opacity (H, W), float32 in [0, 1]; None where there is none."""
+    """Return the opacity (H, W), float32 in [0, 1]; None if there is none."""
     return torch.from_numpy(planes[-1].astype(np.float32)) / ((1 << form.depth) - 1) if form.alpha else None
 
 
 def _levels(depth: int, full: bool | None) -> tuple[int, int, int]:
-    """Black, and the spans of luma and chroma."""
+    """Return the black level and the spans of luma and chroma."""
     if full:
         return 0, (1 << depth) - 1, (1 << depth) - 1
     return 16 << depth - 8, 219 << depth - 8, 224 << depth - 8
@@ -165,8 +177,8 @@ def _quantise(plane: Tensor, form: SampleFormat) -> Plane:
     return np.ascontiguousarray(levels.cpu().numpy().astype(form.dtype, copy=False))
 
 
-# Chroma samples lie in the middle between rows, and on every second (fourth) column: H.273's chroma location 0, which
-# almost all video has. Each downsampling filter, a low-pass, undoes the upsampling exactly.
+# Chroma samples lie midway between rows and on every second (fourth) column: chroma location 0 of H.273, the usual one.
+# Each downsampling filter, a low-pass, inverts the upsampling exactly.
 
 
 def _upsample(chroma: Tensor, shift: tuple[int, int]) -> Tensor:

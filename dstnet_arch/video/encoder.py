@@ -1,10 +1,11 @@
-"""How restored frames become a video: codec, pixel format, quality and tags."""
+"""Encoding of restored frames: choice of codec, pixel format and quality, and files of encoded frames."""
 
 from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from difflib import get_close_matches
 from fractions import Fraction
 from pathlib import Path
@@ -12,24 +13,30 @@ from typing import Any, NamedTuple
 
 import av
 import numpy as np
+import torch
 from av.codec.codec import UnknownCodecError
-from av.video.codeccontext import VideoCodecContext
+from av.video.stream import VideoStream
+from numpy.typing import NDArray
 from torch import Tensor
 
 from dstnet_arch.data.frame_source import size_text
 from dstnet_arch.errors import DataError, OptionsError
+from dstnet_arch.files import incomplete_path
 from dstnet_arch.video.colour import Colour, Plane, SampleFormat, from_rgb
-from dstnet_arch.video.sources import Source, Timing
+from dstnet_arch.video.frames import VideoFormat
+from dstnet_arch.video.join import join_segments
+from dstnet_arch.video.sources import Source
+from dstnet_arch.video.timing import Timing
 
 CODECS = (
     'libx264', 'libx265', 'libsvtav1', 'libaom-av1', 'libvpx-vp9', 'ffv1', 'prores_ks', 'mpeg4', 'mpeg2video', 'mjpeg',
     'utvideo', 'h264_nvenc', 'hevc_nvenc', 'av1_nvenc',
 )  # fmt: skip
-"""Those that are known to work where FFmpeg has them; others are tried as they are."""
+"""Codecs that are known to work if FFmpeg has them."""
 
 
 class _Quality(NamedTuple):
-    """A codec's own scale: smaller numbers are better."""
+    """Quality scale of a codec: smaller is better."""
 
     option: str
     default: int
@@ -38,7 +45,7 @@ class _Quality(NamedTuple):
 
 
 _QUALITY = {
-    # Without it, x264 on AVX-512 now and then makes other packets of the same frames, and a resumed video another one.
+    # Without it, x264's AVX-512 kernels sometimes make other packets of the same frames.
     'libx264': _Quality('crf', 17, 51, {'x264-params': 'cpu-independent=1'}),
     'libx265': _Quality('crf', 18, 51, {'x265-params': 'log-level=error'}),
     'libsvtav1': _Quality('crf', 22, 63),
@@ -52,39 +59,35 @@ _QUALITY = {
     'mjpeg': _Quality('qscale', 2, 31),
 }
 
-_USUAL = {'webm': ('libsvtav1', 'libvpx-vp9'), **dict.fromkeys(('mpeg', 'vob', 'dvd'), ('mpeg2video',))}
-"""Codecs by container, where not H.264 and H.265."""
+_USUAL = {'webm': ('libsvtav1', 'libvpx-vp9'), **dict.fromkeys(('mpeg', 'vob', 'dvd', 'mxf'), ('mpeg2video',))}
+"""Default codecs by container, if not H.264 and H.265."""
 
-_LAMBDA = 118  # FFmpeg's FF_QP2LAMBDA
+_CONTAINERS = {'.vob': 'vob', '.m4v': 'mp4', '.mpg': 'vob', '.mpeg': 'vob'}
+"""Containers by extension, if not FFmpeg's first choice."""
+
+_LAMBDA = 118  # FF_QP2LAMBDA
 _GLOBAL_HEADER = 0x400000  # AV_CODEC_FLAG_GLOBAL_HEADER
 _CONTAINER_WANTS_HEADER = int(av.format.Flags.global_header.value)  # type: ignore[call-overload]
-_LOSSY_DEPTH = 10  # enough for pictures of 16 bits in a lossy video, and the most that is widely played
+_LOSSY_DEPTH = 10  # enough for 16-bit images in a lossy video, and the most that is widely played
+_RATES = (Fraction(1), Fraction(240))  # what encoders accept
 
-os.environ.setdefault('SVT_LOG', '1')  # errors alone
-
-
-class EncodedPacket(NamedTuple):
-    """What an encoder has made of a frame."""
-
-    number: int  # of the frame, in the order in which they are shown
-    is_key: bool
-    data: bytes
+os.environ.setdefault('SVT_LOG', '1')  # errors only
 
 
 class Encoding(NamedTuple):
-    """All that determines what an encoder makes of frames.
+    """Everything that determines the encoded frames.
 
     Attributes:
         codec: FFmpeg's name of the encoder.
         pix_fmt: FFmpeg's name of the pixel format.
-        colour: the tags.
+        colour: colour tags.
         size: (height, width).
-        rate: frames a second.
-        sample_aspect: width of a pixel by its height.
-        options: for the encoder.
-        qscale: for codecs whose quality is a fixed quantizer.
-        global_header: whether the container wants the codec's header apart from the frames.
-        reorders: whether frames may be stored in another order than shown.
+        rate: frames per second for the encoder's rate control. The times of the result do not depend on it.
+        sample_aspect: width of a pixel divided by its height.
+        options: options of the encoder.
+        qscale: fixed quantizer, for codecs whose quality is one.
+        global_header: True if the container stores the codec's header apart from the frames.
+        reorders: True if frames may be stored in another order than shown.
     """
 
     codec: str
@@ -100,19 +103,50 @@ class Encoding(NamedTuple):
 
     @property
     def format(self) -> SampleFormat:
-        """Of the samples."""
+        """Sample format of the encoded frames."""
         form = SampleFormat.parse(self.pix_fmt)
         assert form is not None
         return form
 
-    def planes(self, source: Source, position: int, restored: Tensor) -> list[Plane]:
-        """A restored frame (3, H, W), RGB in [0, 1], in the encoder's samples. Opacity is the source's."""
+    def planes(self, restored: Tensor, alpha: Tensor | None = None) -> list[Plane]:
+        """Convert a restored frame (3, H, W), RGB in [0, 1], and its opacity to the encoder's samples."""
         form = self.format
-        alpha = source.alpha(position) if form.alpha else None
         return from_rgb(restored, form, self.colour.resolved(*self.size, form.family), alpha)
 
-    def configure(self, context: VideoCodecContext) -> None:
-        """Set up an encoder that is not open yet."""
+    def problem(self) -> str:
+        """Return why the encoder does not accept these settings; empty if it does."""
+        context = av.CodecContext.create(self.codec, 'w')
+        self._configure(context)
+        try:
+            context.open()
+        except (av.FFmpegError, ValueError, OverflowError) as error:
+            return str(getattr(error, 'strerror', None) or error)
+        return ''
+
+    def describe(self) -> str:
+        """Return a short description such as "libx264, CRF 17, yuv420p"."""
+        option = _QUALITY.get(self.codec)
+        value = self.qscale if self.qscale is not None else option and self.options.get(option.option)
+        quality = f', {option.option.upper()} {value}' if option and value else ''
+        return f'{self.codec}{quality}, {self.pix_fmt}'
+
+    def losses(self, source: VideoFormat) -> list[str]:
+        """Describe what of a source the codec or pixel format cannot hold."""
+        wanted, form, lost = source.format, self.format, []
+        if wanted.alpha and not form.alpha:
+            lost.append('alpha')
+        if min(wanted.depth, _LOSSY_DEPTH) > form.depth:
+            lost.append(f'{wanted.depth} bits ({form.depth} are kept)')
+        if wanted.family == 'yuv' and any(a > b for a, b in zip(form.shift, wanted.shift, strict=True)):
+            lost.append('full chroma resolution')
+        warnings = []
+        if lost:
+            warnings.append(f'{self.codec} with {self.pix_fmt} cannot hold {" and ".join(lost)}. --codec ffv1 can.')
+        if (source.mastering or source.light_level) and not _hdr_options(self.codec, source):
+            warnings.append(f'{self.codec} cannot hold HDR mastering metadata. --codec libx265 can.')
+        return warnings
+
+    def _configure(self, context: Any) -> None:
         context.height, context.width = self.size
         context.pix_fmt = self.pix_fmt
         context.time_base, context.framerate = 1 / self.rate, self.rate
@@ -121,173 +155,167 @@ class Encoding(NamedTuple):
         context.color_range = {None: 0, False: 1, True: 2}[self.colour.full]
         context.color_primaries, context.color_trc = self.colour.primaries, self.colour.transfer
         context.options = dict(self.options)
-        if self.global_header:
-            context.flags |= _GLOBAL_HEADER
+        context.flags = context.flags & ~_GLOBAL_HEADER | _GLOBAL_HEADER * self.global_header
         if self.qscale is not None:
             context.qscale, context.global_quality = True, self.qscale * _LAMBDA
         if not self.reorders:
             context.max_b_frames = 0
 
-    def encode(self, frames: Iterable[Sequence[Plane]]) -> Iterator[EncodedPacket]:
-        """Encode frames, in the order in which they are shown.
 
-        Yields:
-            Packets, one a frame, in the order in which they are stored.
+class SegmentWriter:
+    """A playable file of consecutive encoded frames. It starts with a key frame.
 
-        Raises:
-            DataError: the encoder cannot.
-        """
-        context = av.CodecContext.create(self.codec, 'w')
-        assert isinstance(context, VideoCodecContext)
-        self.configure(context)
+    Args:
+        path: the file, which is replaced.
+        encoding: settings.
+
+    Raises:
+        DataError: FFmpeg cannot encode.
+        OSError: the file cannot be written.
+    """
+
+    def __init__(self, path: Path, encoding: Encoding) -> None:
+        self._encoding, self._frames, self._packets = encoding, 0, 0
+        container = first_container(encoding.codec, ('nut', 'matroska', 'mov'))
+        self._output = av.open(str(path), 'w', format=container)
         try:
-            for number, planes in enumerate(frames):
-                yield from map(_packet, context.encode(self.frame(planes, number)))
-            yield from map(_packet, context.encode(None))
+            stream = self._output.add_stream(encoding.codec, rate=encoding.rate)
+            assert isinstance(stream, VideoStream)
+            self._stream = stream
+            encoding._configure(stream.codec_context)
+        except BaseException:
+            self._output.close()
+            raise
+
+    def write(self, planes: Sequence[Plane]) -> None:
+        """Encode the next frame."""
+        height, width = self._encoding.size
+        colour = self._encoding.colour
+        frame = av.VideoFrame(width, height, self._encoding.pix_fmt)
+        for target, plane in zip(frame.planes, planes, strict=True):
+            lines = np.frombuffer(memoryview(target), plane.dtype).reshape(-1, target.line_size // plane.dtype.itemsize)
+            lines[: plane.shape[0], : plane.shape[1]] = plane
+        frame.pts, frame.time_base = self._frames, 1 / self._encoding.rate
+        frame.colorspace, frame.color_range = colour.matrix, {None: 0, False: 1, True: 2}[colour.full]
+        frame.color_primaries, frame.color_trc = colour.primaries, colour.transfer
+        self._frames += 1
+        self._encode(frame)
+
+    def finish(self) -> None:
+        """Write what is left in the encoder and close the file."""
+        self._encode(None)
+        self._output.close()
+        if self._packets != self._frames:
+            raise DataError(
+                f'{self._encoding.codec} made {self._packets} packets of {self._frames} frames. Choose another --codec.'
+            )
+
+    def abort(self) -> None:
+        """Close the file without the frames that are left in the encoder."""
+        self._output.close()
+
+    def _encode(self, frame: av.VideoFrame | None) -> None:
+        try:
+            packets = self._stream.encode(frame)
         except av.FFmpegError as error:
-            raise DataError(f'{self.codec} cannot encode: {error}. Choose another --codec.') from None
-
-    def works(self) -> str:
-        """Whether the encoder takes these settings: what it says against them, or nothing."""
-        context = av.CodecContext.create(self.codec, 'w')
-        assert isinstance(context, VideoCodecContext)
-        self.configure(context)
-        try:
-            context.open()
-        except (av.FFmpegError, ValueError, OverflowError) as error:
-            return str(getattr(error, 'strerror', None) or error)
-        return ''
-
-    def describe(self) -> str:
-        """In short, for people."""
-        option = _QUALITY.get(self.codec)
-        value = self.qscale if self.qscale is not None else option and self.options.get(option.option)
-        return f'{self.codec}, {self.pix_fmt}' + (f', {option.option} {value}' if option and value else '')
-
-    def losses(self, source: Source) -> list[str]:
-        """What of a source this cannot hold, for its user to know."""
-        wanted, form, lost = source.look.format, self.format, []
-        if wanted.alpha and not form.alpha:
-            lost.append('opacity')
-        if min(wanted.depth, _LOSSY_DEPTH) > form.depth:
-            lost.append(f'{wanted.depth} bits ({form.depth} are left)')
-        if wanted.family == 'yuv' and any(a > b for a, b in zip(form.shift, wanted.shift, strict=True)):
-            lost.append('a part of the resolution of colours')
-        return (
-            [f'{self.codec} with {self.pix_fmt} cannot hold {" and ".join(lost)}. Others can: --codec ffv1.']
-            if lost
-            else []
-        )
-
-    def as_job(self) -> str:
-        """All settings in one line, as JSON has them."""
-        return ', '.join(f'{key}={value}' for key, value in self._asdict().items())
-
-    def frame(self, planes: Sequence[Plane], number: int) -> av.VideoFrame:
-        """What the encoder takes, of samples and the number of the frame."""
-        height, width = self.size
-        frame = av.VideoFrame(width, height, self.pix_fmt)
-        fill(frame, planes)
-        frame.pts, frame.time_base = number, 1 / self.rate
-        frame.colorspace, frame.color_range = self.colour.matrix, {None: 0, False: 1, True: 2}[self.colour.full]
-        frame.color_primaries, frame.color_trc = self.colour.primaries, self.colour.transfer
-        return frame
-
-
-def fill(frame: av.VideoFrame, planes: Sequence[Plane]) -> None:
-    """Copy samples into a frame of their format."""
-    for target, plane in zip(frame.planes, planes, strict=True):
-        lines = np.frombuffer(memoryview(target), plane.dtype).reshape(-1, target.line_size // plane.dtype.itemsize)
-        lines[: plane.shape[0], : plane.shape[1]] = plane
-
-
-def _packet(packet: av.Packet) -> EncodedPacket:
-    assert packet.pts is not None
-    return EncodedPacket(packet.pts, packet.is_keyframe, bytes(packet))
+            raise DataError(
+                f'{self._encoding.codec} cannot encode: {error.strerror}. Choose another --codec.'
+            ) from None
+        self._packets += len(packets)
+        self._output.mux(packets)
 
 
 def choose_encoding(
-    target: Path | str,
-    source: Source,
-    codec: str | None = None,
-    quality: int | None = None,
-    pix_fmt: str | None = None,
-    container: str | None = None,
-    low_delay: bool = False,
+    source: Source, container: str, codec: str | None = None, quality: int | None = None, pix_fmt: str | None = None
 ) -> Encoding:
-    """What fits a source and a container best: nothing of size, depth, colour and opacity is lost that need not be.
+    """Choose the encoding that loses least of a source.
 
     Args:
-        target: the video file to be; its extension says which container.
         source: what is restored.
+        container: FFmpeg's name of the container.
         codec: FFmpeg's name of an encoder; None: H.264 for 8 bits, H.265 for more, AV1 in WebM.
-        quality: on the codec's own scale; None: hardly to be told from lossless.
-        pix_fmt: FFmpeg's name of a pixel format; None: as the source's, as far as the codec has it.
-        container: FFmpeg's name of a container, instead of the extension's.
-        low_delay: let packets leave the encoder as soon as possible.
+        quality: value on the codec's own scale; None: visually lossless.
+        pix_fmt: FFmpeg's name of a pixel format; None: as the source's, if the codec has it.
 
     Raises:
-        OptionsError: there is no such container or codec, or they do not fit.
+        OptionsError: there is no such codec or pixel format, or they do not fit.
     """
-    form = _container(target, container)
-    look = source.look
-    name = _codec_name(codec, look.format.depth, form.name)
+    wanted = source.format
+    name = _codec_name(codec, wanted.format.depth, container)
     options, qscale = _quality_options(name, quality)
-    if low_delay:
-        options |= {'libx264': {'tune': 'zerolatency'}, 'libx265': {'tune': 'zerolatency'}}.get(name, {})
+    options = _merged(options, _hdr_options(name, wanted))
     known = [f.name for f in av.codec.Codec(name, 'w').video_formats or [] if SampleFormat.parse(f.name)]
     if pix_fmt is not None and pix_fmt not in known:
-        raise OptionsError(f'--pix-fmt {pix_fmt}: {name} has {", ".join(known) or "none that is supported"}.')
-    wanted = _wanted(look.format, name)
-    candidates = [pix_fmt] if pix_fmt else sorted(known, key=lambda f: _cost(SampleFormat.parse(f), wanted))
-    problem = 'it has no pixel format that is supported'
+        raise OptionsError(f'--pix-fmt {pix_fmt}: {name} supports {", ".join(known) or "no known format"}.')
+    ideal = _ideal_format(wanted.format, name)
+    candidates = [pix_fmt] if pix_fmt else sorted(known, key=lambda f: _cost(SampleFormat.parse(f), ideal))
+    problem = 'it has no supported pixel format'
+    flags = int(av.ContainerFormat(container, 'w').flags)
     for candidate in candidates:
         encoding = Encoding(
             codec=name,
             pix_fmt=candidate,
-            colour=_tags(source, candidate),
+            colour=_tags(wanted, source.size, candidate),
             size=source.size,
-            rate=source.timing.rate.limit_denominator(1 << 20),
-            sample_aspect=look.sample_aspect,
+            rate=_encoder_rate(source.timing.rate, name),
+            sample_aspect=wanted.sample_aspect,
             options=options,
             qscale=qscale,
-            global_header=bool(int(form.flags) & int(_CONTAINER_WANTS_HEADER)),
-            reorders=form.name != 'avi' and not low_delay,  # AVI has no time stamps to put them in order again
+            global_header=bool(flags & _CONTAINER_WANTS_HEADER),
+            reorders=container != 'avi',  # AVI has no time stamps to restore the order
         )
-        problem = encoding.works()
+        problem = encoding.problem()
         if not problem:
             return encoding
     raise OptionsError(
-        f'{name} does not take {size_text(source.size)} frames in {pix_fmt or "any of its pixel formats"}: {problem}. '
-        'Choose another --codec; ffv1 takes everything, into .mkv.'
+        f'{name} does not accept {size_text(source.size)} frames in {pix_fmt or "any of its pixel formats"}: '
+        f'{problem}. Choose another --codec; ffv1 in .mkv accepts all.'
     )
 
 
-def container_name(target: Path | str, container: str | None = None) -> str:
-    """FFmpeg's name of the container of a video file to be.
+def container_name(output: Path, container: str | None = None) -> str:
+    """Return FFmpeg's name of the container of a video file to write.
 
     Args:
-        target: the file.
-        container: FFmpeg's name, instead of the extension's.
+        output: the file.
+        container: FFmpeg's name; None: chosen from the extension.
 
     Raises:
         OptionsError: there is no such container.
     """
-    return _container(target, container).name
-
-
-def _container(target: Path | str, name: str | None) -> av.ContainerFormat:
+    container = container or _CONTAINERS.get(output.suffix.lower())
     try:
-        with av.open(os.devnull if name else str(target), 'w', format=name) as container:
-            return container.format
+        with av.open(io.BytesIO() if container else _Named(output.name), 'w', format=container) as opened:
+            return str(opened.format.name)
     except (ValueError, av.FFmpegError, OSError):
         raise OptionsError(
-            f'-o {target}: FFmpeg has no container for {name or Path(target).suffix}. .mp4, .mov and .mkv are good '
-            'choices; a name without extension is a folder for pictures.'
+            f'-o {output}: FFmpeg has no container for {container or output.suffix}. Use .mp4, .mov or .mkv; a name '
+            'without extension is a folder for images.'
         ) from None
 
 
-def _holds(container: str, codec: str) -> bool:
+class _Named(io.BytesIO):
+    """Lets FFmpeg choose a container by name without touching the disk."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+
+
+def first_container(codec: str, containers: Sequence[str]) -> str:
+    """Return the first container that can hold a codec.
+
+    Raises:
+        OptionsError: none can.
+    """
+    for container in containers:
+        if holds(container, codec):
+            return container
+    raise OptionsError(f'--codec {codec} is not supported. Use ffv1, libx264 or libx265.')
+
+
+def holds(container: str, codec: str) -> bool:
+    """Return True if a container can hold what an encoder makes."""
     with av.open(io.BytesIO(), 'w', format=container) as output:
         try:
             output.add_stream(codec)
@@ -301,44 +329,75 @@ def _codec_name(codec: str | None, depth: int, container: str) -> str:
         usual: tuple[str, ...] = ('libx265', 'libx264') if depth > 8 else ('libx264', 'libx265')
         usual = _USUAL.get(container, usual)
         for name in (*usual, 'libsvtav1', 'libvpx-vp9', 'mpeg2video', 'mpeg4', 'ffv1', 'mjpeg'):
-            if name in av.codecs_available and _holds(container, name):
+            if name in av.codecs_available and holds(container, name):
                 return name
-        raise OptionsError(f'--codec is needed for {container}: none of the usual ones goes into it.')
+        raise OptionsError(f'No supported video codec can be stored in {container}. Use .mp4 or .mkv.')
     try:
         found = av.codec.Codec(codec, 'w')
     except UnknownCodecError:
-        there = [name for name in CODECS if name in av.codecs_available]
-        near = get_close_matches(codec, there, 1)
+        available = [name for name in CODECS if name in av.codecs_available]
+        near = get_close_matches(codec, available, 1)
         raise OptionsError(
-            f'--codec {codec}: the FFmpeg within PyAV {av.__version__} has no such encoder. It has '
-            f'{", ".join(there)} and others.' + (f' Did you mean {near[0]}?' if near else '')
+            f'--codec {codec}: PyAV {av.__version__} has no such encoder. It has {", ".join(available)} and others.'
+            + (f' Did you mean {near[0]}?' if near else '')
         ) from None
     if found.type != 'video':
-        raise OptionsError(f'--codec {codec} is for {found.type}, not for video.')
-    if not _holds(container, found.name):
-        raise OptionsError(f'--codec {codec} does not go into {container}. .mkv takes almost all.')
-    return found.name
+        raise OptionsError(f'--codec {codec} is a codec for {found.type}, not for video.')
+    if not holds(container, found.name):
+        raise OptionsError(f'--codec {codec} cannot be stored in {container}. Use .mkv, which takes almost all codecs.')
+    return str(found.name)
 
 
 def _quality_options(codec: str, quality: int | None) -> tuple[dict[str, str], int | None]:
     scale = _QUALITY.get(codec)
     if scale is None:
         if quality is not None:
-            raise OptionsError(
-                f'--quality {quality}: {codec} has no such scale. Leave it out, or choose another codec.'
-            )
+            raise OptionsError(f'--quality {quality}: {codec} has no quality scale. Omit it or choose another --codec.')
         return {}, None
     value = scale.default if quality is None else quality
     least = 1 if scale.option == 'qscale' else 0
     if not least <= value <= scale.worst:
-        raise OptionsError(f'--quality {value}: for {codec}, {least} is the best and {scale.worst} the worst.')
+        raise OptionsError(f'--quality {value}: {codec} accepts {least} (best) to {scale.worst} (worst).')
     if scale.option == 'qscale':
         return dict(scale.others), value
     return {scale.option: str(value), **scale.others}, None
 
 
-def _wanted(form: SampleFormat, codec: str) -> SampleFormat:
-    """What a codec should store. A lossy one stores RGB as others store video, for players to be able to show it."""
+def _hdr_options(codec: str, source: VideoFormat) -> dict[str, str]:
+    """Options that write HDR mastering metadata into the video; empty if the source has none or the codec cannot."""
+    if codec not in ('libx265', 'libsvtav1'):
+        return {}
+    params = []
+    is_x265 = codec == 'libx265'
+    if source.mastering:
+        red, green, blue, white, (brightest, darkest) = source.mastering
+        names = zip(('G', 'B', 'R', 'WP'), (green, blue, red, white), strict=True)
+        if is_x265:  # in units of 0.00002 and 0.0001 cd/m²
+            points = ''.join(f'{name}({round(x * 50000)},{round(y * 50000)})' for name, (x, y) in names)
+            light = f'L({round(brightest * 10000)},{round(darkest * 10000)})'
+        else:
+            points = ''.join(f'{name}({float(x):.5f},{float(y):.5f})' for name, (x, y) in names)
+            light = f'L({float(brightest):.4f},{float(darkest):.4f})'
+        params.append(f'{"master-display" if is_x265 else "mastering-display"}={points}{light}')
+    if source.light_level:
+        params.append('{}={},{}'.format('max-cll' if is_x265 else 'content-light', *source.light_level))
+    return {'x265-params' if is_x265 else 'svtav1-params': ':'.join(params)} if params else {}
+
+
+def _merged(options: dict[str, str], more: dict[str, str]) -> dict[str, str]:
+    return options | {key: ':'.join(filter(None, (options.get(key), value))) for key, value in more.items()}
+
+
+def _encoder_rate(rate: Fraction, codec: str) -> Fraction:
+    """Return the frame rate to tell an encoder."""
+    allowed = av.codec.Codec(codec, 'w').frame_rates
+    if allowed:  # MPEG-2 knows only some
+        return min((Fraction(r) for r in allowed if r), key=lambda r: abs(r - rate))
+    return min(max(rate, _RATES[0]), _RATES[1]).limit_denominator(1001)
+
+
+def _ideal_format(form: SampleFormat, codec: str) -> SampleFormat:
+    """Return the format a codec should store: in lossy codecs, RGB is stored as players expect it."""
     found = av.codec.Codec(codec, 'w')
     if form.family != 'rgb' or (found.lossless and not found.lossy):
         return form
@@ -346,7 +405,7 @@ def _wanted(form: SampleFormat, codec: str) -> SampleFormat:
 
 
 def _cost(form: SampleFormat | None, wanted: SampleFormat) -> tuple[Any, ...]:
-    """What is lost first, then what is wasted."""
+    """Return what is lost, then what is wasted."""
     assert form is not None
     fewer = [max(0, a - b) for a, b in zip(form.shift, wanted.shift, strict=True)]
     more = [max(0, b - a) for a, b in zip(form.shift, wanted.shift, strict=True)]
@@ -362,24 +421,24 @@ def _cost(form: SampleFormat | None, wanted: SampleFormat) -> tuple[Any, ...]:
     )
 
 
-def _tags(source: Source, pix_fmt: str) -> Colour:
-    """As in the source, where its kind of samples stays; where it does not, all is said."""
-    form, look = SampleFormat.parse(pix_fmt), source.look
+def _tags(source: VideoFormat, size: tuple[int, int], pix_fmt: str) -> Colour:
+    """Return the source's tags, or complete ones if the kind of samples changes."""
+    form = SampleFormat.parse(pix_fmt)
     assert form is not None
-    colour = look.colour
+    colour = source.colour
     if form.family == 'rgb':
         colour = colour._replace(matrix=0, full=True)
-    elif form.family != look.format.family:
-        told = Colour(full=None).resolved(*source.size, form.family)
-        colour = colour._replace(matrix=told.matrix, full=told.full)
+    elif form.family != source.format.family:
+        resolved = Colour().resolved(*size, form.family)
+        colour = colour._replace(matrix=resolved.matrix, full=resolved.full)
     return colour._replace(full=True) if pix_fmt.startswith('yuvj') else colour
 
 
 class VideoWriter:
-    """A visually lossless H.264 file of 8-bit RGB images, without sound.
+    """Visually lossless H.264 file of 8-bit RGB images, without sound.
 
     Args:
-        path: the file, which is replaced.
+        path: the .mp4, .mov or .mkv file, which is replaced when all images are written.
         size: (height, width), both even.
         timing: times of the images.
 
@@ -388,28 +447,42 @@ class VideoWriter:
     """
 
     def __init__(self, path: Path, size: tuple[int, int], timing: Timing) -> None:
-        self._path, self._timing, self._count = path, timing, 0
-        self._size = size
-        try:
-            self._output = av.open(str(path), 'w')
-        except OSError as error:
-            raise DataError(f'{path} cannot be written: {error}.') from None
-        self._stream = self._output.add_stream('libx264', rate=timing.rate.limit_denominator(1 << 16))
-        assert isinstance(self._stream, av.VideoStream)
-        self._stream.height, self._stream.width = size
-        self._stream.pix_fmt, self._stream.options = 'yuv420p', {'crf': '17'}
-        self._stream.codec_context.time_base = timing.time_base
+        self._path, self._timing = path, timing
+        self._segment = incomplete_path(path.with_suffix('.segment'))
+        rate = _encoder_rate(timing.rate, 'libx264')
+        options = _quality_options('libx264', None)[0]
+        colour = Colour(matrix=1, full=False, primaries=1, transfer=1)
+        self._encoding = Encoding(
+            'libx264', 'yuv420p', colour, size, rate, Fraction(1), options, None, global_header=True, reorders=True
+        )
+        with self._explained():
+            self._writer = SegmentWriter(self._segment, self._encoding)
 
     def __enter__(self) -> VideoWriter:
         return self
 
-    def write(self, image: np.ndarray) -> None:
-        """Write the next image, (H, W, 3) uint8 RGB."""
-        frame = av.VideoFrame.from_ndarray(image, 'rgb24')
-        frame.pts, frame.time_base = self._timing.times[self._count], self._timing.time_base
-        self._count += 1
-        self._output.mux(self._stream.encode(frame))
+    def write(self, image: NDArray[np.uint8]) -> None:
+        """Write the next image, (H, W, 3) RGB."""
+        frame = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1) / 255
+        with self._explained():
+            self._writer.write(self._encoding.planes(frame))
 
-    def __exit__(self, *error: object) -> None:
-        self._output.mux(self._stream.encode(None))
-        self._output.close()
+    def __exit__(self, kind: object, *error: object) -> None:
+        try:
+            if kind is not None:
+                self._writer.abort()
+                return
+            unfinished = incomplete_path(self._path)
+            with self._explained():
+                self._writer.finish()
+                join_segments([self._segment], unfinished, container_name(self._path), self._timing)
+                os.replace(unfinished, self._path)
+        finally:
+            self._segment.unlink(missing_ok=True)
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise DataError(f'{self._path} cannot be written: {error}.') from None

@@ -1,255 +1,272 @@
-"""A video file of encoded frames, with everything else of the file that they come from: sound, subtitles, cover
-pictures, attachments, chapters and metadata. Nothing of that is encoded again.
-"""
+"""Addition of the source's other streams (sound, subtitles, covers, ...) to the restored video with ffmpeg."""
 
 from __future__ import annotations
 
-import errno
-import heapq
-import io
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
 import av
-from av.container import InputContainer, OutputContainer
+from av.container import InputContainer
 from av.stream import AttachmentStream, Disposition, Stream
-from av.video.stream import VideoStream
 
+from dstnet_arch.data.frame_source import name_some
 from dstnet_arch.errors import DataError
-from dstnet_arch.video.encoder import EncodedPacket, Encoding
-from dstnet_arch.video.reader import opened, picture_stream
-from dstnet_arch.video.sources import Source, Timing
+from dstnet_arch.video.encoder import Encoding
+from dstnet_arch.video.ffmpeg import FFmpegError, file_url, input_arguments, run_ffmpeg
+from dstnet_arch.video.reader import open_container
+from dstnet_arch.video.sources import Source
+from dstnet_arch.video.timing import Timing
 
-_OWN_METADATA = {'encoder', 'rotate', 'duration', 'major_brand', 'minor_version', 'compatible_brands'}
-"""What containers write themselves, or what is no longer so."""
+_CONVERSIONS = {
+    'audio': ('aac', 'libopus', 'libvorbis', 'mp2', 'pcm_s16le'),
+    'subtitle': ('mov_text', 'subrip', 'ass', 'webvtt'),
+}
+"""Encoders to try, in this order, if a container does not accept a stream."""
 
+_NAMES = {'aac': 'AAC', 'libopus': 'Opus', 'libvorbis': 'Vorbis', 'mp2': 'MP2', 'pcm_s16le': '16-bit PCM'}
+_IMAGE_TYPES = {'mjpeg': ('cover.jpg', 'image/jpeg'), 'png': ('cover.png', 'image/png')}
+_OWN_METADATA = {
+    'encoder', 'rotate', 'duration', 'major_brand', 'minor_version', 'compatible_brands', 'handler_name', 'vendor_id',
+    'variant_bitrate', 'creation_time',
+}  # fmt: skip
+"""Metadata that containers write themselves, or that no longer hold."""
 
-class Part:
-    """What is kept of a source's own time: all, or from `origin` to `end` (s)."""
-
-    def __init__(self, source: Source) -> None:
-        timing = source.timing
-        self.origin, self.end = timing.origin, timing.origin + end_of(timing) * timing.time_base
-        self.is_cut = source.is_cut
-
-    def has(self, time: Fraction) -> bool:
-        """Whether what is shown or heard at that time is kept."""
-        return not self.is_cut or self.origin <= time < self.end
-
-
-def end_of(timing: Timing) -> int:
-    """When the last frame ends, in units since the origin."""
-    return timing.times[-1] + timing.last_duration
+_TRIAL_SECONDS = 10
+_MOV_FAMILY = ('mp4', 'mov', 'ipod', '3gp', '3g2')
 
 
-class Companions:
-    """The other streams of a source's file.
+@dataclass
+class _Track:
+    """A stream of the source. `action` is 'copy', an encoder, or empty to leave it out."""
+
+    index: int
+    type: str
+    codec: str
+    channels: int
+    is_cover: bool
+    metadata: dict[str, str]
+    action: str = 'copy'
+
+    @property
+    def label(self) -> str:
+        return f'stream {self.index} ({"cover picture" if self.is_cover else self.type}, {self.codec})'
+
+
+class Remuxer:
+    """One call of the ffmpeg program that joins the restored video with everything else of its source.
 
     Args:
-        source: its `path` is the file; without one, there are no streams.
-        container: FFmpeg's name of the container that they are to go into.
+        source: without a file (`path`), there is only the video.
+        timing: times of the restored video.
+        container: FFmpeg's name of the container to write.
+        encoding: settings of the restored video.
+        folder: for temporary files.
 
     Attributes:
-        streams: those that the container takes.
-        warnings: about those that it does not.
+        warnings: what is converted or left out; complete after `try_out`.
     """
 
-    def __init__(self, source: Source, container: str) -> None:
-        self.part, self.warnings = Part(source), []
-        self._stack = ExitStack()
-        self._input: InputContainer | None = None
-        self.streams: list[Stream] = []
-        if source.path is None:
+    def __init__(self, source: Source, timing: Timing, container: str, encoding: Encoding, folder: Path) -> None:
+        self._source, self._timing = source, timing
+        self._container, self._encoding = container, encoding
+        self._folder = folder
+        self.warnings: list[str] = []
+        self._tracks: list[_Track] = []
+        self._covers: list[tuple[Path, str]] = []  # with MIME type, to attach to Matroska
+        self._metadata: dict[str, str] = {}
+        self._video_metadata: dict[str, str] = {}
+        self._use_metadata_tags = False
+        if source.media is not None:
+            with open_container(source.media) as media:
+                self._find_tracks(media)
+
+    def try_out(self, video: Path) -> None:
+        """Find out what the container accepts, with a short video and the beginning of the other streams.
+
+        Raises:
+            DataError: the container does not even accept the video.
+        """
+        trial = self._folder / 'trial'
+        try:
+            if not self._works(video, trial, self._tracks):
+                self._choose_tracks(video, trial)
+            self._check_metadata(video, trial)
+        except FFmpegError as error:
+            raise DataError(f'{self._container} does not accept this video: {error}') from None
+        finally:
+            trial.unlink(missing_ok=True)
+
+    def _choose_tracks(self, video: Path, trial: Path) -> None:
+        """Choose for each track alone whether to copy or convert it, or to leave it out."""
+        if 'timecode' in self._video_metadata and not self._works(video, trial, []):
+            del self._video_metadata['timecode']
+            self.warnings.append(f'{self._container} does not accept the time code: it is left out.')
+        for track in self._tracks:
+            for action in ('copy', *_CONVERSIONS.get(track.type, ()), ''):
+                track.action = action
+                if not action or self._works(video, trial, [track]):
+                    break
+            if track.action != 'copy':
+                made = f'converted to {_NAMES.get(track.action, track.action)}' if track.action else 'left out'
+                self.warnings.append(f'{self._container} does not accept {track.label}: it is {made}.')
+        self._tracks = [track for track in self._tracks if track.action]
+
+    def run(self, video: Path, output: Path, is_trial: bool = False) -> None:
+        """Write the result.
+
+        Args:
+            video: file of `join_segments`.
+            output: the file, which is replaced.
+            is_trial: write the beginning only.
+
+        Raises:
+            FFmpegError: the ffmpeg program fails.
+        """
+        run_ffmpeg([*self._arguments(video, self._tracks, is_trial), '-f', self._container, file_url(output)])
+
+    def _arguments(self, video: Path, tracks: Sequence[_Track], is_trial: bool) -> Iterator[str]:
+        source, timing = self._source, self._timing
+        yield from ('-copyts', '-itsoffset', _seconds(timing.times[0] * timing.time_base - _nut_shift(video)))
+        yield from input_arguments(video)
+        if source.media is not None:
+            yield from input_arguments(source.media, '-itsoffset', _seconds(-timing.origin))
+        yield from ('-map', '0:v:0', '-c', 'copy', '-strict', 'experimental', '-max_muxing_queue_size', '9999')
+        if self._encoding.reorders and not timing.is_constant:
+            # MP4 stores decoding steps, not durations; the end of the video follows from the last frame's duration.
+            last, duration = (ticks * timing.time_base.numerator for ticks in (timing.times[-1], timing.last_duration))
+            yield from ('-bsf:0', f'setts=pts=PTS:dts=DTS:duration=if(eq(PTS\\,{last})\\,{duration}\\,DURATION)')
+        for key, value in self._video_metadata.items():
+            yield from ('-metadata:s:0', f'{key}={value}')
+        for number, track in enumerate(tracks, 1):
+            yield from ('-map', f'1:{track.index}')
+            if track.action != 'copy':
+                yield from (f'-c:{number}', track.action)
+            if track.action in ('aac', 'libopus', 'libvorbis'):
+                yield from (f'-b:{number}', f'{96 * track.channels}k')
+            if track.is_cover:
+                yield from (f'-disposition:{number}', 'attached_pic')
+            elif source.is_cut and track.action in _CONVERSIONS['audio']:
+                yield from (f'-filter:{number}', 'atrim=start=0')
+            elif source.is_cut and track.type != 'attachment':
+                yield from (f'-copypriorss:{number}', '0')
+        for number, (path, mime_type) in enumerate(self._covers, len(tracks) + 1):
+            yield from ('-attach', str(path), f'-metadata:s:{number}', f'mimetype={mime_type}')
+            yield from (f'-metadata:s:{number}', f'filename={path.name}')
+        if source.media is not None:
+            yield from ('-map_metadata', '1', '-map_chapters', '1')
+            for key in ('major_brand', 'minor_version', 'compatible_brands'):
+                yield from ('-metadata', f'{key}=')
+        limit = source.cut_duration if source.is_cut else None
+        if is_trial:
+            limit = min(limit or _TRIAL_SECONDS, _TRIAL_SECONDS)
+        if limit is not None:
+            yield from ('-t', _seconds(max(limit, timing.duration if not is_trial else 0)))
+        if self._container in _MOV_FAMILY:
+            yield from ('-video_track_timescale', str(timing.time_base.denominator))
+            if self._use_metadata_tags:
+                yield from ('-movflags', 'use_metadata_tags')
+        if self._encoding.sample_aspect != 1:
+            height, width = source.size
+            shape = self._encoding.sample_aspect * width / height
+            yield from ('-aspect:0', f'{shape.numerator}:{shape.denominator}')
+
+    def _find_tracks(self, media: InputContainer) -> None:
+        source, container = self._source, self._container
+        self._metadata = _lasting(media.metadata)
+        has_chapters = bool(media.chapters())
+        data = []
+        for stream in media.streams:
+            if stream.index == source.stream_index:
+                self._video_metadata = _lasting(stream.metadata)
+                continue
+            track = _track_of(stream)
+            if track.is_cover and container in ('matroska', 'webm'):
+                self._extract_cover(media, track, len(self._covers))
+            elif track.type == 'data':
+                data.append(track)
+            else:
+                self._tracks.append(track)
+        if source.is_cut and self._video_metadata.pop('timecode', None):
+            self.warnings.append(f'{source.path}: the time code is left out, because the video is cut.')
+        for track in data:
+            is_chapters = has_chapters and track.codec in ('text', 'none') and 'timecode' not in track.metadata
+            if 'timecode' not in track.metadata and not is_chapters:
+                self._tracks.append(track)
+
+    def _extract_cover(self, media: InputContainer, track: _Track, number: int) -> None:
+        name, mime_type = _IMAGE_TYPES.get(track.codec, ('', ''))
+        packet = next((p for p in media.demux(media.streams[track.index]) if p.size), None)
+        if self._container == 'webm' or not name or packet is None:
+            self.warnings.append(f'{self._container} does not accept {track.label}: it is left out.')
             return
-        self._input = self._stack.enter_context(opened(source.path))
-        main = picture_stream(self._input, source.path)
-        for stream in self._input.streams:
-            if stream.index == main.index:
-                self._main = main
-            elif fits(stream, container):
-                self.streams.append(stream)
-            elif stream.type != 'data':  # time codes and the like: containers make their own
-                name = stream.codec_context.name if stream.codec_context else 'unknown'
-                self.warnings.append(
-                    f'{source.path}: stream {stream.index} ({stream.type}, {name}) does not go into {container}, and '
-                    'is left out. .mkv takes almost all.'
+        path = self._folder / (f'{number}_{name}' if number else name)
+        path.write_bytes(bytes(packet))
+        self._covers.append((path, mime_type))
+
+    def _works(self, video: Path, trial: Path, tracks: list[_Track]) -> bool:
+        """True if the container accepts these tracks, and they can be read back as what they are."""
+        before, self._tracks = self._tracks, tracks
+        try:
+            self.run(video, trial, is_trial=True)
+            with open_container(trial) as result:
+                return all(
+                    number < len(result.streams) and _is_same(track, _track_of(result.streams[number]))
+                    for number, track in enumerate(tracks, 1)
                 )
+        except DataError:
+            return False
+        finally:
+            self._tracks = before
 
-    def add_to(self, output: OutputContainer) -> dict[int, Stream]:
-        """Add the streams to a file; returns them by their number in the source's."""
-        return {stream.index: add_stream(output, stream) for stream in self.streams}
+    def _check_metadata(self, video: Path, trial: Path) -> None:
+        """Keep as many metadata as possible; warn about the others."""
+        self.run(video, trial, is_trial=True)
+        lost = self._lost_metadata(trial)
+        has_cover = any(track.is_cover for track in self._tracks)
+        if lost and self._container in _MOV_FAMILY and not has_cover:  # FFmpeg writes no cover with this flag
+            self._use_metadata_tags = True
+            self.run(video, trial, is_trial=True)
+            lost = self._lost_metadata(trial)
+        if lost:
+            self.warnings.append(f'{self._container} does not keep these metadata: {name_some(lost, 8)}.')
 
-    def describe(self, output: OutputContainer, video: VideoStream) -> None:
-        """Copy metadata and chapters."""
-        if self._input is None:
-            return
-        output.metadata.update(lasting(self._input.metadata))
-        video.metadata.update(lasting(self._main.metadata))
-        video.disposition = self._main.disposition
-        if chapters := list(self._chapters(self._input)):
-            output.set_chapters(chapters)
-
-    def packets(self, streams: dict[int, Stream]) -> Iterator[tuple[Fraction, av.Packet]]:
-        """When, and what, in about the order of time."""
-        wanted = [stream for stream in self.streams if not isinstance(stream, AttachmentStream)]
-        if self._input is None or not wanted:
-            return
-        for packet in self._input.demux(wanted):
-            if packet.pts is None or not packet.size:
-                continue
-            unit = Fraction(packet.time_base)
-            is_cover = packet.stream.disposition & Disposition.attached_pic
-            if not is_cover and not self.part.has(packet.pts * unit):
-                continue
-            shift = 0 if is_cover else round(self.part.origin / unit)
-            packet.dts = packet.pts - shift if packet.dts is None else packet.dts - shift
-            packet.pts -= shift
-            packet.stream = streams[packet.stream.index]
-            yield packet.dts * unit, packet
-
-    def close(self) -> None:
-        self._stack.close()
-
-    def _chapters(self, container: InputContainer) -> Iterator[av.container.core.Chapter]:
-        for chapter in container.chapters():
-            unit = Fraction(chapter['time_base'] or 1)
-            start, end = (
-                min(max(chapter[key] * unit, self.part.origin), self.part.end)
-                if self.part.is_cut
-                else chapter[key] * unit
-                for key in ('start', 'end')
-            )
-            if start < end:
-                moved = {key: round((time - self.part.origin) / unit) for key, time in (('start', start), ('end', end))}
-                yield {**chapter, **moved}  # type: ignore[typeddict-item]
+    def _lost_metadata(self, trial: Path) -> list[str]:
+        with open_container(trial) as result:
+            kept = {key.lower() for key in result.metadata}
+        return sorted(key for key in self._metadata if key.lower() not in kept)
 
 
-def write_video(
-    path: Path,
-    encoding: Encoding,
-    timing: Timing,
-    packets: Callable[[], Iterable[EncodedPacket]],
-    companions: Companions,
-    container: str,
-) -> None:
-    """Write a video file.
-
-    Args:
-        path: of the file.
-        encoding: what `packets` were made by.
-        timing: of the frames.
-        packets: gives all of them, in the order in which they are stored, each time it is called.
-        companions: what goes along.
-        container: FFmpeg's name.
-
-    Raises:
-        DataError: the container does not take it.
-        OSError: it cannot be written.
-    """
-    try:
-        with av.open(str(path), 'w', format=container) as output:
-            video = add_video(output, encoding, timing)
-            others = companions.add_to(output)
-            companions.describe(output, video)
-            restored = _timed(packets, timing, video)
-            for _, packet in heapq.merge(restored, companions.packets(others), key=lambda timed: timed[0]):
-                output.mux(packet)
-        _verify(path, encoding, len(timing.times))
-    except av.FFmpegError as error:
-        if error.errno != errno.EINVAL and 0 < (error.errno or 0) < 256:  # others are FFmpeg's own
-            raise OSError(error.errno, error.strerror) from None
-        raise DataError(
-            f'{container} does not take this video: {error}. Choose another --codec or container.'
-        ) from None
-
-
-def add_video(output: OutputContainer, encoding: Encoding, timing: Timing) -> VideoStream:
-    """A stream whose header is that of the encoding; its own encoder gets no frames."""
-    video = output.add_stream(encoding.codec, rate=encoding.rate)
-    assert isinstance(video, VideoStream)
-    encoding.configure(video.codec_context)
-    video.time_base = timing.time_base
-    return video
-
-
-def _timed(
-    packets: Callable[[], Iterable[EncodedPacket]], timing: Timing, video: VideoStream
-) -> Iterator[tuple[Fraction, av.Packet]]:
-    # Players decode by DTS, in the order of storage, and show by PTS. The times of the frames themselves, moved by as
-    # few places as frames come late, rise and are never after the PTS.
-    late = max(place - packet.number for place, packet in enumerate(packets()))
-    for place, encoded in enumerate(packets()):
-        packet = av.Packet(encoded.data)
-        packet.pts = timing.times[encoded.number]
-        packet.dts = decoding_time(timing, place - late)
-        following = timing.times[encoded.number + 1 : encoded.number + 2]
-        packet.duration = following[0] - packet.pts if following else timing.last_duration
-        packet.time_base, packet.is_keyframe, packet.stream = timing.time_base, encoded.is_key, video
-        yield packet.dts * timing.time_base, packet
-
-
-def decoding_time(timing: Timing, place: int) -> int:
-    """The time of a frame; before the first one, times go on in the first step."""
-    if place >= 0:
-        return timing.times[place]
-    step = timing.times[1] - timing.times[0] if len(timing.times) > 1 else timing.last_duration
-    return timing.times[0] + place * step
-
-
-def _verify(path: Path, encoding: Encoding, count: int) -> None:
-    """Whether a file that was written can be read. Not every error comes up while writing."""
-    found, size = count_frames(path)
-    if found != count or size != encoding.size:
-        raise DataError(
-            f'{path} came out with {found} frames of {size[1]}x{size[0]} instead of {count} of '
-            f'{encoding.size[1]}x{encoding.size[0]}: the disk is full, or the container does not take them.'
-        )
-
-
-def count_frames(path: Path) -> tuple[int, tuple[int, int]]:
-    """How many frames a video file holds, without decoding them, and their (height, width).
-
-    Raises:
-        DataError: it is no video.
-    """
-    with opened(path) as container:
-        stream = picture_stream(container, path)
-        found = sum(1 for packet in container.demux(stream) if packet.size)
-        return found, (stream.codec_context.height, stream.codec_context.width)
-
-
-def add_stream(output: OutputContainer, stream: Stream) -> Stream:
-    """Add a stream like that of another file, without its packets."""
+def _track_of(stream: Stream) -> _Track:
+    context = stream.codec_context
+    codec = context.codec.canonical_name if context is not None else (stream.name or 'unknown')
     if isinstance(stream, AttachmentStream):
-        return output.add_attachment(stream.name or 'attachment', stream.mimetype or '', stream.data)
-    added = output.add_stream_from_template(stream, opaque=True)
-    added.metadata.update(lasting(stream.metadata))
-    if stream.type != 'data':
-        added.disposition = stream.disposition
-    return added
-
-
-def fits(stream: Stream, container: str) -> bool:
-    """Whether a container, by FFmpeg's name, takes a stream: by writing a file's header with it."""
+        codec = stream.mimetype or 'attachment'
     is_cover = bool(stream.disposition & Disposition.attached_pic)
-    if stream.type == 'video' and not is_cover:
-        return False
-    try:
-        with av.open(io.BytesIO(), 'w', format=container) as output:
-            add_stream(output, stream)
-            if not is_cover:  # some containers want its picture before the header
-                output.start_encoding()
-    except (av.FFmpegError, ValueError, TypeError, OSError):
-        return False
-    return True
+    channels = getattr(context, 'channels', 0) if stream.type == 'audio' else 0
+    return _Track(stream.index, stream.type, codec, channels or 1, is_cover, dict(stream.metadata))
 
 
-def lasting(metadata: dict[str, str]) -> dict[str, str]:
-    """What still holds in another file."""
+def _is_same(track: _Track, found: _Track) -> bool:
+    if track.action != 'copy':
+        return track.type == found.type
+    return (track.type, track.codec, track.is_cover) == (found.type, found.codec, found.is_cover)
+
+
+def _lasting(metadata: dict[str, str]) -> dict[str, str]:
     return {
         key: value
         for key, value in metadata.items()
         if key.lower() not in _OWN_METADATA and not key.startswith(('_STATISTICS', 'BPS', 'NUMBER_OF_', 'DURATION'))
     }
+
+
+def _nut_shift(video: Path) -> Fraction:
+    """Return the time at which a file of `join_segments` starts: not 0 in NUT."""
+    with open_container(video) as container:
+        return Fraction(container.start_time or 0, av.time_base) if container.format.name == 'nut' else Fraction(0)
+
+
+def _seconds(time: Fraction) -> str:
+    return f'{float(time):.6f}'

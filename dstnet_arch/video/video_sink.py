@@ -1,174 +1,204 @@
-"""Video files as results, which an interrupted run can go on with.
+"""Video files as results, which an interrupted run can continue.
 
-An encoder has a state of its own that cannot be saved, and frames inside it that are not written. So frames are kept
-as they are, one file each, until there are enough for a *chunk*, which is encoded by itself and written as packets;
-then its frames are deleted. Chunks always hold the same frames, so that interruptions change nothing in the result. It
-is put together of chunks and of the source's other streams at the end.
+Frames are encoded in segments, because the state of an encoder cannot be saved. Segments always hold the same frames,
+so interruptions do not change the result. At the end, the segments are joined and the source's other streams added.
 """
 
 from __future__ import annotations
 
 import os
-import struct
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from fractions import Fraction
+from math import gcd
 from pathlib import Path
 
-import numpy as np
+from torch import Tensor
 
+from dstnet_arch.data.frame_source import size_text
 from dstnet_arch.errors import DataError, OptionsError
-from dstnet_arch.files import atomic_file
-from dstnet_arch.video.colour import Plane
-from dstnet_arch.video.encoder import EncodedPacket, Encoding
-from dstnet_arch.video.reader import split_planes
-from dstnet_arch.video.remux import Companions, write_video
-from dstnet_arch.video.sinks import FileSink, Job
+from dstnet_arch.video.encoder import SegmentWriter, choose_encoding, container_name, first_container
+from dstnet_arch.video.join import count_frames, join_segments, packet_sizes
+from dstnet_arch.video.remux import Remuxer
+from dstnet_arch.video.sinks import Job, OutputOptions, Sink
 from dstnet_arch.video.sources import Source
+from dstnet_arch.video.timing import Timing
 
-CHUNK_FRAMES = 120
-"""In a chunk: its first frame is a key frame, and the frames of two chunks at most are on disk at a time."""
+SEGMENT_FRAMES = 60
+"""Frames in a segment: what an interrupted run restores again, at most."""
 
-_RECORD = struct.Struct('<QBQ')  # frame in the chunk, whether it is a key frame, bytes that follow
+_TRIAL_FRAMES = 3
+_INTER_SHARE = 20  # frames that are predicted from others take at least this fraction of one that is not
+_CONSTANT_RATE = ('mxf', 'mxf_opatom')
+_MAX_AVI_SLOTS = 20  # per frame, including empty ones
 
 
-class VideoSink(FileSink[list[Plane]]):
-    """A video file; frames are given as the planes that the encoding wants.
+class VideoSink(Sink):
+    """Video file.
 
     Args:
-        target: the file.
-        source: of the frames; its other streams go along.
-        encoding: of the frames.
-        container: FFmpeg's name of the container.
-        job: as for `FileSink`.
-        resume: as for `FileSink`.
+        output: the file.
+        source: source of the frames; its other streams are added.
+        options: codec, quality, pixel format, container.
+        job: see `Sink`.
+        resume: see `Sink`.
         overwrite: replace a file, and what an interrupted run has left.
 
-    Attributes:
-        warnings: what cannot be taken along.
-
     Raises:
-        OptionsError: as `FileSink`.
-        DataError: as `FileSink`.
+        OptionsError: see `Sink` and `choose_encoding`.
+        DataError: see `Sink`; the container does not accept the video; the disk is too small.
     """
 
     def __init__(
         self,
-        target: Path,
+        output: Path,
         source: Source,
-        encoding: Encoding,
-        container: str,
+        options: OutputOptions,
         job: Job,
         resume: bool = False,
         overwrite: bool = False,
     ) -> None:
-        self._source, self._encoding, self._container = source, encoding, container
-        self._sizes = encoding.format.plane_sizes(*encoding.size)
-        self._encoder = ThreadPoolExecutor(1, thread_name_prefix='encode')
-        self._encoding_now: Future[None] | None = None
-        self._companions = Companions(source, container)
-        self.warnings = self._companions.warnings
-        super().__init__(target, len(source), {**job, 'encoding': encoding.as_job()}, resume, overwrite)
-        for chunk in range(self.position // CHUNK_FRAMES):
-            self._encode_later(chunk)
+        self._source = source
+        self._container = container_name(output, options.container)
+        self._encoding = choose_encoding(source, self._container, options.codec, options.quality, options.pix_fmt)
+        self._timing = self._fit_timing()
+        # Headers apart from the frames suit MP4; what has none is made from NUT, which changes nothing.
+        choices = ('mp4', 'mov', 'matroska', 'nut') if self._encoding.global_header else ('nut', 'mov', 'matroska')
+        self._joined_as = first_container(self._encoding.codec, choices)
+        self.description = f'{self._encoding.describe()}, {float(source.timing.rate):.5g} fps'
+        self._segment: SegmentWriter | None = None
+        super().__init__(output, len(source), {**job, 'encoding': str(self._encoding)}, resume, overwrite)
+        self._remuxer = Remuxer(source, self._timing, self._container, self._encoding, self._partial)
+        try:
+            with self._explained():
+                self._try_out()
+        except BaseException:
+            self.close()
+            raise
+        self.warnings = self._encoding.losses(source.format) + self._remuxer.warnings
 
-    def write(self, position: int, make: Callable[[], list[Plane]]) -> None:
-        super().write(position, make)
-        if position + 1 in (self._stop(position // CHUNK_FRAMES), self._count):
-            self._wait()
-            self._encode_later(position // CHUNK_FRAMES)
+    def save(self, position: int, state: Tensor) -> None:
+        if position % SEGMENT_FRAMES == 0 or position == self._count:
+            self._pending.append(self._pool.submit(self._store_state, position, state))
 
     def close(self) -> None:
-        self._encoder.shutdown(cancel_futures=True)
-        self._companions.close()
+        self._pool.shutdown(cancel_futures=True)
+        if self._segment is not None:
+            self._segment.abort()
+            self._segment = None
         super().close()
 
-    def _stop(self, chunk: int) -> int:
-        return min((chunk + 1) * CHUNK_FRAMES, self._count)
+    def _make_pool(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(1, thread_name_prefix='encode')
 
-    def _keep(self, position: int, made: list[Plane]) -> None:
-        if self._chunk_path(position // CHUNK_FRAMES).exists():
-            return
-        with atomic_file(self._frame_path(position)) as file:
-            for plane in made:
-                file.write(plane.data)
+    def _fit_timing(self) -> Timing:
+        """Return the times as the container can hold them."""
+        timing = self._source.timing
+        if self._container in _CONSTANT_RATE and not timing.is_constant:
+            raise OptionsError(f'{self._container} needs a constant frame rate. Use .mov or .mkv, or set --fps.')
+        if self._container != 'avi':
+            return timing
+        # AVI shows a frame in each slot, or repeats the one before: slots must be as long as possible.
+        slot = gcd(*timing.times, timing.last_duration)
+        if timing.duration / timing.time_base / slot <= _MAX_AVI_SLOTS * len(timing.times):
+            unit = slot * timing.time_base
+            return Timing(
+                unit, [t // slot for t in timing.times], timing.last_duration // slot, timing.rate, timing.origin
+            )
+        unit = 1 / timing.rate if timing.is_constant else min(Fraction(1, 100), 1 / timing.rate / 4)
+        times: list[int] = []
+        for time in timing.times:
+            times.append(max(round(time * timing.time_base / unit), times[-1] + 1 if times else 0))
+        return Timing(
+            unit, times, max(1, round(timing.last_duration * timing.time_base / unit)), timing.rate, timing.origin
+        )
 
-    def _missing(self, count: int) -> list[str]:
-        there = {entry.name for entry in self._frames.iterdir()} if self._frames.is_dir() else set()
-        missing = []
-        for position in range(count):
-            chunk = self._chunk_path(position // CHUNK_FRAMES).name
-            if chunk not in there and self._frame_path(position).name not in there:
-                missing.append(f'frame {position}')
-        return missing
+    def _try_out(self) -> None:
+        """Mux the first frame with all streams, to find what fails before the work."""
+        segment, video = self._partial / 'trial.segment', self._partial / 'trial.video'
+        count = min(_TRIAL_FRAMES, self._count)
+        planes = self._encoding.planes(self._source[0], self._source.alpha(0))
+        writer = SegmentWriter(segment, self._encoding)
+        try:
+            for _ in range(count):
+                writer.write(planes)
+        except BaseException:
+            writer.abort()
+            raise
+        writer.finish()
+        sizes = packet_sizes(segment)
+        is_intra = min(sizes) > max(sizes) / 2
+        frame_bytes = max(sizes) // (1 if is_intra else _INTER_SHARE)
+        self._check_space(2 * frame_bytes * (self._count - self.position))  # joined, then with all streams
+        timing = self._timing._replace(times=self._timing.times[:count])
+        join_segments([segment], video, self._joined_as, timing, self._encoding.sample_aspect)
+        try:
+            self._remuxer.try_out(video)
+        finally:
+            for path in (segment, video):
+                path.unlink(missing_ok=True)
+
+    def _write(self, position: int, restored: Tensor) -> None:
+        alpha = self._source.alpha(position) if self._encoding.format.alpha else None
+        path = self._segment_path(position)
+        if self._segment is None:
+            self._segment = SegmentWriter(path.with_suffix('.incomplete'), self._encoding)
+        self._segment.write(self._encoding.planes(restored, alpha))
+        if (position + 1) % SEGMENT_FRAMES == 0 or position + 1 == self._count:
+            self._segment.finish()
+            self._segment = None
+            os.replace(path.with_suffix('.incomplete'), path)
+
+    def _is_stored(self, count: int) -> bool:
+        starts = range(0, count, SEGMENT_FRAMES)
+        return self._joined.exists() or all(self._segment_path(start).exists() for start in starts)
 
     def _check_target(self) -> None:
-        check_video_target(self._target, self._overwrite)
+        if self._target.is_dir():
+            raise OptionsError(f'{self._target} is a folder. Give another name for the video file.')
+        if os.path.lexists(self._target) and not self._overwrite:
+            raise OptionsError(f'{self._target} exists. Give another name, or --overwrite to replace it.')
 
     def _complete(self) -> None:
-        chunks = range(-(-self._count // CHUNK_FRAMES))
-        for chunk in chunks:
-            self._encode_later(chunk)
-        if self._encoding_now is not None:
-            self._encoding_now.result()
-
-        def packets() -> Iterator[EncodedPacket]:
-            for chunk in chunks:
-                for packet in _read_packets(self._chunk_path(chunk)):
-                    yield packet._replace(number=packet.number + chunk * CHUNK_FRAMES)
-
+        self._join()
         result = self._partial / f'result{self._target.suffix}'
-        write_video(result, self._encoding, self._source.timing, packets, self._companions, self._container)
+        try:
+            self._remuxer.run(self._joined, result)
+            found, size = count_frames(result)
+            if (found, size) != (self._count, self._source.size):
+                raise DataError(
+                    f'{found} frames of {size_text(size)} arrived instead of {self._count} of '
+                    f'{size_text(self._source.size)}.'
+                )
+        except DataError as error:
+            raise self._keep_video(error) from None
         os.replace(result, self._target)
 
-    def _encode_later(self, chunk: int) -> None:
-        """In another thread, while frames of the next chunk come; but no more than one at a time, for want of room."""
-        with self._explained():
-            if self._encoding_now is not None:
-                self._encoding_now.result()
-        if not self._chunk_path(chunk).exists():
-            self._encoding_now = self._encoder.submit(self._encode, chunk)
+    def _join(self) -> None:
+        if self._joined.exists():
+            return
+        segments = [self._segment_path(start) for start in range(0, self._count, SEGMENT_FRAMES)]
+        if not all(segment.exists() for segment in segments):
+            raise DataError(f'Segments have vanished from {self._frames}. Start again with --overwrite.')
+        unfinished = self._joined.with_suffix('.incomplete')
+        join_segments(segments, unfinished, self._joined_as, self._timing, self._encoding.sample_aspect)
+        os.replace(unfinished, self._joined)
+        for segment in segments:
+            segment.unlink()
 
-    def _encode(self, chunk: int) -> None:
-        positions = range(chunk * CHUNK_FRAMES, self._stop(chunk))
-        frames = (
-            split_planes(np.fromfile(self._frame_path(position), self._encoding.format.dtype), self._sizes)
-            for position in positions
+    def _keep_video(self, error: DataError) -> DataError:
+        """Make a playable file of the restored frames, after muxing has failed."""
+        kept = self._partial / 'restored.mkv'
+        with suppress(DataError, OSError):
+            join_segments([self._joined], kept, 'matroska', self._timing, self._encoding.sample_aspect)
+        return DataError(
+            f'{self._target} cannot be written: {error} All frames are restored: {kept} has the video without sound. '
+            'When the cause is removed, the same command with --resume only repeats the muxing.'
         )
-        numbers = []
-        with atomic_file(self._chunk_path(chunk)) as file:
-            for packet in self._encoding.encode(frames):
-                numbers.append(packet.number)
-                file.write(_RECORD.pack(packet.number, packet.is_key, len(packet.data)))
-                file.write(packet.data)
-            if sorted(numbers) != list(range(len(positions))):
-                raise DataError(
-                    f'{self._encoding.codec} has made {len(numbers)} frames of {len(positions)}. Choose another '
-                    '--codec.'
-                )
-        for position in positions:
-            self._frame_path(position).unlink()
 
-    def _frame_path(self, position: int) -> Path:
-        return self._frames / f'{position:09d}.raw'
+    @property
+    def _joined(self) -> Path:
+        return self._frames / 'joined.video'
 
-    def _chunk_path(self, chunk: int) -> Path:
-        return self._frames / f'chunk-{chunk:06d}.packets'
-
-
-def _read_packets(path: Path) -> Iterator[EncodedPacket]:
-    with path.open('rb') as file:
-        while head := file.read(_RECORD.size):
-            number, is_key, size = _RECORD.unpack(head)
-            yield EncodedPacket(number, bool(is_key), file.read(size))
-
-
-def check_video_target(target: Path, overwrite: bool) -> None:
-    """Whether a video file can have this name.
-
-    Raises:
-        OptionsError: it cannot, or another one has it.
-    """
-    if target.is_dir():
-        raise OptionsError(f'{target} is a folder; the video needs a name of its own.')
-    if os.path.lexists(target) and not overwrite:
-        raise OptionsError(f'{target} exists. Give another name, or --overwrite to replace it.')
+    def _segment_path(self, position: int) -> Path:
+        return self._frames / f'segment-{position // SEGMENT_FRAMES:06d}.video'

@@ -1,8 +1,7 @@
-"""Video files to restore, as they are seen: upright, RGB."""
+"""A video file as a source."""
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from fractions import Fraction
 from pathlib import Path
 from threading import Lock
@@ -10,13 +9,12 @@ from threading import Lock
 import numpy as np
 from torch import Tensor
 
-from dstnet_arch.errors import DataError
-from dstnet_arch.video.colour import KNOWN_MATRICES, Plane
-from dstnet_arch.video.images import Kind, Picture, to_picture
-from dstnet_arch.video.reader import VideoFile, opened
-from dstnet_arch.video.sources import Look, Place, Source, Timing, file_facts, identity_of, nothing_chosen
-
-_HDR = {16: 'PQ', 18: 'HLG'}  # H.273's numbers of transfer functions
+from dstnet_arch.video.colour import Plane
+from dstnet_arch.video.frames import VideoFormat
+from dstnet_arch.video.images import Image, ImageKind, to_image
+from dstnet_arch.video.reader import VideoFile
+from dstnet_arch.video.source import Place, Source, digest, file_facts, frame_numbers, nothing_chosen
+from dstnet_arch.video.timing import Timing
 
 
 class VideoSource(Source):
@@ -24,68 +22,71 @@ class VideoSource(Source):
 
     Args:
         path: the file.
-        start: the first frame to take.
-        stop: the first one after it not to take.
-        temp_dir: folder for temporary files; None: the system's.
-        show_progress: a bar on standard error while the file is looked through.
+        start: first frame to use.
+        end: first frame after `start` not to use.
+        rate: frames per second instead of the file's own times.
+        temp_dir: folder for temporary files.
+        show_progress: show a bar on standard error while the file is read.
 
     Raises:
-        DataError: it is no video, ends before its end, or there is nothing between `start` and `stop`.
+        DataError: no frame can be decoded, or there is none between `start` and `end`.
     """
 
     def __init__(
         self,
         path: Path,
         start: Place | None = None,
-        stop: Place | None = None,
+        end: Place | None = None,
+        rate: Fraction | None = None,
         temp_dir: str | None = None,
         show_progress: bool = False,
     ) -> None:
-        self.path = path
-        backward = any(place is not None and place < 0 for place in (start, stop))
+        backward = any(place is not None and place < 0 for place in (start, end))
 
         def enough(count: int, time: Fraction) -> bool:
-            return stop is not None and not backward and (count if isinstance(stop, int) else time) >= stop
+            return end is not None and not backward and (count if isinstance(end, int) else time) >= end
 
-        self._reading = Lock()  # opacity is read by the threads that write
-        self._file = VideoFile(path, enough, show_progress, temp_dir)
-        if self._file.problem and (stop is None or backward):
-            raise DataError(
-                f'{path} is not whole: {self._file.problem}. --end {self._file.whole} takes the '
-                f'{self._file.whole} frames that are there.'
-            )
-        seconds = self._seconds()
-        numbers = [place if isinstance(place, int | None) else bisect_left(seconds, place) for place in (start, stop)]
-        self._chosen = range(len(self._file))[slice(*numbers)]
-        if not self._chosen:
-            raise nothing_chosen(path, len(self._file), start, stop)
-        self.names = [f'{number:06d}' for number in self._chosen]
-        self.size = self._file.kind.shown_size
+        self._reading = Lock()  # alpha is read by the thread that writes
+        self._file = file = VideoFile(path, enough, show_progress, temp_dir)
+        self.path, self.media, self.stream_index = path, file.media, file.stream_index
+        seconds = [(time - file.times[0]) * file.time_base for time in file.times]
+        self._chosen = chosen = range(len(file))[slice(*frame_numbers(seconds, start, end))]
+        if not chosen:
+            raise nothing_chosen(path, len(file), start, end)
+        self.names = [f'{number:06d}' for number in chosen]
+        self.size = file.kind.shown_size
+        self.is_cut = file.stopped or len(chosen) < len(file)
         self.timing = self._timing()
-        self.warnings = self._warnings()
+        self.cut_duration = self.timing.duration
+        self.warnings = list(file.warnings)
+        if rate is not None:
+            self.timing = Timing.constant(rate, len(chosen))._replace(origin=self.timing.origin)
+        self._rate = rate
+
+    @property
+    def format(self) -> VideoFormat:
+        return self._file.kind.shown
 
     def __getitem__(self, position: int) -> Tensor:
         return self._file.kind.frame(self._planes(position))
 
-    @property
-    def look(self) -> Look:
-        return self._file.kind.look
-
     def alpha(self, position: int) -> Tensor | None:
-        return self._file.kind.alpha(self._planes(position))
+        return self._file.kind.alpha(self._planes(position)) if self._file.kind.format.alpha else None
 
-    def restored_picture(self, position: int, restored: Tensor) -> Picture:
+    def restored_image(self, position: int, restored: Tensor) -> Image:
         form = self._file.kind.format
         dtype = np.dtype(np.uint8 if form.depth == 8 else np.uint16)
-        picture = to_picture(restored, Kind(form.family == 'gray', False, dtype))
+        image = to_image(restored, ImageKind(form.family == 'gray', False, dtype))
         alpha = self.alpha(position)
         if alpha is None:
-            return picture
-        return np.dstack([picture, to_picture(alpha[None], Kind(True, False, dtype))])
+            return image
+        if image.ndim == 2:
+            image = np.repeat(image[..., None], 3, axis=2)
+        return np.dstack([image, to_image(alpha[None], ImageKind(True, False, dtype))])
 
     def identity(self) -> str:
         assert self.path is not None
-        return identity_of(f'{file_facts(self.path)}\t{self._chosen.start}\t{self._chosen.stop}')
+        return digest(f'{file_facts(self.path)}\t{self._chosen.start}\t{self._chosen.stop}\t{self._rate}')
 
     def close(self) -> None:
         self._file.close()
@@ -94,59 +95,11 @@ class VideoSource(Source):
         with self._reading:
             return self._file[self._chosen[position]]
 
-    def _seconds(self) -> list[Fraction]:
-        """When each frame of the file is shown, after the first."""
-        file = self._file
-        if not file.in_order:
-            return [number / file.rate for number in range(len(file))]
-        times = [mark.pts or 0 for mark in file.marks]
-        return [(time - times[0]) * file.time_base for time in times]
-
     def _timing(self) -> Timing:
         file, chosen = self._file, self._chosen
-        assert self.path is not None
-        with opened(self.path) as container:
-            begin = Fraction(container.start_time or 0, 1_000_000)
-        if not file.in_order:
-            self.is_cut = len(chosen) < len(file) or file.stopped
-            return Timing.constant(file.rate, len(chosen))._replace(origin=begin + chosen.start / file.rate)
-        times = [mark.pts or 0 for mark in file.marks]
-        usual = round(1 / file.rate / file.time_base) or 1
-        after = times[chosen.stop] if chosen.stop < len(times) else times[-1] + (file.last_duration or usual)
-        self.is_cut = len(chosen) < len(times) or file.stopped
-        origin = times[chosen.start] * file.time_base if chosen.start else begin
-        shift = round(origin / file.time_base)
-        kept = [time - shift for time in times[chosen.start : chosen.stop]]
-        return Timing(file.time_base, kept, after - times[chosen.stop - 1], file.rate, origin)
-
-    def _warnings(self) -> list[str]:
-        file, colour = self._file, self._file.kind.colour
-        warnings = []
-        if file.problem:
-            warnings.append(f'{self.path} is not whole: {file.problem}.')
-        if file.damaged:
-            warnings.append(
-                f'{self.path} is damaged in {file.damaged} places; frames are restored as the decoder mends them.'
-            )
-        if not file.in_order:
-            warnings.append(
-                f'{self.path} has no time stamps in order; its frames are taken for equally long, '
-                f'{float(file.rate):g} a second.'
-            )
-        if file.interlaced:
-            warnings.append(
-                f'{self.path} is interlaced. Its frames are restored as pictures of one moment each, which they are '
-                'not, and the result is not interlaced: combs may stay. Make frames of its fields first: '
-                'ffmpeg -i IN -vf bwdif -c:v ffv1 -c:a copy OUT.mkv'
-            )
-        if colour.transfer in _HDR:
-            warnings.append(
-                f'{self.path} is HDR ({_HDR[colour.transfer]}). Its values are restored as they are, though the '
-                'network has learned from SDR. Depth and colour tags stay; mastering and light level metadata do not.'
-            )
-        if colour.matrix not in KNOWN_MATRICES:
-            warnings.append(
-                f'{self.path} has a colour matrix that is not supported (number {colour.matrix} of ITU-T H.273); it '
-                'is taken for an untagged one both ways.'
-            )
-        return warnings
+        ends = [*file.times[1:], file.times[-1] + file.last_duration]
+        begin = file.times[chosen.start] * file.time_base if chosen.start else file.start_time
+        begin = min(begin, file.times[chosen.start] * file.time_base)
+        shift = -int(-begin / file.time_base // 1) if begin < 0 else int(begin / file.time_base)
+        times = [time - shift for time in file.times[chosen.start : chosen.stop]]
+        return Timing(file.time_base, times, ends[chosen.stop - 1] - shift - times[-1], file.rate, begin)
