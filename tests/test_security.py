@@ -20,6 +20,7 @@ import torch
 import yaml
 from conftest import ROOT, RunPython
 from model_parts import Clips, loader, make_model, test_options
+from PIL import Image
 
 from dstnet_arch.archs.checkpoint import load_checkpoint, read_state_dict
 from dstnet_arch.archs.dstnet_arch import DSTNet
@@ -30,7 +31,8 @@ from dstnet_arch.models.checkpoints import translate_weight_errors
 from dstnet_arch.models.evaluation import image_path
 from dstnet_arch.plugin.options import force, read_options
 from dstnet_arch.plugin.resume import read_state
-from dstnet_arch.video.sinks import PictureSink
+from dstnet_arch.video.sinks import FolderSink
+from dstnet_arch.video.sources import open_source as open_video
 
 SOURCES = [path for package in ('dstnet_arch', 'data_prep') for path in sorted((ROOT / package).rglob('*.py'))]
 
@@ -132,15 +134,17 @@ def test_training_and_deblur_states_run_no_code(tmp_path: Path, form: str) -> No
     with pytest.raises(CheckpointError, match='cannot be read'):
         read_state(state, {'path': {'models': str(tmp_path)}})
 
-    sink = PictureSink(tmp_path / 'out', ['0', '1'], {'job': 1})
-    sink.write(0, lambda: np.zeros((2, 2, 3), np.uint8))
+    Image.fromarray(np.zeros((2, 2, 3), np.uint8)).save(tmp_path / '0.png')
+    source = open_video(str(tmp_path / '*.png'))
+    sink = FolderSink(tmp_path / 'out', source, {'job': 1})
+    sink.write(0, torch.zeros(3, 2, 2))
     sink.save(1, torch.zeros(1))
     sink.close()
     (tmp_path / 'out.partial/state.pt').write_bytes(
         evil_files({'position': 1, 'state': Evil(tmp_path / 'owned')})[form]
     )
     with pytest.raises(DataError, match='damaged'):
-        PictureSink(tmp_path / 'out', ['0', '1'], {'job': 1}, resume=True)
+        FolderSink(tmp_path / 'out', source, {'job': 1}, resume=True)
     assert not (tmp_path / 'owned').exists()
 
 

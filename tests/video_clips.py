@@ -1,15 +1,17 @@
-"""Small video files for tests, made with PyAV."""
+"""Small video files for tests, and what is in video files."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import av
 import numpy as np
 from numpy.typing import NDArray
+
+from dstnet_arch.video.ffmpeg import run_ffmpeg
 
 Picture = NDArray[Any]
 
@@ -105,3 +107,24 @@ def packets(path: Path, kind: str) -> list[tuple[Fraction, bytes]]:
     with av.open(str(path)) as container:
         stream = next(s for s in container.streams if s.type == kind)
         return [(p.pts * Fraction(p.time_base), bytes(p)) for p in container.demux(stream) if p.size]
+
+
+def ffmpeg(*arguments: object) -> Path:
+    """Run the ffmpeg program; the last argument is the output, which is returned."""
+    run_ffmpeg([str(argument) for argument in arguments])
+    return Path(str(arguments[-1]))
+
+
+def streams(path: Path) -> list[tuple[str, str]]:
+    """Type and codec of each stream."""
+    with av.open(str(path)) as container:
+        return [(s.type, s.codec_context.codec.canonical_name if s.codec_context else '') for s in container.streams]
+
+
+class Outcome(NamedTuple):
+    path: Path
+    warnings: list[str]
+    start: int  # first frame that was written
+
+
+Copy = Callable[..., Outcome]

@@ -21,7 +21,8 @@ from dstnet_arch.precision import PRECISIONS
 from dstnet_arch.progress import Progress
 from dstnet_arch.streaming.state_store import StoreKind
 from dstnet_arch.video.sinks import OutputOptions
-from dstnet_arch.video.sources import DEFAULT_RATE, Place
+from dstnet_arch.video.source import Place
+from dstnet_arch.video.timing import DEFAULT_RATE
 
 _DESCRIPTION = """\
 Deblur a video. The whole video is used to restore each frame.

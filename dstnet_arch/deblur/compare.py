@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 from dstnet_arch.deblur.config import CompareMode
 from dstnet_arch.errors import DataError
 from dstnet_arch.video.encoder import VideoWriter
-from dstnet_arch.video.sources import Timing
+from dstnet_arch.video.timing import Timing
 
 RGBImage = NDArray[np.uint8]
 """(H, W, 3), RGB."""

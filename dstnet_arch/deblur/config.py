@@ -12,7 +12,8 @@ from typing import Literal
 from dstnet_arch.errors import OptionsError
 from dstnet_arch.streaming.state_store import StoreKind
 from dstnet_arch.video.sinks import OutputOptions, check_output_name
-from dstnet_arch.video.sources import VIDEO_EXTENSIONS, Place
+from dstnet_arch.video.source import Place
+from dstnet_arch.video.sources import VIDEO_EXTENSIONS
 
 CompareMode = Literal['split', 'side']
 

@@ -16,7 +16,8 @@ from dstnet_arch.deblur.compare import RGBImage, compose, open_comparison
 from dstnet_arch.deblur.config import DeblurConfig
 from dstnet_arch.deblur.report import Report
 from dstnet_arch.errors import DataError
-from dstnet_arch.video.sources import ReadAhead, Source, open_source
+from dstnet_arch.video.source import Source
+from dstnet_arch.video.sources import ReadAhead, open_source
 
 
 def write_previews(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from contextlib import closing, suppress
 
@@ -13,10 +12,9 @@ from dstnet_arch.errors import DataError, DSTNetError
 from dstnet_arch.memory_errors import translate_oom
 from dstnet_arch.nonfinite import first_nonfinite
 from dstnet_arch.streaming.streamer import Streamer
-from dstnet_arch.video.sinks import ResultSink as Sink
-from dstnet_arch.video.sources import ReadAhead, Source
-
-_SAVE_SECONDS = 30.0  # between the points from which an interrupted run can continue
+from dstnet_arch.video.sinks import Sink
+from dstnet_arch.video.source import Source
+from dstnet_arch.video.sources import ReadAhead
 
 _MEMORY_ADVICE = (
     'States need less with --interval sqrt or --store disk, a frame with --tile 512x512, with --precision bf16 or on '
@@ -42,34 +40,21 @@ def restore(source: Source, sink: Sink, streamer: Streamer, step: Callable[[str,
     """
     if sink.position >= len(source):
         return
-    done: tuple[int, Tensor] | None = None
-    saved = time.monotonic()
 
     def count(steps: int, total: int) -> None:
         step('backward pass' if 2 * steps <= total else 'restoring', steps, total)
 
-    try:
-        with (
-            translate_oom(_MEMORY_ADVICE),
-            closing(ReadAhead(source)) as frames,
-            closing(streamer(frames, start=sink.position, state=sink.state, progress=count)) as stream,
-        ):
-            for restored in stream:
-                position = stream.position - 1
-                _check_finite(restored, source, position, streamer)
-                sink.write(position, restored)
-                assert stream.state is not None
-                done = stream.position, stream.state
-                if time.monotonic() - saved > _SAVE_SECONDS:
-                    sink.save(*done)
-                    saved = time.monotonic()
-    except BaseException:
-        if done:
-            with suppress(DSTNetError):  # report the first error
-                sink.save(*done)
-        raise
-    if done:
-        sink.save(*done)  # if finishing fails, a later run needs to restore nothing
+    with (
+        translate_oom(_MEMORY_ADVICE),
+        closing(ReadAhead(source)) as frames,
+        closing(streamer(frames, start=sink.position, state=sink.state, progress=count)) as stream,
+    ):
+        for restored in stream:
+            position = stream.position - 1
+            _check_finite(restored, source, position, streamer)
+            sink.write(position, restored)
+            assert stream.state is not None
+            sink.save(stream.position, stream.state)
 
 
 def _check_finite(restored: Tensor, source: Source, position: int, streamer: Streamer) -> None:

@@ -26,7 +26,8 @@ from dstnet_arch.precision import Precision, resolve_precision
 from dstnet_arch.streaming.memory import free_memory, peak_memory, place_states
 from dstnet_arch.streaming.streamer import Streamer
 from dstnet_arch.video.sinks import is_complete, open_sink
-from dstnet_arch.video.sources import Source, open_source
+from dstnet_arch.video.source import Source
+from dstnet_arch.video.sources import open_source
 from dstnet_arch.weights import resolve_weights
 
 Progress = Callable[[str, int, int], None]

@@ -25,7 +25,7 @@ from dstnet_arch.files import incomplete_path
 from dstnet_arch.video.colour import Colour, Plane, SampleFormat, from_rgb
 from dstnet_arch.video.frames import VideoFormat
 from dstnet_arch.video.join import join_segments
-from dstnet_arch.video.sources import Source
+from dstnet_arch.video.source import Source
 from dstnet_arch.video.timing import Timing
 
 CODECS = (

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from dstnet_arch.data.frame_source import name_some, size_text
 from dstnet_arch.errors import DataError, counted
@@ -64,6 +65,7 @@ class ImageSource(Source):
         self.timing = Timing.constant(rate, len(self.paths))
 
     @property
+    @override
     def format(self) -> VideoFormat:
         kind = ImageKind.of(self._read(0))
         depth = 16 if kind.dtype == np.uint16 else 8
@@ -72,6 +74,7 @@ class ImageSource(Source):
     def __getitem__(self, position: int) -> Tensor:
         return to_frame(self._read(position))
 
+    @override
     def restored_image(self, position: int, restored: Tensor) -> Image:
         original = self._read(position)
         kind = ImageKind.of(original)
@@ -82,12 +85,15 @@ class ImageSource(Source):
             return original
         return image
 
+    @override
     def alpha(self, position: int) -> Tensor | None:
         return to_alpha(self._read(position))
 
+    @override
     def icc_profile(self, position: int) -> bytes | None:
         return self._headers[position].icc_profile
 
+    @override
     def identity(self) -> str:
         return digest(''.join(f'{file_facts(path)}\n' for path in self.paths) + f'{self.timing.rate}')
 
@@ -149,9 +155,11 @@ class PageSource(ImageSource):
             average = Fraction(1000 * len(chosen), kept[-1])
             self.timing = Timing(Fraction(1, 1000), kept[:-1], kept[-1] - kept[-2], average)
 
+    @override
     def icc_profile(self, position: int) -> bytes | None:
         return self._icc_profile
 
+    @override
     def close(self) -> None:
         self._images.close()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import warnings
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,8 +27,10 @@ Image = NDArray[Any]
 
 _ORIENTATION = 0x0112  # EXIF tag
 _SIDEWAYS = range(5, 9)  # orientations that swap rows and columns
-_ERRORS = (OSError, SyntaxError, ValueError, PillowImage.DecompressionBombError)
+_ERRORS = (OSError, SyntaxError, ValueError, TypeError, PillowImage.DecompressionBombError)
 _PAGES_AT_ONCE = 16
+
+warnings.filterwarnings('ignore', module=r'PIL\.')  # about damaged tags
 
 
 class ImageKind(NamedTuple):
@@ -92,7 +95,8 @@ def read_header(path: Path) -> ImageHeader:
             # Without this check, Pillow would decode a whole PNG file to find EXIF data after the pixels.
             orientation = image.getexif().get(_ORIENTATION, 1) if 'exif' in image.info else 1
             size = image.size if orientation in _SIDEWAYS else image.size[::-1]
-            return ImageHeader(size, orientation, getattr(image, 'n_frames', 1), image.info.get('icc_profile'))
+            num_pages = 1 if image.format == 'MPO' else getattr(image, 'n_frames', 1)  # a JPEG file with a preview
+            return ImageHeader(size, orientation, num_pages, image.info.get('icc_profile'))
     except UnidentifiedImageError:
         raise _unreadable(path, 'it is empty' if path.stat().st_size == 0 else 'it is not an image') from None
     except _ERRORS as error:

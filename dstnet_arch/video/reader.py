@@ -27,7 +27,7 @@ from av.video import VideoFrame, VideoStream
 from torch import Tensor
 from tqdm import tqdm
 
-from dstnet_arch.errors import DataError
+from dstnet_arch.errors import DataError, counted
 from dstnet_arch.streaming.state_store import TensorFile
 from dstnet_arch.video.colour import Plane
 from dstnet_arch.video.ffmpeg import PROTOCOLS, FFmpegError, file_url, input_arguments, run_ffmpeg
@@ -151,16 +151,18 @@ class VideoFile:
                     container.seek(pts, stream=stream)
                 except av.FFmpegError:
                     return
-            for frame in _frames(container, stream):
+            frames = _frames(container, stream, _Log())
+            for frame in frames:
                 if not start or (frame.pts == info.pts and _fingerprint(frame) == info.fingerprint):
                     yield frame
                     break
-            yield from _frames(container, stream)
+            yield from frames
 
     def _scan(self) -> None:
         self._frames: list[_FrameInfo] = []
         self.stopped, self.warnings = False, []
-        self._damaged, self._interlaced, self._cut_off = 0, False, ''
+        self._interlaced = False
+        log = _Log()
         with open_container(self.media) as container:
             stream = video_stream(container, self.path)
             stream.thread_type = 'AUTO'
@@ -175,7 +177,7 @@ class VideoFile:
             following: int | None = None
             total = stream.frames or None
             with tqdm(total=total, desc='reading', unit='frame', disable=not self._show_progress, delay=1) as bar:
-                for frame in _frames(container, stream, self._note_error):
+                for frame in _frames(container, stream, log):
                     first = frame.pts if first is None else first
                     ticks = None if frame.pts is None or first is None else frame.pts - first
                     seconds = Fraction(len(self), 25) if ticks is None else ticks * self.time_base
@@ -189,11 +191,11 @@ class VideoFile:
                     kinds[name] += 1
                     self._frames.append(_FrameInfo(frame.pts, _fingerprint(frame) if frame.key_frame else None))
                     self._interlaced |= frame.interlaced_frame
-                    self._damaged += frame.is_corrupt
+                    log.damaged += frame.is_corrupt
                     last = frame
                     bar.update()
             if last is None:
-                reason = f': {self._cut_off}' if self._cut_off else ''
+                reason = f': {log.stopped_by}' if log.stopped_by else ''
                 raise DataError(f'{self.path} has no frame that can be decoded{reason}.')
             self.kind = found[kinds.most_common(1)[0][0]]
             declared = [stream.average_rate, stream.guessed_rate]
@@ -202,7 +204,9 @@ class VideoFile:
                 not 0 < (b - a) * self.time_base <= _LONGEST_STEP
                 for a, b in pairwise(info.pts for info in self._frames if info.pts is not None)
             )
-            self._set_warnings(len(kinds), total, hidden)
+            self._set_warnings(len(kinds), log, hidden)
+            if not self.stopped:
+                self._check_end(container, stream, log)
 
     def _set_times(
         self, declared: list[Fraction | None], last: VideoFrame, following: int | None, end: int | None
@@ -210,11 +214,11 @@ class VideoFile:
         stamps = [info.pts for info in self._frames]
         rate = next((rate for rate in declared if rate and 1 <= rate <= 300), Fraction(25))
         usual = usual_step(stamps, round(1 / rate / self.time_base))
-        if not any(stamps):
+        self._untimed = all(stamp is None for stamp in stamps)
+        if self._untimed:
             self.time_base, usual = 1 / rate, 1
         smallest = max(1, -int(-Fraction(1, 1000) / self.time_base // 1))  # what Matroska can tell apart
         self.times, self._repaired = repair_times(stamps, usual, smallest)
-        self._untimed = not any(stamp is not None for stamp in stamps)
         self.rate = average_rate(self.times, self.time_base, declared)
         duration = last.duration or usual
         if following is not None:
@@ -223,13 +227,11 @@ class VideoFile:
             duration = end - self.times[-1]
         self.last_duration = duration if duration >= usual / 4 and not self._untimed else usual
 
-    def _set_warnings(self, num_kinds: int, announced: int | None, hidden: set[str]) -> None:
+    def _set_warnings(self, num_kinds: int, log: _Log, hidden: set[str]) -> None:
         self.warnings += self.kind.warnings(self.path)
-        if self._cut_off:
-            self.warnings.append(f'{self.path} is cut off ({self._cut_off}): the {len(self)} frames before are used.')
-        if self._damaged:
+        if log.damaged:
             self.warnings.append(
-                f'{self.path} is damaged in {self._damaged} places: frames there are restored as they decode.'
+                f'{self.path} is damaged in {counted(log.damaged, "place")}: frames there are restored as they decode.'
             )
         if num_kinds > 1:
             self.warnings.append(
@@ -241,7 +243,9 @@ class VideoFile:
                 f'{self.path} has no time stamps: {float(self.rate):g} fps are used. --fps sets another rate.'
             )
         elif self._repaired:
-            self.warnings.append(f'{self.path} has {self._repaired} wrong time stamps, which were corrected.')
+            self.warnings.append(
+                f'{self.path} has {counted(self._repaired, "wrong time stamp")}; only these were corrected.'
+            )
         if self._interlaced:
             self.warnings.append(
                 f'{self.path} is interlaced: frames are restored as progressive ones, and the result is marked as '
@@ -250,9 +254,17 @@ class VideoFile:
         if hidden:
             self.warnings.append(f'{self.path}: not kept: {", ".join(sorted(hidden))}.')
 
-    def _note_error(self, error: str, ends: bool) -> None:
-        self._damaged += not ends
-        self._cut_off = error if ends else self._cut_off
+    def _check_end(self, container: InputContainer, stream: VideoStream, log: _Log) -> None:
+        """Warn if frames seem to be missing at the end."""
+        end = (self.times[-1] + self.last_duration) * self.time_base
+        declared = Fraction(container.duration or 0, av.time_base) + min(self.start_time, 0)
+        reason = log.stopped_by
+        if 'mov' in container.format.name and log.packets < stream.frames:
+            reason = f'{log.packets} of {stream.frames} frames are in it'
+        elif 'matroska' in container.format.name and declared > end + max(1, end / 20):
+            reason = f'its video ends after {float(end):.1f} of {float(declared):.1f} s'
+        if reason:
+            self.warnings.append(f'{self.path} may be incomplete ({reason}). What it has is used.')
 
     def _copy_with_continuous_clock(self) -> bool:
         """Let the ffmpeg program correct the clock of all streams alike; False if it cannot."""
@@ -371,13 +383,14 @@ def _fingerprint(frame: VideoFrame) -> int:
     return zlib.crc32(np.ascontiguousarray(lines[:, : plane.width]))
 
 
-Note = Callable[[str, bool], None]
-"""Called with an error, and whether reading ends with it."""
+class _Log:
+    """What happened while a file was read."""
+
+    def __init__(self) -> None:
+        self.packets, self.damaged, self.stopped_by = 0, 0, ''
 
 
-def _frames(
-    container: InputContainer, stream: VideoStream, note: Note = lambda error, ends: None
-) -> Iterator[VideoFrame]:
+def _frames(container: InputContainer, stream: VideoStream, log: _Log) -> Iterator[VideoFrame]:
     """Decode all frames and skip what cannot be decoded."""
     packets = container.demux(stream)
     while True:
@@ -386,21 +399,21 @@ def _frames(
         except StopIteration:
             return
         except av.FFmpegError as error:
-            note(str(error.strerror or error), True)
-            yield from _decode(stream, None, note)
+            log.stopped_by = str(error.strerror or error)
+            yield from _decode(stream, None, log)
             return
-        if packet.is_corrupt:
-            note('a packet is damaged', False)
-        yield from _decode(stream, packet, note)
+        log.packets += packet.size > 0
+        log.damaged += packet.is_corrupt
+        yield from _decode(stream, packet, log)
 
 
-def _decode(stream: VideoStream, packet: av.Packet | None, note: Note) -> list[VideoFrame]:
+def _decode(stream: VideoStream, packet: av.Packet | None, log: _Log) -> list[VideoFrame]:
     try:
         return stream.decode(packet)
     except av.error.EOFError:
         return []
-    except av.FFmpegError as error:
-        note(str(error), False)
+    except av.FFmpegError:
+        log.damaged += 1
         return []
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -16,7 +17,7 @@ from dstnet_arch.errors import DataError
 from dstnet_arch.video.encoder import Encoding
 from dstnet_arch.video.ffmpeg import FFmpegError, file_url, input_arguments, run_ffmpeg
 from dstnet_arch.video.reader import open_container
-from dstnet_arch.video.sources import Source
+from dstnet_arch.video.source import Source
 from dstnet_arch.video.timing import Timing
 
 _CONVERSIONS = {
@@ -62,15 +63,24 @@ class Remuxer:
         timing: times of the restored video.
         container: FFmpeg's name of the container to write.
         encoding: settings of the restored video.
+        joined_as: container of the restored video.
         folder: for temporary files.
 
     Attributes:
         warnings: what is converted or left out; complete after `try_out`.
     """
 
-    def __init__(self, source: Source, timing: Timing, container: str, encoding: Encoding, folder: Path) -> None:
+    def __init__(
+        self,
+        source: Source,
+        timing: Timing,
+        container: str,
+        encoding: Encoding,
+        joined_as: str,
+        folder: Path,
+    ) -> None:
         self._source, self._timing = source, timing
-        self._container, self._encoding = container, encoding
+        self._container, self._encoding, self._joined_as = container, encoding, joined_as
         self._folder = folder
         self.warnings: list[str] = []
         self._tracks: list[_Track] = []
@@ -167,7 +177,11 @@ class Remuxer:
             yield from ('-video_track_timescale', str(timing.time_base.denominator))
             if self._use_metadata_tags:
                 yield from ('-movflags', 'use_metadata_tags')
-        if self._encoding.sample_aspect != 1:
+        if self._container == 'avi':
+            yield from ('-r:v:0', str(1 / timing.time_base))  # length of a slot
+        elif timing.is_constant:
+            yield from ('-r:v:0', str(timing.rate))  # Matroska's times are too coarse to tell it
+        if self._encoding.sample_aspect != 1 and self._joined_as not in ('mp4', 'mov'):  # these hold it
             height, width = source.size
             shape = self._encoding.sample_aspect * width / height
             yield from ('-aspect:0', f'{shape.numerator}:{shape.denominator}')
@@ -210,15 +224,16 @@ class Remuxer:
         before, self._tracks = self._tracks, tracks
         try:
             self.run(video, trial, is_trial=True)
-            with open_container(trial) as result:
-                return all(
-                    number < len(result.streams) and _is_same(track, _track_of(result.streams[number]))
-                    for number, track in enumerate(tracks, 1)
-                )
-        except DataError:
+        except FFmpegError:
             return False
         finally:
             self._tracks = before
+        with suppress(DataError), open_container(trial) as result:  # some are too short to be recognised
+            return all(
+                number < len(result.streams) and _is_same(track, _track_of(result.streams[number]))
+                for number, track in enumerate(tracks, 1)
+            )
+        return True
 
     def _check_metadata(self, video: Path, trial: Path) -> None:
         """Keep as many metadata as possible; warn about the others."""
@@ -233,9 +248,10 @@ class Remuxer:
             self.warnings.append(f'{self._container} does not keep these metadata: {name_some(lost, 8)}.')
 
     def _lost_metadata(self, trial: Path) -> list[str]:
-        with open_container(trial) as result:
+        with suppress(DataError), open_container(trial) as result:
             kept = {key.lower() for key in result.metadata}
-        return sorted(key for key in self._metadata if key.lower() not in kept)
+            return sorted(key for key in self._metadata if key.lower() not in kept)
+        return []
 
 
 def _track_of(stream: Stream) -> _Track:

@@ -25,12 +25,16 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
+from typing_extensions import override
 
 from dstnet_arch.data.frame_source import IMAGE_EXTENSIONS
 from dstnet_arch.errors import DataError, OptionsError
 from dstnet_arch.files import atomic_file, incomplete_path, read_json
+from dstnet_arch.video.image_source import ImageSource, PageSource
 from dstnet_arch.video.images import write_png
-from dstnet_arch.video.sources import VIDEO_EXTENSIONS, ImageSource, PageSource, Source
+from dstnet_arch.video.join import count_frames
+from dstnet_arch.video.source import Source
+from dstnet_arch.video.sources import VIDEO_EXTENSIONS
 
 PARTIAL_SUFFIX = '.partial'
 
@@ -152,7 +156,7 @@ class Sink(ABC):
 
     def close(self) -> None:
         """Stop. What is not finished stays for a later run."""
-        self._pool.shutdown(cancel_futures=True)
+        self._pool.shutdown()
         self._lock.release()
         if not self._state_file.exists() and (self._partial / _JOB).exists():
             _remove(self._partial)
@@ -182,7 +186,7 @@ class Sink(ABC):
 
     def _wait(self, at_most: int = 0) -> None:
         with self._explained():
-            while len(self._pending) > at_most:
+            while self._pending and (len(self._pending) > at_most or self._pending[0].done()):
                 self._pending[0].result()  # a failed write stays first in the queue
                 self._pending.popleft()
 
@@ -241,8 +245,10 @@ class Sink(ABC):
         try:
             yield
         except OSError as error:
-            hint = ' To continue later, run the same command with --resume.' if self.partial else ''
-            raise DataError(f'{self._partial} cannot be written: {error}.{hint}') from None
+            raise DataError(
+                f'{self._partial} cannot be written: {error}. Finished frames are kept. When this is corrected, run '
+                'the same command with --resume.'
+            ) from None
 
 
 class FolderSink(Sink):
@@ -262,33 +268,39 @@ class FolderSink(Sink):
 
     def __init__(self, output: Path, source: Source, job: Job, resume: bool = False, overwrite: bool = False) -> None:
         self._source = source
-        self._offered: tuple[int, Tensor] | None = None
+        self._latest: tuple[int, Tensor] | None = None  # point to resume at
+        self._complete_before: tuple[int, Tensor] | None = None  # the same, with all frames before it written
         self._saved = time.monotonic()
         self.warnings, self.description = [], 'PNG files'
         if too_long := [name for name in source.names if len(os.fsencode(name)) + 4 > _MAX_NAME]:
             raise OptionsError(f'The file name {too_long[0]}.png is too long. Rename the input.')
         super().__init__(output, len(source), job, resume, overwrite)
 
+    @override
     def save(self, position: int, state: Tensor) -> None:
-        self._offered = position, state
-        if time.monotonic() - self._saved > _SAVE_SECONDS:
+        if self._latest is not None and position - len(self._pending) >= self._latest[0]:
+            self._complete_before = self._latest
+        self._latest = position, state
+        if position == self._count or time.monotonic() - self._saved > _SAVE_SECONDS:
             self._save()
 
-    def finish(self) -> None:
-        self._save()
-        super().finish()
-
+    @override
     def close(self) -> None:
         with suppress(DataError):
             self._save()
         super().close()
 
     def _save(self) -> None:
-        if self._offered is not None:
+        try:
             self._wait()
-            with self._explained():
-                self._store_state(*self._offered)
-            self._offered, self._saved = None, time.monotonic()
+        except DataError:
+            self._latest = self._complete_before
+            raise
+        finally:
+            if self._latest is not None:
+                with self._explained():
+                    self._store_state(*self._latest)
+                self._latest, self._saved = None, time.monotonic()
 
     def _make_pool(self) -> ThreadPoolExecutor:
         return ThreadPoolExecutor(2, thread_name_prefix='write')
@@ -361,21 +373,11 @@ def open_sink(
     files = [source.path, *(source.paths if isinstance(source, PageSource) else ())]
     if output.exists() and any(file is not None and output.samefile(file) for file in files):
         raise OptionsError(f'-o {output}: this is the input. Give another name.')
-    if not is_video_name(output):
-        if given := [name for name, value in vars(options).items() if value is not None]:
-            raise OptionsError(
-                f'--{given[0].replace("_", "-").replace("container", "format")}: -o {output} is a folder for images. '
-                f'Video files end in {", ".join(VIDEO_EXTENSIONS[:5])} and others.'
-            )
+    if output.is_dir() or (output.suffix.lower() not in VIDEO_EXTENSIONS and options.container is None):
         return FolderSink(output, source, job, resume, overwrite)
     from dstnet_arch.video.video_sink import VideoSink
 
     return VideoSink(output, source, options, job, resume, overwrite)
-
-
-def is_video_name(output: Path) -> bool:
-    """Return True if a result of this name is a video file, not a folder."""
-    return output.suffix.lower() in VIDEO_EXTENSIONS and not output.is_dir()
 
 
 def check_output_name(output: Path) -> None:
@@ -407,13 +409,11 @@ def is_complete(output: Path, source: Source) -> bool:
     partial = partial_path(Path(os.path.abspath(output)))
     if (partial / 'frames').exists():
         return False
-    if is_video_name(output):
-        from dstnet_arch.video.join import count_frames
-
-        complete = output.is_file() and count_frames(output) == (len(source), source.size)
-    else:
+    if output.is_dir():
         names = sorted(f'{name}.png' for name in source.names)
-        complete = output.is_dir() and sorted(entry.name for entry in output.iterdir()) == names
+        complete = sorted(entry.name for entry in output.iterdir()) == names
+    else:
+        complete = output.is_file() and count_frames(output) == (len(source), source.size)
     if complete and partial.is_dir() and ((partial / _JOB).exists() or _is_bare(partial)):
         _remove(partial)
     return complete

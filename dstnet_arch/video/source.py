@@ -92,15 +92,18 @@ def frame_numbers(seconds: Sequence[Fraction], *places: Place | None) -> list[in
 
 
 def file_facts(path: Path) -> str:
+    """Return what identifies a version of a file."""
     stat = path.stat()
     return f'{path.name}\t{stat.st_size}\t{stat.st_mtime_ns}'
 
 
 def digest(facts: str) -> str:
+    """Return a digest of facts."""
     return hashlib.sha256(facts.encode('utf-8', 'surrogateescape')).hexdigest()
 
 
 def nothing_chosen(name: object, count: int, start: Place | None, end: Place | None) -> DataError:
+    """Return the error for `start` and `end` without a frame between them."""
     first, last = (
         f'{float(p):g} s' if isinstance(p, Fraction) else p for p in (start or 0, count if end is None else end)
     )

@@ -17,21 +17,8 @@ from dstnet_arch.errors import DataError
 from dstnet_arch.video.image_source import ImageSource, PageSource
 from dstnet_arch.video.images import file_type
 from dstnet_arch.video.source import Place, Source, frame_numbers, nothing_chosen
-from dstnet_arch.video.timing import DEFAULT_RATE, Timing
+from dstnet_arch.video.timing import DEFAULT_RATE
 from dstnet_arch.video.video_source import VideoSource
-
-__all__ = [
-    'DEFAULT_RATE',
-    'VIDEO_EXTENSIONS',
-    'ImageSource',
-    'PageSource',
-    'Place',
-    'ReadAhead',
-    'Source',
-    'Timing',
-    'VideoSource',
-    'open_source',
-]
 
 VIDEO_EXTENSIONS = (
     '.mp4', '.mkv', '.mov', '.avi', '.webm', '.m4v', '.mpg', '.mpeg', '.ts', '.wmv', '.flv', '.mts', '.m2ts', '.mxf',

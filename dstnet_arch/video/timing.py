@@ -73,7 +73,7 @@ def repair_times(stamps: Sequence[int | None], usual: int, smallest: int = 1) ->
         times = _continue_clock(times, usual)
         kept = _longest_increasing(times)
     if not kept:
-        return [i * usual for i in range(len(times))], len(times)
+        return [i * usual for i in range(len(times))], 0
     repaired: list[int] = []
     for place, number in enumerate(kept):
         base = times[number]
@@ -113,7 +113,8 @@ def average_rate(times: Sequence[int], time_base: Fraction, declared: Iterable[F
     duration = (times[-1] - times[0]) * time_base
     measured = (len(times) - 1) / duration
     tolerance = max(Fraction(1, 1000), 2 * time_base / duration)
-    for rate in (*rates, *_COMMON_RATES):
+    usual = [rate for rate in rates if rate in _COMMON_RATES]
+    for rate in (*usual, *_COMMON_RATES, *rates):
         if abs(rate / measured - 1) <= tolerance:
             return rate
     steps = [(b - a) * time_base for a, b in pairwise(times)]

@@ -14,6 +14,7 @@ from math import gcd
 from pathlib import Path
 
 from torch import Tensor
+from typing_extensions import override
 
 from dstnet_arch.data.frame_source import size_text
 from dstnet_arch.errors import DataError, OptionsError
@@ -21,7 +22,7 @@ from dstnet_arch.video.encoder import SegmentWriter, choose_encoding, container_
 from dstnet_arch.video.join import count_frames, join_segments, packet_sizes
 from dstnet_arch.video.remux import Remuxer
 from dstnet_arch.video.sinks import Job, OutputOptions, Sink
-from dstnet_arch.video.sources import Source
+from dstnet_arch.video.source import Source
 from dstnet_arch.video.timing import Timing
 
 SEGMENT_FRAMES = 60
@@ -68,7 +69,8 @@ class VideoSink(Sink):
         self.description = f'{self._encoding.describe()}, {float(source.timing.rate):.5g} fps'
         self._segment: SegmentWriter | None = None
         super().__init__(output, len(source), {**job, 'encoding': str(self._encoding)}, resume, overwrite)
-        self._remuxer = Remuxer(source, self._timing, self._container, self._encoding, self._partial)
+        self._next = self.position  # frame to encode
+        self._remuxer = Remuxer(source, self._timing, self._container, self._encoding, self._joined_as, self._partial)
         try:
             with self._explained():
                 self._try_out()
@@ -77,12 +79,14 @@ class VideoSink(Sink):
             raise
         self.warnings = self._encoding.losses(source.format) + self._remuxer.warnings
 
+    @override
     def save(self, position: int, state: Tensor) -> None:
         if position % SEGMENT_FRAMES == 0 or position == self._count:
-            self._pending.append(self._pool.submit(self._store_state, position, state))
+            self._pending.append(self._pool.submit(self._store_segment, position, state))
 
+    @override
     def close(self) -> None:
-        self._pool.shutdown(cancel_futures=True)
+        self._pool.shutdown()
         if self._segment is not None:
             self._segment.abort()
             self._segment = None
@@ -139,6 +143,8 @@ class VideoSink(Sink):
                 path.unlink(missing_ok=True)
 
     def _write(self, position: int, restored: Tensor) -> None:
+        if position != self._next:
+            raise DataError(f'Frame {self._next} was not written.')
         alpha = self._source.alpha(position) if self._encoding.format.alpha else None
         path = self._segment_path(position)
         if self._segment is None:
@@ -148,6 +154,11 @@ class VideoSink(Sink):
             self._segment.finish()
             self._segment = None
             os.replace(path.with_suffix('.incomplete'), path)
+        self._next = position + 1
+
+    def _store_segment(self, position: int, state: Tensor) -> None:
+        if position == self._next:
+            self._store_state(position, state)
 
     def _is_stored(self, count: int) -> bool:
         starts = range(0, count, SEGMENT_FRAMES)

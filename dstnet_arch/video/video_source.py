@@ -8,6 +8,7 @@ from threading import Lock
 
 import numpy as np
 from torch import Tensor
+from typing_extensions import override
 
 from dstnet_arch.video.colour import Plane
 from dstnet_arch.video.frames import VideoFormat
@@ -64,15 +65,18 @@ class VideoSource(Source):
         self._rate = rate
 
     @property
+    @override
     def format(self) -> VideoFormat:
         return self._file.kind.shown
 
     def __getitem__(self, position: int) -> Tensor:
         return self._file.kind.frame(self._planes(position))
 
+    @override
     def alpha(self, position: int) -> Tensor | None:
         return self._file.kind.alpha(self._planes(position)) if self._file.kind.format.alpha else None
 
+    @override
     def restored_image(self, position: int, restored: Tensor) -> Image:
         form = self._file.kind.format
         dtype = np.dtype(np.uint8 if form.depth == 8 else np.uint16)
@@ -84,10 +88,12 @@ class VideoSource(Source):
             image = np.repeat(image[..., None], 3, axis=2)
         return np.dstack([image, to_image(alpha[None], ImageKind(True, False, dtype))])
 
+    @override
     def identity(self) -> str:
         assert self.path is not None
         return digest(f'{file_facts(self.path)}\t{self._chosen.start}\t{self._chosen.stop}\t{self._rate}')
 
+    @override
     def close(self) -> None:
         self._file.close()
 

@@ -36,7 +36,8 @@ from dstnet_arch.data.lmdb_format import META_INFO, raw_header, read_meta_info
 from dstnet_arch.errors import DataError, DSTNetError, OptionsError
 from dstnet_arch.plugin.options import check_options, force, read_options
 from dstnet_arch.plugin.resume import read_state
-from dstnet_arch.video.images import read_picture, to_frame, upright_size
+from dstnet_arch.video.images import read_header as read_image_header
+from dstnet_arch.video.images import read_image, to_frame
 from dstnet_arch.video.sources import open_source as open_video
 from dstnet_arch.weights.convert import convert
 
@@ -141,8 +142,8 @@ def _read_image_file(data: bytes, folder: Path) -> None:
     source = open_source(folder, 'disk')
     for read in (
         lambda: source.read('clip', '000'),
-        lambda: upright_size(path),
-        lambda: to_frame(read_picture(path)),
+        lambda: read_image_header(path),
+        lambda: to_frame(read_image(path)),
     ):
         try:
             read()

@@ -12,7 +12,7 @@ av = pytest.importorskip('av')
 
 from av.video import reformatter  # noqa: E402
 
-from dstnet_arch.video.reader import planes_of  # noqa: E402
+from dstnet_arch.video.frames import planes_of  # noqa: E402
 
 FORMATS = ['yuv420p', 'yuvj420p', 'yuv422p10le', 'yuv444p12le', 'yuv410p', 'yuv411p', 'yuv440p', 'yuva420p', 'gbrp',
            'gbrap12le', 'gray', 'gray10le']  # fmt: skip
