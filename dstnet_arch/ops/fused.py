@@ -22,6 +22,7 @@ from torch import Tensor
 
 from dstnet_arch.errors import first_line
 from dstnet_arch.memory_errors import out_of_memory
+from dstnet_arch.ops.dispatch import constant_when_compiled, is_exporting
 
 VARIABLE = 'DSTNET_FUSED'
 LIBRARY = torch.library.Library('dstnet', 'FRAGMENT')
@@ -85,14 +86,10 @@ def bias_is_separate(x: Tensor) -> bool:
 
 
 def _is_tracing() -> bool:
-    return torch.jit.is_tracing() or _is_exporting()  # type: ignore[attr-defined]
+    return torch.jit.is_tracing() or is_exporting()  # type: ignore[attr-defined]
 
 
-def _is_exporting() -> bool:
-    return getattr(torch.compiler, 'is_exporting', lambda: False)()
-
-
-@torch.compiler.assume_constant_result  # `torch.compile` calls this, and does not trace it
+@constant_when_compiled
 def _available(index: int, dtype: torch.dtype) -> bool:
     known = _checked.get((index, dtype))
     if known is not None:

@@ -26,6 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dstnet_arch.ops.dispatch import constant_when_compiled, is_exporting
 from dstnet_arch.ops.native_build import NoCompilerError, compiled_library
 from dstnet_arch.ops.pack_filters import pack_filters
 
@@ -71,20 +72,13 @@ def usable(x: Tensor, *channels: int) -> bool:
     """
     if not _enabled or x.device.type != 'cpu' or x.dtype != torch.float32 or not x.numel():
         return False
-    if type(x) not in (Tensor, torch.nn.Parameter) or torch.is_autocast_enabled('cpu') or _is_exporting():
+    if type(x) not in (Tensor, torch.nn.Parameter) or torch.is_autocast_enabled('cpu') or is_exporting():
         return False
     multiple = _channel_multiple()
     return multiple > 0 and not any(c % multiple for c in channels)
 
 
-def _is_exporting() -> bool:
-    # Exported files must not need this package.
-    if hasattr(torch.compiler, 'is_exporting'):  # since PyTorch 2.7
-        return torch.compiler.is_exporting()
-    return torch.compiler.is_compiling()
-
-
-@torch.compiler.assume_constant_result
+@constant_when_compiled
 def _channel_multiple() -> int:
     """The number that channels must be a multiple of; 0 if the kernels are not available."""
     library = _library()
