@@ -102,6 +102,7 @@ def test_metadata() -> None:
     core = {re.split(r'[^\w-]', line)[0]: line for line in needed if 'extra ==' not in line}
     assert core.keys() >= {'torch', 'torchvision', 'av', 'lmdb', 'pyyaml', 'opencv-python', 'scipy', 'numpy', 'tqdm'}
     assert 'python_version < "3.13"' in core['basicsr']
+    assert 'python_full_version >= "3.11.4"' in core['basicsr']
     assert not any('mmcv' in name for name in core)
     assert any('mmcv-lite' in line and 'video' in line for line in needed)
 
@@ -150,6 +151,7 @@ def test_setup_basicsr_runs_the_installer_of_the_environment(monkeypatch: pytest
         assert [call[: len(start)] for call in calls] == [start, start]
         assert {'setuptools', 'wheel', '--quiet'} <= set(calls[0])
         assert {'--no-build-isolation', 'basicsr==1.4.2', '--quiet'} <= set(calls[1])
+        assert ('--use-pep517' in calls[1]) == (installer == 'pip')
         assert calls[1][-1] == str(setup_basicsr.BUILD_HELP)
 
 

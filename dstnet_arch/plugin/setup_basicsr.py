@@ -39,7 +39,9 @@ def command(arguments: Sequence[str]) -> int:
     missing = [name for name in BUILD_REQUIREMENTS if find_spec(name) is None]
     if missing:
         _install(*missing, *args.pip_arguments)
-    _install('--no-build-isolation', REQUIREMENT, *args.pip_arguments, PYTHONPATH=str(BUILD_HELP))
+    # pip before 23.1 would run setup.py itself, and so download the build requirements.
+    pep517 = ['--use-pep517'] if find_spec('pip') else []
+    _install('--no-build-isolation', *pep517, REQUIREMENT, *args.pip_arguments, PYTHONPATH=str(BUILD_HELP))
     importlib.invalidate_caches()
     print(f'BasicSR {version("basicsr")} is installed.')
     return 0
