@@ -1,6 +1,6 @@
 """Count what a network does on a GPU, without a GPU: fake CUDA tensors have shapes, strides and devices, but no data.
 
-``python tests/gpu/trace.py -o trace.json`` writes the figures of `docs/performance.md`.
+``python tests/gpu/gpu_trace.py -o trace.json`` writes the figures of `docs/performance.md`.
 
 Kernels are counted as PyTorch launches them: one for each operator that is neither a view nor an allocation, one more
 to add the bias of a convolution, and one more to change the layout of a convolution's weight. Bytes are those that the
@@ -28,6 +28,7 @@ from torch.utils._pytree import tree_leaves
 
 from dstnet_arch.archs.dstnet_arch import DSTNet
 from dstnet_arch.archs.video_net import VideoNet
+from dstnet_arch.ops import fused
 
 ALLOCATIONS = ('empty', 'empty_like', 'empty_strided', 'new_empty', 'new_empty_strided', '_unsafe_view', 'lift_fresh')
 CONVOLUTIONS = ('convolution', 'convolution_backward')
@@ -145,8 +146,10 @@ def changes_layout(source: Tensor, result: Tensor) -> bool:
 
 @contextmanager
 def fake_cuda() -> Iterator[FakeTensorMode]:
-    """Tensors on 'cuda' without a GPU, with autocast."""
+    """Tensors on 'cuda' without a GPU, with autocast and the fused kernels."""
+    checked = {(0, dtype): True for dtype in (torch.float32, torch.float16, torch.bfloat16)}
     with (
+        mock.patch.dict(fused._checked, checked),
         mock.patch('torch.cuda.amp.common.amp_definitely_not_available', return_value=False),
         mock.patch('torch.cuda.is_bf16_supported', return_value=True),
         FakeTensorMode() as mode,
@@ -238,13 +241,9 @@ def trace_stream(
 
 
 def per_frame(net: VideoNet, size: tuple[int, int], autocast: torch.dtype | None = None) -> dict[str, float]:
-    """Figures of one more frame in a stream: the difference between 9 frames and 8. The peak is that of one frame's
-    work, with the inputs and states of 8 others subtracted."""
-    few, more = (trace_stream(net, size, n, autocast) for n in (8, 9))
-    a, b = few.summary(), more.summary()
-    return {key: round(b[key] - a[key], 2) for key in a if key != 'peak_mb'} | {
-        'peak_mb': trace_stream(net, size, 1, autocast).summary()['peak_mb']
-    }
+    """Figures of one more frame in a stream: the difference between four frames and three."""
+    few, more = (trace_stream(net, size, n, autocast).summary() for n in (3, 4))
+    return {key: round(more[key] - few[key], 2) for key in few if key != 'peak_mb'} | {'peak_mb': few['peak_mb']}
 
 
 def main() -> None:
@@ -255,7 +254,7 @@ def main() -> None:
     with fake_cuda():
         for name, kwargs in (('DSTNet', {}), ('DSTNet-L', {'prop_feat': 96, 'num_block': 30})):
             net = make(DSTNet, **kwargs).eval()
-            for precision, dtype in (('fp32', None), ('bf16', torch.bfloat16)):
+            for precision, dtype in (('fp32', None), ('fp16', torch.float16)):
                 figures[f'{name} {precision}, one 1280x720 frame of a stream'] = per_frame(net, (720, 1280), dtype)
                 print(name, precision, figures[f'{name} {precision}, one 1280x720 frame of a stream'], flush=True)
         net = make(DSTNet).eval()
