@@ -12,7 +12,7 @@ from dstnet_arch.errors import DataError, DSTNetError
 from dstnet_arch.memory_errors import translate_oom
 from dstnet_arch.nonfinite import first_nonfinite
 from dstnet_arch.streaming.streamer import Streamer
-from dstnet_arch.video.sinks import Sink
+from dstnet_arch.video.sink import Sink
 from dstnet_arch.video.source import Source
 from dstnet_arch.video.sources import ReadAhead
 

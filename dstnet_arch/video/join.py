@@ -90,7 +90,7 @@ def _numbers(segments: Sequence[Path]) -> Iterator[int]:
     first = 0
     for segment in segments:
         with open_container(segment) as container:
-            stamps = [p.pts for p in container.demux(video_stream(container, segment)) if p.size]
+            stamps = [p.pts or 0 for p in container.demux(video_stream(container, segment)) if p.size]
         order = {pts: number for number, pts in enumerate(sorted(stamps))}
         yield from (first + order[pts] for pts in stamps)
         first += len(stamps)

@@ -160,7 +160,8 @@ class VideoFile:
 
     def _scan(self) -> None:
         self._frames: list[_FrameInfo] = []
-        self.stopped, self.warnings = False, []
+        self.stopped = False
+        self.warnings: list[str] = []
         self._interlaced = False
         log = _Log()
         with open_container(self.media) as container:
@@ -257,11 +258,11 @@ class VideoFile:
     def _check_end(self, container: InputContainer, stream: VideoStream, log: _Log) -> None:
         """Warn if frames seem to be missing at the end."""
         end = (self.times[-1] + self.last_duration) * self.time_base
-        declared = Fraction(container.duration or 0, av.time_base) + min(self.start_time, 0)
+        declared = Fraction(container.duration or 0, av.time_base) + min(self.start_time, Fraction(0))
         reason = log.stopped_by
         if 'mov' in container.format.name and log.packets < stream.frames:
             reason = f'{log.packets} of {stream.frames} frames are in it'
-        elif 'matroska' in container.format.name and declared > end + max(1, end / 20):
+        elif 'matroska' in container.format.name and declared > end + max(Fraction(1), end / 20):
             reason = f'its video ends after {float(end):.1f} of {float(declared):.1f} s'
         if reason:
             self.warnings.append(f'{self.path} may be incomplete ({reason}). What it has is used.')
@@ -380,7 +381,7 @@ def _fingerprint(frame: VideoFrame) -> int:
     """Return a checksum of the first plane."""
     plane = frame.planes[0]
     lines = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
-    return zlib.crc32(np.ascontiguousarray(lines[:, : plane.width]))
+    return zlib.crc32(lines[:, : plane.width].tobytes())
 
 
 class _Log:

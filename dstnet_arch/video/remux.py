@@ -14,7 +14,7 @@ from av.stream import AttachmentStream, Disposition, Stream
 
 from dstnet_arch.data.frame_source import name_some
 from dstnet_arch.errors import DataError
-from dstnet_arch.video.encoder import Encoding
+from dstnet_arch.video.encoding import Encoding
 from dstnet_arch.video.ffmpeg import FFmpegError, file_url, input_arguments, run_ffmpeg
 from dstnet_arch.video.reader import open_container
 from dstnet_arch.video.source import Source
@@ -170,9 +170,9 @@ class Remuxer:
                 yield from ('-metadata', f'{key}=')
         limit = source.cut_duration if source.is_cut else None
         if is_trial:
-            limit = min(limit or _TRIAL_SECONDS, _TRIAL_SECONDS)
+            limit = min(limit or Fraction(_TRIAL_SECONDS), Fraction(_TRIAL_SECONDS))
         if limit is not None:
-            yield from ('-t', _seconds(max(limit, timing.duration if not is_trial else 0)))
+            yield from ('-t', _seconds(limit if is_trial else max(limit, timing.duration)))
         if self._container in _MOV_FAMILY:
             yield from ('-video_track_timescale', str(timing.time_base.denominator))
             if self._use_metadata_tags:
@@ -202,7 +202,7 @@ class Remuxer:
                 data.append(track)
             else:
                 self._tracks.append(track)
-        if source.is_cut and self._video_metadata.pop('timecode', None):
+        if source.is_cut and self._video_metadata.pop('timecode', ''):
             self.warnings.append(f'{source.path}: the time code is left out, because the video is cut.')
         for track in data:
             is_chapters = has_chapters and track.codec in ('text', 'none') and 'timecode' not in track.metadata

@@ -49,7 +49,7 @@ class Timing(NamedTuple):
     def is_constant(self) -> bool:
         """True if all frames are shown equally long, up to rounding by one tick (or 1 ms)."""
         steps = [b - a for a, b in pairwise(self.times)]
-        return not steps or (max(steps) - min(steps)) <= max(1, Fraction(2, 1000) / self.time_base)
+        return not steps or (max(steps) - min(steps)) <= max(Fraction(1), Fraction(2, 1000) / self.time_base)
 
 
 def repair_times(stamps: Sequence[int | None], usual: int, smallest: int = 1) -> tuple[list[int], int]:
@@ -161,12 +161,13 @@ def _continue_clock(values: Sequence[int | None], usual: int) -> list[int | None
     """Move the time stamps after each restart of the clock behind those before it."""
     known = [(i, value) for i, value in enumerate(values) if value is not None]
     moved: list[int | None] = list(values)
-    offset, last = 0, None
+    offset = 0
+    last: int | None = None
     for place, (i, value) in enumerate(known):
         following = [v for _, v in known[place + 1 : place + 3]]
-        restarts = last is not None and value + offset <= last and value < min(following, default=value)
-        if restarts and following[-1] + offset <= last:
-            offset = last + usual - value
+        is_back = last is not None and value + offset <= last
+        if is_back and value < min(following, default=value) and following[-1] + offset <= (last or 0):
+            offset = (last or 0) + usual - value
         moved[i] = value + offset
         last = value + offset
     return moved

@@ -18,10 +18,11 @@ from typing_extensions import override
 
 from dstnet_arch.data.frame_source import size_text
 from dstnet_arch.errors import DataError, OptionsError
-from dstnet_arch.video.encoder import SegmentWriter, choose_encoding, container_name, first_container
+from dstnet_arch.video.encoder import SegmentWriter
+from dstnet_arch.video.encoding import choose_encoding, container_name, first_container
 from dstnet_arch.video.join import count_frames, join_segments, packet_sizes
 from dstnet_arch.video.remux import Remuxer
-from dstnet_arch.video.sinks import Job, OutputOptions, Sink
+from dstnet_arch.video.sink import Job, Sink
 from dstnet_arch.video.source import Source
 from dstnet_arch.video.timing import Timing
 
@@ -40,10 +41,13 @@ class VideoSink(Sink):
     Args:
         output: the file.
         source: source of the frames; its other streams are added.
-        options: codec, quality, pixel format, container.
         job: see `Sink`.
         resume: see `Sink`.
         overwrite: replace a file, and what an interrupted run has left.
+        codec: see `choose_encoding`.
+        quality: see `choose_encoding`.
+        pix_fmt: see `choose_encoding`.
+        container: see `container_name`.
 
     Raises:
         OptionsError: see `Sink` and `choose_encoding`.
@@ -54,14 +58,17 @@ class VideoSink(Sink):
         self,
         output: Path,
         source: Source,
-        options: OutputOptions,
         job: Job,
         resume: bool = False,
         overwrite: bool = False,
+        codec: str | None = None,
+        quality: int | None = None,
+        pix_fmt: str | None = None,
+        container: str | None = None,
     ) -> None:
         self._source = source
-        self._container = container_name(output, options.container)
-        self._encoding = choose_encoding(source, self._container, options.codec, options.quality, options.pix_fmt)
+        self._container = container_name(output, container)
+        self._encoding = choose_encoding(source, self._container, codec, quality, pix_fmt)
         self._timing = self._fit_timing()
         # Headers apart from the frames suit MP4; what has none is made from NUT, which changes nothing.
         choices = ('mp4', 'mov', 'matroska', 'nut') if self._encoding.global_header else ('nut', 'mov', 'matroska')

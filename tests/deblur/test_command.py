@@ -297,8 +297,8 @@ def test_full_disk_keeps_finished_frames(deblur: Deblur, tmp_path: Path) -> None
 _KILLED = """
 import os, signal, sys
 from dstnet_arch.deblur import command, run
-from dstnet_arch.video import sinks
-sinks._SAVE_SECONDS = 0.0
+from dstnet_arch.video import folder_sink
+folder_sink._SAVE_SECONDS = 0.0
 open_sink = run.open_sink
 def open_killed(*args):
     sink = open_sink(*args)

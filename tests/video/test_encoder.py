@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from video_clips import frames_of, make_clip, picture, times
 
-from dstnet_arch.video.encoder import Encoding, SegmentWriter, VideoWriter, choose_encoding, container_name
+from dstnet_arch.video.encoder import SegmentWriter, VideoWriter
+from dstnet_arch.video.encoding import Encoding, choose_encoding, container_name
 from dstnet_arch.video.join import count_frames, join_segments
 from dstnet_arch.video.sources import open_source
 from dstnet_arch.video.timing import Timing
