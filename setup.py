@@ -118,8 +118,8 @@ setup(
     install_requires=[
         'torch>=2.6',  # before, weights_only=True could be bypassed (CVE-2025-32434)
         'torchvision>=0.21',
-        # For train and test, where pip can build it. Its setup.py fails on Python 3.13, and with the pip before 23.1 that
-        # Python up to 3.11.3 brings: there, dstnet setup-basicsr installs it.
+        # For train and test, where pip can build it: its setup.py fails on Python 3.13, and with the pip before 23.1
+        # that Python up to 3.11.3 brings. There, dstnet setup-basicsr installs it.
         'basicsr>=1.4.2; python_full_version >= "3.11.4" and python_version < "3.13"',
         'av>=17.1,<19',  # reads and writes video files; 19 drops an argument that is used
         'filelock>=3.12',

@@ -96,7 +96,7 @@ class Trial:
         self.constraints.write_text(constraints, 'utf-8')
 
     def install(self) -> None:
-        """`pip install .`, and `dstnet setup-basicsr` where pip cannot build BasicSR."""
+        """`pip install .`, and `dstnet setup-basicsr` where pip cannot build BasicSR (Python 3.10 and 3.13)."""
         self.call(find_python(self.version), '-m', 'venv', self.environment)
         self.outcome.python = self.call(self.python, '-c', 'import platform; print(platform.python_version())').strip()
         self.call(self.python, '-m', 'pip', 'install', '--quiet', '--constraint', self.constraints, self.clone)

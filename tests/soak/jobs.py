@@ -117,6 +117,7 @@ class Training(Job):
         self._damaged = ''
 
     def faults(self, output: Path, reference: Path) -> Iterator[str]:
+        self._had_states, self._damaged = False, ''  # the next run starts from the beginning
         yield from differences(run_folder(output), run_folder(reference))
         for path in run_folder(output).rglob('.*.incomplete'):
             yield f'{path.relative_to(output)} was left'
