@@ -23,6 +23,7 @@ from dstnet_arch.memory_errors import translate_oom
 from dstnet_arch.models import checkpoints
 from dstnet_arch.models.checkpoints import save_checkpoint, translate_state_errors
 from dstnet_arch.models.distributed import Ranks
+from dstnet_arch.models.kernels import choose_kernels, resume_kernels
 from dstnet_arch.models.self_ensemble import self_ensemble
 from dstnet_arch.models.settings import check_streaming, compile_network, make_optimizer
 from dstnet_arch.models.training import TrainingStep
@@ -63,7 +64,9 @@ class VideoRecurrentDeblurModel(SRModel):
             )
         self.ranks = Ranks(opt['rank'], opt['world_size'], opt['dist'])
         self.val_opt: dict[str, Any] = opt.get('val') or {}
-        self.validator = Validator(opt, torch.device('cuda' if opt['num_gpu'] != 0 else 'cpu'), self.ranks)
+        device = torch.device('cuda' if opt['num_gpu'] != 0 else 'cpu')
+        self._kernels = choose_kernels(self.ranks, device)
+        self.validator = Validator(opt, device, self.ranks)
         self._last_validation: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
         with checkpoints.translate_weight_errors():
             # Stock BasicSR keeps the best scores of the metrics in the options.
@@ -275,6 +278,7 @@ class VideoRecurrentDeblurModel(SRModel):
             'classes': self._classes(),
             'scaler': self.training.scaler.state_dict(),
             'precision': self.training.precision.name,
+            'kernels': self._kernels,
             'rng': rng,
             'best_metric_results': getattr(self, 'best_metric_results', {}),
             'protocol': self.validator.protocol.name,
@@ -306,6 +310,7 @@ class VideoRecurrentDeblurModel(SRModel):
                 self._update_best(dataset, means, resume_state['iter'])
         if (before := resume_state.get('precision', self.training.precision.name)) != self.training.precision.name:
             get_root_logger().warning(f'train:precision was {before}; the resumed run uses {self.training.precision}.')
+        self._kernels = resume_kernels(resume_state, self._kernels)
         self._run_missed_validation(resume_state['iter'])
         with translate_state_errors():
             self._rng.resume(resume_state.get('rng', []))

@@ -25,6 +25,7 @@ from soak.project import NAME, make_videos, run_folder, train_options
 from dstnet_arch.archs.dstnet_arch import DSTNet
 from dstnet_arch.errors import TrainingError
 from dstnet_arch.models.video_recurrent_deblur_model import VideoRecurrentDeblurModel
+from dstnet_arch.ops import native
 
 pytestmark = pytest.mark.slow
 
@@ -156,6 +157,23 @@ def _dies_at_2() -> None:
 
 def test_remaining_ranks_report_a_lost_rank(project: Path) -> None:
     run_ranks(2, project, ['basicsr.train', '-opt', 'train.yml'], _dies_at_2)
+
+
+def _rank_1_has_no_compiler() -> None:
+    native.set_native(os.environ['RANK'] == '0')
+    _Run('basicsr.train')()
+    assert not native.native_enabled()
+
+
+def test_no_rank_uses_compiled_kernels_that_another_rank_lacks(project: Path) -> None:
+    with native.native(True):
+        if not native.available():
+            pytest.skip('no C compiler')
+    changes = ['train:total_iter=2', 'logger:save_checkpoint_freq=1']
+    run_ranks(2, project, ['basicsr.train', '-opt', 'train.yml', '--force_yml', *changes], _rank_1_has_no_compiler)
+    assert _saved(project, NAME, 'training_states/1.state')['kernels'] == 'pytorch'
+    (log,) = run_folder(project).glob('train_*.log')
+    assert log.read_text().count('not available on rank 1, so no rank uses them') == 1
 
 
 # The command itself
