@@ -23,7 +23,7 @@ class Progress:
     log file, it is one line every ten seconds; jobs that end earlier print nothing. Can be used in a `with` statement.
 
     Args:
-        total: number of units of the job.
+        total: number of units of the job; 0 if it is unknown.
         unit: name of a unit, such as 'frame'.
         label: name of the job.
         log: receives the lines; default: standard error.
@@ -48,7 +48,7 @@ class Progress:
         except ImportError:  # the network alone needs only PyTorch
             return None
         return tqdm(
-            total=self.total,
+            total=self.total or None,
             initial=self.done,
             desc=self._label,
             unit=f' {self._unit}s',
@@ -66,6 +66,9 @@ class Progress:
         now = time.monotonic()
         if now - self._last_line >= _SECONDS_BETWEEN_LINES and self.done > self._first:
             self._last_line = now
+            if not self.total:
+                self._log(f'{self._label}: {self.done} {self._unit}s')
+                return
             left = (now - self._start) / (self.done - self._first) * max(self.total - self.done, 0)
             self._log(f'{self._label}: {self.done} of {self.total} {self._unit}s, {_duration(left)} left')
 

@@ -22,6 +22,10 @@ def test_progress_writes_a_line_every_ten_seconds_without_a_terminal(
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == 'Checking x: 30 of 100 frames, 0:01:10 left'
     assert [line.split()[2] for line in lines] == ['30', '40', '50', '60']
+    with Progress(0, 'frame', 'reading') as progress:  # the number of frames is unknown
+        now += 10
+        progress.update(7)
+    assert capsys.readouterr().err == 'reading: 7 frames\n'
 
 
 def test_progress_of_short_jobs_is_silent(capsys: pytest.CaptureFixture[str]) -> None:

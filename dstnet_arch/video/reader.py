@@ -13,7 +13,7 @@ import zlib
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -25,9 +25,9 @@ import torch
 from av.container import InputContainer
 from av.video import VideoFrame, VideoStream
 from torch import Tensor
-from tqdm import tqdm
 
 from dstnet_arch.errors import DataError, counted
+from dstnet_arch.progress import Progress
 from dstnet_arch.streaming.state_store import TensorFile
 from dstnet_arch.video.colour import Plane
 from dstnet_arch.video.ffmpeg import PROTOCOLS, FFmpegError, file_url, input_arguments, run_ffmpeg
@@ -176,8 +176,7 @@ class VideoFile:
             first: int | None = None
             last: VideoFrame | None = None
             following: int | None = None
-            total = stream.frames or None
-            with tqdm(total=total, desc='reading', unit='frame', disable=not self._show_progress, delay=1) as bar:
+            with Progress(stream.frames, 'frame', 'reading') if self._show_progress else nullcontext() as bar:
                 for frame in _frames(container, stream, log):
                     first = frame.pts if first is None else first
                     ticks = None if frame.pts is None or first is None else frame.pts - first
@@ -194,7 +193,8 @@ class VideoFile:
                     self._interlaced |= frame.interlaced_frame
                     log.damaged += frame.is_corrupt
                     last = frame
-                    bar.update()
+                    if bar is not None:
+                        bar.update()
             if last is None:
                 reason = f': {log.stopped_by}' if log.stopped_by else ''
                 raise DataError(f'{self.path} has no frame that can be decoded{reason}.')

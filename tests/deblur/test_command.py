@@ -21,7 +21,6 @@ from dstnet_arch.deblur.command import parse_arguments
 from dstnet_arch.deblur.config import DeblurConfig
 from dstnet_arch.deblur.run import StoppedError, run
 from dstnet_arch.video.sinks import OutputOptions, open_sink
-from dstnet_arch.video.sources import open_source
 
 
 def test_folder_is_restored_like_a_clip(deblur: Deblur, weights: Path, tmp_path: Path) -> None:
@@ -188,15 +187,6 @@ def test_links_and_foreign_folders_are_left_alone(deblur: Deblur, tmp_path: Path
     assert files(tmp_path) == ['blurry', 'link', 'real', 'sharp.partial']
 
 
-def test_two_runs_for_one_result_are_refused(deblur: Deblur, tmp_path: Path) -> None:
-    source = open_source(str(make_frames(tmp_path / 'blurry', 2)))
-    sink = open_sink(tmp_path / 'sharp', source, OutputOptions(), {})
-    status, _, err = deblur(tmp_path / 'blurry', '-o', tmp_path / 'sharp', '--overwrite')
-    assert (status, 'nother process' in err) == (2, True)
-    sink.close()
-    assert files(tmp_path) == ['blurry']
-
-
 # Interruptions
 
 
@@ -275,23 +265,6 @@ def test_interrupted_run_is_forgotten_with_overwrite(
     assert deblur(source, '-o', tmp_path / 'sharp', '--overwrite', '--end', 2)[0] == 0
     assert files(tmp_path) == ['blurry', 'sharp']
     assert files(tmp_path / 'sharp') == ['000.png', '001.png']
-
-
-def test_full_disk_keeps_finished_frames(deblur: Deblur, tmp_path: Path) -> None:
-    resource = pytest.importorskip('resource')  # POSIX only
-    source = make_frames(tmp_path / 'blurry', 5, height=32, width=32)
-    save(source / '003.png', noise(32, 32, 4))  # the only file that exceeds the limit
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    sizes = [path.stat().st_size for path in sorted(source.iterdir())]
-    resource.setrlimit(resource.RLIMIT_FSIZE, ((sizes[2] + sizes[3]) // 2, limits[1]))
-    try:
-        status, _, err = deblur(source, '-o', tmp_path / 'sharp')
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert (status, '--resume' in err) == (2, True)
-    assert not (tmp_path / 'sharp').exists()
-    assert deblur(source, '-o', tmp_path / 'sharp', '--resume')[0] == 0
-    assert len(files(tmp_path / 'sharp')) == 5
 
 
 _KILLED = """
