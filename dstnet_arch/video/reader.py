@@ -273,7 +273,18 @@ class VideoFile:
         copy = Path(self._copies[-1].name) / 'copy.nut'
         streams = ['-map', f'0:{self.stream_index}', '-map', '0:a?', '-map', '0:s?']
         try:
-            run_ffmpeg([*input_arguments(self.path), *streams, '-c', 'copy', '-copyinkf', '-f', 'nut', file_url(copy)])
+            run_ffmpeg(
+                [
+                    *input_arguments(self.path, '-fflags', '+genpts'),
+                    *streams,
+                    '-c',
+                    'copy',
+                    '-copyinkf',
+                    '-f',
+                    'nut',
+                    file_url(copy),
+                ]
+            )
         except FFmpegError:
             return False
         self.media = copy

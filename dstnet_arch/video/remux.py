@@ -46,9 +46,13 @@ class _Track:
     type: str
     codec: str
     channels: int
-    is_cover: bool
+    disposition: str
     metadata: dict[str, str]
     action: str = 'copy'
+
+    @property
+    def is_cover(self) -> bool:
+        return 'attached_pic' in self.disposition
 
     @property
     def label(self) -> str:
@@ -155,9 +159,10 @@ class Remuxer:
                 yield from (f'-c:{number}', track.action)
             if track.action in ('aac', 'libopus', 'libvorbis'):
                 yield from (f'-b:{number}', f'{96 * track.channels}k')
+            yield from (f'-disposition:{number}', track.disposition or '0')
             if track.is_cover:
-                yield from (f'-disposition:{number}', 'attached_pic')
-            elif source.is_cut and track.action in _CONVERSIONS['audio']:
+                continue
+            if source.is_cut and track.action in _CONVERSIONS['audio']:
                 yield from (f'-filter:{number}', 'atrim=start=0')
             elif source.is_cut and track.type != 'attachment':
                 yield from (f'-copypriorss:{number}', '0')
@@ -256,12 +261,12 @@ class Remuxer:
 
 def _track_of(stream: Stream) -> _Track:
     context = stream.codec_context
-    codec = context.codec.canonical_name if context is not None else (stream.name or 'unknown')
+    codec = context.codec.canonical_name if context is not None else (getattr(stream, 'name', None) or 'unknown')
     if isinstance(stream, AttachmentStream):
         codec = stream.mimetype or 'attachment'
-    is_cover = bool(stream.disposition & Disposition.attached_pic)
+    disposition = '+'.join(str(flag.name) for flag in Disposition if flag in stream.disposition)
     channels = getattr(context, 'channels', 0) if stream.type == 'audio' else 0
-    return _Track(stream.index, stream.type, codec, channels or 1, is_cover, dict(stream.metadata))
+    return _Track(stream.index, stream.type, codec, channels or 1, disposition, dict(stream.metadata))
 
 
 def _is_same(track: _Track, found: _Track) -> bool:

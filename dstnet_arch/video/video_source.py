@@ -104,8 +104,8 @@ class VideoSource(Source):
     def _timing(self) -> Timing:
         file, chosen = self._file, self._chosen
         ends = [*file.times[1:], file.times[-1] + file.last_duration]
-        begin = file.times[chosen.start] * file.time_base if chosen.start else file.start_time
-        begin = min(begin, file.times[chosen.start] * file.time_base)
-        shift = -int(-begin / file.time_base // 1) if begin < 0 else int(begin / file.time_base)
+        first = file.times[chosen.start] * file.time_base
+        begin = first if chosen.start or first - file.start_time < Fraction(1, 1000) else file.start_time
+        shift = round(begin / file.time_base)
         times = [time - shift for time in file.times[chosen.start : chosen.stop]]
         return Timing(file.time_base, times, ends[chosen.stop - 1] - shift - times[-1], file.rate, begin)

@@ -167,6 +167,19 @@ def test_sound_is_copied_or_converted(copy: Copy, tmp_path: Path, codec: str) ->
     assert out.warnings == [f'mp4 does not accept stream 1 (audio, {codec}): it is converted to AAC.']
 
 
+def test_streams_keep_language_and_disposition(copy: Copy, tmp_path: Path) -> None:
+    clip = with_sound(tmp_path / 'sound.mkv', 'aac')
+    options = ('-map', '0:v', '-map', '0:a', '-map', '0:a', '-c', 'copy', '-metadata:s:a:0', 'language=eng')
+    options += ('-metadata:s:a:1', 'language=deu', '-disposition:a:0', '0', '-disposition:a:1', 'default')
+    source = ffmpeg('-i', clip, *options, tmp_path / 'in.mkv')
+    for name in ('out.mp4', 'out.mkv'):
+        with av.open(str(copy(source, name).path)) as out:
+            first, second = out.streams.audio
+            assert (first.metadata['language'], second.metadata['language']) == ('eng', 'deu')
+            assert second.disposition & av.stream.Disposition.default
+            assert not first.disposition & av.stream.Disposition.default
+
+
 def test_sound_in_webm_becomes_opus(copy: Copy, tmp_path: Path) -> None:
     out = copy(with_sound(tmp_path / 'in.mkv', 'aac'), 'out.webm', codec='libvpx-vp9')
     assert streams(out.path)[1] == ('audio', 'opus')
@@ -276,11 +289,15 @@ def test_start_and_end_cut_sound(copy: Copy, tmp_path: Path, name: str) -> None:
     assert times(out)[0] == 0
 
 
-def test_sound_continues_when_the_clock_restarts(copy: Copy, tmp_path: Path) -> None:
-    part = make_clip(tmp_path / 'part.ts', 25, rate=25, audio=True, options={'bf': '2'}).read_bytes()
-    (tmp_path / 'in.ts').write_bytes(part + part)
+@pytest.mark.parametrize('container', ['ts', 'vob'])
+def test_sound_continues_when_the_clock_restarts(copy: Copy, tmp_path: Path, container: str) -> None:
+    clip = make_clip(tmp_path / 'in.mkv', 25, (48, 64), rate=25, audio=True, options={'bf': '2'})
+    codecs = ('-c:v', 'mpeg2video', '-bf', 2, '-c:a', 'mp2', '-ar', 16000) if container == 'vob' else ('-c', 'copy')
+    part = ffmpeg('-i', clip, *codecs, tmp_path / f'part.{container}').read_bytes()
+    source = tmp_path / f'in.{container}'
+    source.write_bytes(part + part)
     for name in ('out.mp4', 'out.mkv'):
-        out = copy(tmp_path / 'in.ts', name).path
+        out = copy(source, name).path
         assert len(times(out)) == 50
         heard = [time for time, _ in packets(out, 'audio')]
         assert all(0 <= b - a < Fraction(1, 4) for a, b in pairwise(heard))
