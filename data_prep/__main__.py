@@ -82,7 +82,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(printable(f'error: {error}'), file=sys.stderr)
         return EXIT_STATUS
     except KeyboardInterrupt:
-        print('\ninterrupted; run the same command again to resume', file=sys.stderr)
+        again = 'with --overwrite' if arguments.command == 'synthesize' else 'to resume'
+        print(f'\ninterrupted; run the same command again {again}', file=sys.stderr)
         return INTERRUPTED
 
 

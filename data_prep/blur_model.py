@@ -6,10 +6,10 @@ Convolutional Neural Network for Dynamic Scene Deblurring", CVPR 2017, Section 3
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -23,42 +23,40 @@ Light = NDArray[Any]
 
 @dataclass(frozen=True)
 class Response:
-    """Camera response: the mapping between stored values and light, both in [0, 1]."""
+    """Camera response: the mapping between stored values and light, both in [0, 1].
+
+    Args:
+        name: Name for records.
+        to_light: Strictly increasing mapping from stored values to light.
+    """
 
     name: str
     to_light: Callable[[NDArray[np.float64]], NDArray[np.float64]]
-    to_stored: Callable[[NDArray[np.float64]], NDArray[np.float64]]
-    values: tuple[float, ...] = ()
-    """Light of the 256 stored values if the curve was measured."""
 
     def light(self, image: Image, dtype: type = np.float64) -> Light:
         """Convert stored values (uint8, any shape) to light of the same shape."""
         import cv2
 
-        table: Light = _table(self).astype(dtype, copy=False)
+        table: Light = self._levels.astype(dtype, copy=False)
         return np.asarray(cv2.LUT(image.reshape(-1, 1), table)).reshape(image.shape)  # much faster than indexing
 
     def image(self, light: Light) -> Image:
-        """Convert light to uint8 stored values, rounded and clipped."""
-        stored = self.to_stored(np.clip(light, 0, 1, dtype=np.float64))
-        return np.asarray(np.rint(255 * stored).astype(np.uint8))
+        """Convert light to the nearest stored values, uint8."""
+        return np.searchsorted(self._rounding_limits, light).astype(np.uint8)
 
+    @cached_property
+    def _levels(self) -> NDArray[np.float64]:
+        return self.to_light(np.arange(256) / 255)
 
-@lru_cache(maxsize=8)
-def _table(response: Response) -> NDArray[np.float64]:
-    return response.to_light(np.arange(256) / 255)
+    @cached_property
+    def _rounding_limits(self) -> NDArray[np.float64]:
+        return self.to_light((np.arange(255) + 0.5) / 255)
 
 
 @lru_cache(maxsize=8)
 def power_law(gamma: float) -> Response:
-    """Response `light = stored ** gamma`.
-
-    Raises:
-        ValueError: `gamma` is not positive.
-    """
-    if not gamma > 0:
-        raise ValueError(f'gamma is {gamma}, it must be positive')
-    return Response(f'gamma{gamma:g}', lambda stored: stored**gamma, lambda light: light ** (1 / gamma))
+    """Response `light = stored ** gamma`, for a positive gamma."""
+    return Response(f'gamma{gamma:g}', lambda stored: stored**gamma)
 
 
 def response_from_values(name: str, values: Sequence[float]) -> Response:
@@ -72,59 +70,30 @@ def response_from_values(name: str, values: Sequence[float]) -> Response:
         ValueError: `values` are not 256 finite, strictly increasing numbers.
     """
     table = np.asarray(values, np.float64)
-    if table.shape != (256,):
-        raise ValueError(f'{table.size} numbers given; a response curve has 256, the light of each stored value')
-    if not np.isfinite(table).all():
-        raise ValueError('the numbers must be finite')
-    if not (np.diff(table) > 0).all():
-        position = int(np.flatnonzero(np.diff(table) <= 0)[0])
-        raise ValueError(
-            f'the numbers must increase, but number {position + 2} ({table[position + 1]:g}) is not above '
-            f'the one before ({table[position]:g})'
-        )
+    if table.shape != (256,) or not np.isfinite(table).all() or not (np.diff(table) > 0).all():
+        raise ValueError('expected 256 finite, increasing numbers')
     table = (table - table[0]) / (table[-1] - table[0])
-    stored = np.arange(256) / 255
-    return Response(
-        name,
-        lambda asked: np.interp(asked, stored, table),
-        lambda light: np.interp(light, table, stored),
-        tuple(table.tolist()),
-    )
+    return Response(name, lambda stored: np.interp(stored, np.arange(256) / 255, table))
 
 
 def _srgb_to_light(stored: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.where(stored <= 0.04045, stored / 12.92, ((stored + 0.055) / 1.055) ** 2.4)
 
 
-def _srgb_to_stored(light: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.where(light <= 0.0031308, light * 12.92, 1.055 * light ** (1 / 2.4) - 0.055)
-
-
 GAMMA_22 = power_law(2.2)
 """Approximation by Nah et al. for a camera whose curve is unknown."""
-LINEAR = Response('linear', lambda stored: stored, lambda light: light)
-SRGB = Response('srgb', _srgb_to_light, _srgb_to_stored)  # IEC 61966-2-1
+LINEAR = Response('linear', lambda stored: stored)
+SRGB = Response('srgb', _srgb_to_light)  # IEC 61966-2-1
 RESPONSES = {response.name: response for response in (SRGB, GAMMA_22, LINEAR)}
 
 
-def mean_light(lights: Iterable[Light], weights: Iterable[float] | None = None) -> NDArray[np.float64]:
-    """Weighted mean in float64.
-
-    Args:
-        lights: At least one array; all of the same shape. They are consumed one at a time and not changed.
-        weights: One weight per array; equal weights if None.
-
-    Raises:
-        ValueError: `lights` is empty, or the counts differ.
-    """
+def mean_light(lights: Iterable[Light], weights: Iterable[float]) -> NDArray[np.float64]:
+    """Return the weighted mean in float64 of arrays of the same shape, which are consumed one at a time."""
     total: Any = 0.0
     weight_sum = 0.0
-    pairs = ((light, 1.0) for light in lights) if weights is None else zip(lights, weights, strict=True)
-    for light, weight in pairs:
+    for light, weight in zip(lights, weights, strict=True):
         total = total + np.multiply(light, weight, dtype=np.float64)
         weight_sum += weight
-    if not weight_sum:
-        raise ValueError('no frames to average')
     return np.asarray(total / weight_sum)
 
 
@@ -138,15 +107,7 @@ def blurry_and_sharp(frames: Iterable[Image], window: int, response: Response) -
 
     Yields:
         (blurry, sharp). Remaining frames that do not fill a window are dropped.
-
-    Raises:
-        ValueError: `window` is not odd and positive.
     """
-    if window < 1 or window % 2 == 0:
-        raise ValueError(f'window is {window}, it must be odd and positive')
-    held: deque[Image] = deque()
-    for frame in frames:
-        held.append(frame)
-        if len(held) == window:
-            yield response.image(mean_light(map(response.light, held))), held[window // 2]
-            held.clear()
+    iterator = iter(frames)
+    while len(group := list(islice(iterator, window))) == window:
+        yield response.image(mean_light(map(response.light, group), [1] * window)), group[window // 2]

@@ -13,7 +13,7 @@ from typing import Any
 
 from data_prep.layouts import Clip, Found, Layout, find_clips, is_litter
 from data_prep.lmdb_writer import Frame, bytes_needed, default_threads, is_complete, write_lmdb, write_text
-from data_prep.synthesize_plan import as_synthesized
+from data_prep.synthesize_record import as_synthesized
 from dstnet_arch._version import __version__
 from dstnet_arch.data.image_file import read_header
 from dstnet_arch.data.lmdb_format import IMAGE_EXTENSIONS, check_key, frame_key, natural_key

@@ -1,4 +1,4 @@
-"""First pass over footage: frame count, cuts, repeated frames, speed and frame times.
+"""First pass over footage: frame count, cuts, repeated frames, motion and frame times.
 
 Each frame is compared with the previous one by the mean absolute difference of thumbnails in grey levels, called its
 *difference* below.
@@ -6,7 +6,7 @@ Each frame is compared with the previous one by the mean absolute difference of 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -17,6 +17,7 @@ from data_prep.blur_model import Image
 from data_prep.synthesize_flow import MIN_SIZE, flow_to
 from data_prep.synthesize_footage import Footage, size_text
 from dstnet_arch.errors import DataError
+from dstnet_arch.progress import Progress
 
 CUT_THRESHOLD = 12.0
 """Minimum difference at a cut, in grey levels."""
@@ -24,10 +25,15 @@ CUT_RATIO = 4.0
 """Minimum ratio of the difference at a cut to those around it: fast motion is large in several frames in a row."""
 PAUSE = 10.0
 """A gap between time stamps above this many frame intervals begins a new shot."""
+GHOST_STEP = 2.0
+"""Motion between averaged frames above which edges appear as several copies, in pixels."""
+REPEATED_SHARE = 0.1
+"""Share of repeated frames above which a video counts as converted from a lower rate."""
 REPEAT_RATIO = 0.1
 """Maximum ratio of a repeated frame's difference to the motion around it."""
 _STILL = 0.4  # maximum difference of a repeated frame, caused by compression
 _MOVING = 0.5  # minimum motion at which repeated frames can be recognised
+_MIN_MOVING = 10  # frames with motion from which the share of repeated ones is judged
 _NEIGHBOURS = 15
 
 _THUMBNAIL = (64, 36)
@@ -42,7 +48,7 @@ class Analysis:
     num_frames: int
     size: tuple[int, int]
     """(height, width)."""
-    differences: tuple[float, ...]
+    differences: list[float]
     """Differences of frames 1, 2, ... from their predecessors."""
     step: float = 0.0
     """Motion from frame to frame in the faster parts of the footage, in pixels."""
@@ -50,16 +56,10 @@ class Analysis:
     """Time of each frame in nominal frame intervals if the frame rate is variable; None if it is constant."""
     frame_rate: float | None = None
     """Nominal frames per second."""
-    unmatched: bool = False
-    """True if the frame rate is variable but the time stamps do not correspond to the decoded frames."""
 
 
-def analyse(footage: Footage, progress: Callable[[], object] = lambda: None) -> Analysis:
+def analyse(footage: Footage) -> Analysis:
     """Read all frames once.
-
-    Args:
-        footage: Footage to read.
-        progress: Called after each frame.
 
     Raises:
         DataError: there are no frames, or they differ in size.
@@ -67,67 +67,55 @@ def analyse(footage: Footage, progress: Callable[[], object] = lambda: None) -> 
     import cv2
 
     # An odd interval: repeated frames often come in pairs, and the sample must not consist of these alone.
-    interval = max(1, footage.claimed // _SAMPLES) | 1
-    size: tuple[int, int] | None = None
+    interval = max(1, footage.listed // _SAMPLES) | 1
+    size = (0, 0)
+    count = 0
     differences: list[float] = []
     steps: list[float] = []
-    last: NDArray[np.float32] | None = None
+    last_thumbnail: NDArray[np.float32] | None = None
     sampled: Image | None = None
-    count = 0
-    for frame in footage.frames():
-        shape = (frame.shape[0], frame.shape[1])
-        if size is None:
-            size = shape
-        elif shape != size:
-            raise DataError(
-                f'{footage.path}: frame {count} is {size_text(shape)}, the previous ones are {size_text(size)}. '
-                'All frames of a video must have the same size'
-            )
-        thumbnail = cv2.resize(frame, _THUMBNAIL, interpolation=cv2.INTER_AREA).astype(np.float32)
-        if last is not None:
-            differences.append(float(np.abs(thumbnail - last).mean()))
-        last = thumbnail
-        if sampled is not None:
-            steps.append(_step(sampled, frame))
-        sampled = frame.copy() if count % interval == 0 else None
-        count += 1
-        progress()
-    if size is None:
+    with Progress(footage.listed, 'frame', f'Analysing {footage.path.name}') as progress:
+        for count, frame in enumerate(footage.frames(), start=1):
+            size = size if count > 1 else (frame.shape[0], frame.shape[1])
+            if frame.shape[:2] != size:
+                raise DataError(
+                    f'{footage.path}: frame {count} is {size_text(frame.shape[:2])}, the previous ones are '
+                    f'{size_text(size)}. All frames of a video must have the same size'
+                )
+            thumbnail = cv2.resize(frame, _THUMBNAIL, interpolation=cv2.INTER_AREA).astype(np.float32)
+            if last_thumbnail is not None:
+                differences.append(float(np.abs(thumbnail - last_thumbnail).mean()))
+            last_thumbnail = thumbnail
+            if sampled is not None:
+                steps.append(_step(sampled, frame))
+            sampled = frame.copy() if (count - 1) % interval == 0 else None
+            progress.update()
+    if count == 0:
         raise DataError(f'{footage.path}: no frame can be decoded. The file is damaged or not a video')
-    step = float(np.percentile(steps, 90)) if steps else 0.0
-    rate, times = frame_times(footage.stamps, footage.tick)
-    matched = footage.stamps is not None and len(footage.stamps) == count
-    return Analysis(
-        count,
-        size,
-        tuple(differences),
-        step,
-        times=times if matched else None,
-        frame_rate=rate if matched and rate else footage.frame_rate,
-        unmatched=times is not None and not matched,
-    )
+    rate, times = footage.frame_rate, None
+    if footage.stamps is not None and len(footage.stamps) == count > 1:
+        typical_interval, times = frame_times(footage.stamps)
+        rate = 1 / (typical_interval * footage.time_base)
+    return Analysis(count, size, differences, float(np.percentile(steps, 90)) if steps else 0.0, times, rate)
 
 
-def frame_times(stamps: NDArray[np.float64] | None, tick: float) -> tuple[float | None, NDArray[np.float64] | None]:
-    """Find the nominal frame rate, and the frame times if the rate is variable.
+def frame_times(stamps: NDArray[np.float64]) -> tuple[float, NDArray[np.float64] | None]:
+    """Find the nominal frame interval, and the frame times if the rate is variable.
 
-    The rate is variable if an interval differs from the median interval by more than a quarter and more than the
-    rounding of the time stamps.
+    The rate is variable if an interval differs from the median interval by more than a quarter and more than the unit
+    of the time stamps, to which they are rounded.
 
     Args:
-        stamps: Time stamps in seconds, increasing.
-        tick: Their resolution in seconds.
+        stamps: Two or more increasing time stamps in any unit.
 
     Returns:
-        Frames per second, and the times in units of the median interval; None where unknown or constant.
+        The mean interval, and None; for a variable rate, the median interval, and the times in units of it.
     """
-    if stamps is None or len(stamps) < 2:
-        return None, None
     intervals = np.diff(stamps)
     typical = float(np.median(intervals))
-    if np.all(np.abs(intervals - typical) <= max(0.25 * typical, 1.01 * tick)):
-        return float(1 / intervals.mean()), None
-    return 1 / typical, (stamps - stamps[0]) / typical
+    if np.all(np.abs(intervals - typical) <= max(typical / 4, 1)):
+        return float(intervals.mean()), None
+    return typical, (stamps - stamps[0]) / typical
 
 
 def find_cuts(
@@ -144,17 +132,18 @@ def find_cuts(
         threshold: Grey levels; 255 finds no cut.
         times: See `Analysis`.
     """
-    real = [position for position, repeated in enumerate(find_repeats(differences)) if not repeated]
+    real = np.flatnonzero(~find_repeats(differences)).tolist()
     cuts = set() if times is None else {int(frame) + 1 for frame in np.flatnonzero(np.diff(times) > PAUSE)}
     for index, position in enumerate(real):
         if differences[position] > threshold:
-            near = [differences[real[i]] for i in (index - 2, index - 1, index + 1, index + 2) if 0 <= i < len(real)]
-            if not near or differences[position] > CUT_RATIO * median(near):
+            neighbours = [*real[max(0, index - 2) : index], *real[index + 1 : index + 3]]
+            typical = median(differences[neighbour] for neighbour in neighbours) if neighbours else 0.0
+            if differences[position] > CUT_RATIO * typical:
                 cuts.add(position + 1)
     return sorted(cuts)
 
 
-def find_repeats(differences: Sequence[float]) -> list[bool]:
+def find_repeats(differences: Sequence[float]) -> NDArray[np.bool_]:
     """Return for each difference whether its frame repeats the previous one while there is motion around it.
 
     The motion around a frame is the third largest of 31 differences, since the two largest may be cuts. This finds up
@@ -162,18 +151,56 @@ def find_repeats(differences: Sequence[float]) -> list[bool]:
     """
     values = np.asarray(differences, np.float64)
     if not len(values):
-        return []
+        return np.zeros(0, bool)
     windows = np.lib.stride_tricks.sliding_window_view(np.pad(values, _NEIGHBOURS), 2 * _NEIGHBOURS + 1)
     motion = np.partition(windows, -3, axis=1)[:, -3]
-    return list(((values < np.minimum(REPEAT_RATIO * motion, _STILL)) & (motion > _MOVING)).tolist())
+    return np.asarray((values < np.minimum(REPEAT_RATIO * motion, _STILL)) & (motion > _MOVING))
 
 
 def repeated_share(differences: Sequence[float]) -> float:
     """Return the share of repeated frames among those with motion; 0 if there are too few to judge."""
-    values = np.asarray(differences, np.float64)
-    repeats = np.asarray(find_repeats(differences), bool)
-    moving = int(np.count_nonzero(repeats | (values > _MOVING)))
-    return int(repeats.sum()) / moving if moving >= 10 else 0.0
+    repeats = find_repeats(differences)
+    moving = np.count_nonzero(repeats | (np.asarray(differences) > _MOVING))
+    return float(repeats.sum() / moving) if moving >= _MIN_MOVING else 0.0
+
+
+def find_warnings(footage: Footage, analysis: Analysis, step: float) -> list[str]:
+    """Return the properties of a video that make poor pairs.
+
+    Args:
+        footage: The video.
+        analysis: Its analysis.
+        step: Motion between averaged frames in the faster parts, in pixels.
+    """
+    warnings = []
+    if footage.hdr:
+        warnings.append(
+            f'HDR footage ({footage.hdr}): its stored values do not follow the curves of --response, so blurry frames '
+            'get wrong brightness. Film in SDR, convert to SDR with tone mapping, or measure the curve'
+        )
+    if analysis.times is not None:
+        warnings.append(
+            f'variable frame rate, nominally {analysis.frame_rate:.4g} frames per second: frames are averaged by their '
+            f'times, and gaps above {PAUSE:g} frames begin a new shot. Blur is less even where frames are missing'
+        )
+    if analysis.num_frames != footage.listed:
+        warnings.append(
+            f'the file lists {footage.listed} frames, but {analysis.num_frames} can be decoded: their times are '
+            f'unknown, so all have equal weight. Convert it: ffmpeg -i {footage.path} -c:v libx264 -crf 10 NEW.mp4'
+        )
+    share = repeated_share(analysis.differences)
+    if share > REPEATED_SHARE:
+        warnings.append(
+            f'{share:.0%} of the frames repeat the previous one, as in a video converted from a lower rate, so the '
+            'blur would have gaps. Use the original or drop the repeated frames: '
+            f'ffmpeg -i {footage.path} -vf mpdecimate -fps_mode vfr -c:v libx264 -crf 10 NEW.mp4'
+        )
+    if step > GHOST_STEP:
+        warnings.append(
+            f'the frame rate is low for the motion: fast parts move by {step:.1f} pixels between averaged frames and '
+            'will appear as several copies. Film at a higher rate, or use --interpolate'
+        )
+    return warnings
 
 
 def _step(first: Image, second: Image) -> float:
@@ -184,5 +211,5 @@ def _step(first: Image, second: Image) -> float:
     small = [cv2.resize(frame, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA) for frame in (first, second)]
     if min(small[0].shape[:2]) < MIN_SIZE:
         return 0.0  # too small for optical flow
-    flow = flow_to(small[0], small[1], fast=True)
-    return float(np.percentile(np.hypot(flow[..., 0], flow[..., 1]), 99)) / factor
+    flow = flow_to(small[0], small[1])
+    return float(np.percentile(np.linalg.norm(flow, axis=2), 99)) / factor

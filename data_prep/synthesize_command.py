@@ -70,11 +70,11 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     )
 
     frames = command.add_argument_group('frames')
-    frames.add_argument('--crop', type=_crop, metavar='WxH[+X+Y]', help='crop all frames; centred without X and Y')
     size = frames.add_mutually_exclusive_group()
     size.add_argument(
         '--scale',
         type=real_number(0, 1, exclusive=True),
+        default=1.0,
         metavar='F',
         help='scale down by F, averaging areas; this also reduces the blur and noise of the footage',
     )
@@ -101,15 +101,10 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         '--train-share',
         type=real_number(0, 1),
         metavar='P',
-        help='share of the videos for training, the others are for testing; chosen at random by --seed',
-    )
-    result.add_argument(
-        '--seed', type=whole_number(0), default=0, help='seed of the windows and --train-share (default 0)'
+        help='share of the videos for training, the others are for testing; chosen by a hash of their names',
     )
     result.add_argument('--preview', action='store_true', help='write CLIP/preview.jpg with some pairs')
-    result.add_argument(
-        '--overwrite', action='store_true', help='replace clips of these videos that were made with other settings'
-    )
+    result.add_argument('--overwrite', action='store_true', help='replace earlier clips of these videos')
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -119,7 +114,6 @@ def run(arguments: argparse.Namespace) -> None:
         DataError: see `synthesize`.
     """
     from data_prep.synthesize import synthesize
-    from data_prep.synthesize_footage import Geometry
     from data_prep.synthesize_plan import Settings
 
     settings = Settings(
@@ -128,10 +122,10 @@ def run(arguments: argparse.Namespace) -> None:
         stride=arguments.stride,
         duty_cycle=arguments.duty_cycle,
         interpolate=arguments.interpolate,
-        geometry=Geometry(arguments.crop, arguments.scale, arguments.max_size),
+        scale=arguments.scale,
+        max_size=arguments.max_size,
         cut_threshold=arguments.cut_threshold,
         min_pairs=arguments.min_pairs,
-        seed=arguments.seed,
     )
     synthesize(
         arguments.videos,
@@ -155,28 +149,20 @@ def read_response(text: str) -> Response:
 
     if text in RESPONSES:
         return RESPONSES[text]
-    path = Path(text)
-    known = f'--response is one of {", ".join(RESPONSES)}, or a text file with the light of each value from 0 to 255'
-    if not path.is_file():
-        raise DataError(f'--response {text}: no such curve and no such file. {known}')
     try:
-        numbers = [float(word) for word in path.read_text(encoding='utf-8').replace(',', ' ').split()]
+        numbers = [float(word) for word in Path(text).read_text(encoding='utf-8').replace(',', ' ').split()]
         return response_from_values('file', numbers)
     except (OSError, ValueError) as error:
-        raise DataError(f'--response {path}: {error}. {known}') from None
+        raise DataError(
+            f'--response {text}: {error}. Use {", ".join(RESPONSES)}, or a text file with the light of each stored '
+            'value from 0 to 255'
+        ) from None
 
 
 def _window(text: str) -> tuple[int, int]:
     match = re.fullmatch(r'([0-9]{1,4})(?:-([0-9]{1,4}))?', text)
     if match is not None:
         first, last = int(match[1]), int(match[2] or match[1])
-        if 1 <= first <= last and (match[2] or first % 2):
+        if 1 <= first <= last and (first % 2 or first < last):
             return first, last
     raise argparse.ArgumentTypeError(f'{text!r} is neither an odd number nor a range such as 7-13')
-
-
-def _crop(text: str) -> tuple[int, int, int | None, int | None]:
-    match = re.fullmatch(r'([0-9]{1,6})x([0-9]{1,6})(?:\+([0-9]{1,6})\+([0-9]{1,6}))?', text)
-    if match is None or not int(match[1]) or not int(match[2]):
-        raise argparse.ArgumentTypeError(f'{text!r} is not a crop; write it as 1280x720 or 1280x720+0+100')
-    return int(match[1]), int(match[2]), *(int(part) if part else None for part in match.groups()[2:])  # type: ignore[return-value]

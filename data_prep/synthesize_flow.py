@@ -12,7 +12,6 @@ other one is used.
 
 from __future__ import annotations
 
-from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -31,41 +30,39 @@ class FlowFrame:
     """A frame with the optical flow to its successor, computed on first use.
 
     Args:
+        number: Number of the frame in the footage.
         image: (height, width, 3), BGR, uint8.
         response: Camera response.
     """
 
-    def __init__(self, image: Image, response: Response) -> None:
+    def __init__(self, number: int, image: Image, response: Response) -> None:
+        self.number = number
         self.image = image
         self.next: FlowFrame | None = None
         self._response = response
         self._flows: tuple[Flow, Flow] | None = None
-        self._lock = Lock()
 
     def light(self, time: float = 0.0) -> Light:
         """Return the light (height, width, 3) at `time` in [0, 1): 0 is this frame, 1 the next one."""
         if time == 0:
             return self._response.light(self.image)
         assert self.next is not None
-        ends = (self._response.light(self.image, np.float32), self._response.light(self.next.image, np.float32))
-        with self._lock:  # neighbouring windows need the same flow in different threads
-            if self._flows is None:
-                self._flows = (flow_to(self.image, self.next.image), flow_to(self.next.image, self.image))
-        return light_between(*ends, *self._flows, time)
+        if self._flows is None:  # two threads may both compute it, with the same result
+            self._flows = (flow_to(self.image, self.next.image), flow_to(self.next.image, self.image))
+        first, second = (self._response.light(frame.image, np.float32) for frame in (self, self.next))
+        return light_between(first, second, *self._flows, time)
 
 
-def flow_to(first: Image, second: Image, fast: bool = False) -> Flow:
+def flow_to(first: Image, second: Image) -> Flow:
     """Estimate the optical flow from one frame to another.
 
     Args:
         first: (height, width, 3), BGR, uint8; at least `MIN_SIZE` high and wide.
         second: Frame of the same size.
-        fast: Use the fast preset, good enough to measure speed.
     """
     import cv2
 
-    preset = cv2.DISOPTICAL_FLOW_PRESET_FAST if fast else cv2.DISOPTICAL_FLOW_PRESET_MEDIUM
-    dis: Any = cv2.DISOpticalFlow.create(preset)
+    dis: Any = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     gray = [cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY) for frame in (first, second)]
     return np.asarray(dis.calc(*gray, None))
 
