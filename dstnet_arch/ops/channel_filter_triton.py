@@ -49,10 +49,11 @@ def channel_filter_backward(
     launch(_backward, grid, grad, z, filters, bias, grad_z, h, w, c, stride, **constants, PIXELS=PIXELS)
     strips = triton.cdiv(h, _ROWS)
     sums = torch.empty((n, strips, 10, c), dtype=torch.float32, device=z.device)
-    grid = (n * strips, 10, grid[1])
-    launch(_filter_gradient, grid, grad, z, sums, h, w, c, **constants, ROWS=_ROWS, PIXELS=4 * PIXELS)
+    launch(
+        _filter_gradient, (n * strips, 10, grid[1]), grad, z, sums, h, w, c, **constants, ROWS=_ROWS, PIXELS=4 * PIXELS
+    )
     sums = sums.sum(dim=1) if filters.shape[0] > 1 else sums.sum(dim=(0, 1)).unsqueeze(0)
-    grad_filters = sums[:, :9].transpose(1, 2).reshape(filters.shape)
+    grad_filters = sums[:, :9].transpose(1, 2).contiguous().view(filters.shape)
     return grad_z, grad_filters.to(filters.dtype), sums[:, 9].sum(dim=0).to(bias.dtype)
 
 

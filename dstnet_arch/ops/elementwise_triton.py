@@ -22,17 +22,17 @@ def add_bias_(x: Tensor, bias: Tensor, residual: Tensor | None, slope: float) ->
         residual: (N, C, H, W), channels-last, of any type, or None.
         slope: slope of the LeakyReLU; 1 for none.
     """
-    has_residual = residual is not None
-    tensors = (x, bias, residual if has_residual else x)
-    constants = {'LEAKY': slope != 1, 'RESIDUAL': has_residual, 'ELEMENTS': ELEMENTS}
-    launch(_add_bias, element_grid(x), *tensors, x.numel(), x.shape[1], slope, **constants)
+    added = x if residual is None else residual
+    arguments = (x, bias, added, x.numel(), x.shape[1], slope)
+    constants = {'LEAKY': slope != 1, 'RESIDUAL': residual is not None, 'ELEMENTS': ELEMENTS}
+    launch(_add_bias, element_grid(x), *arguments, **constants)
 
 
 def gated_sum(x1: Tensor, y1: Tensor, bias1: Tensor, x2: Tensor, y2: Tensor, bias2: Tensor) -> Tensor:
     """The result of `dstnet_arch.ops.gated_sum.gated_sum`: (N, C, H, W), channels-last; biases (C,)."""
     out = torch.empty_like(x1)
-    tensors = (x1, y1, bias1, x2, y2, bias2, out)
-    launch(_gated_sum, element_grid(x1), *tensors, x1.numel(), x1.shape[1], ELEMENTS=ELEMENTS)
+    sizes = x1.numel(), x1.shape[1]
+    launch(_gated_sum, element_grid(x1), x1, y1, bias1, x2, y2, bias2, out, *sizes, ELEMENTS=ELEMENTS)
     return out
 
 
@@ -40,7 +40,7 @@ def gated_sum_backward(
     grad: Tensor, x1: Tensor, y1: Tensor, bias1: Tensor, x2: Tensor, y2: Tensor, bias2: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The gradients of x1, y1, x2 and y2 (the gradient of a bias is the sum of that of y)."""
-    grads = tuple(torch.empty_like(t) for t in (x1, y1, x2, y2))
+    grads = torch.empty_like(x1), torch.empty_like(y1), torch.empty_like(x2), torch.empty_like(y2)
     tensors = (grad, x1, y1, bias1, x2, y2, bias2, *grads)
     launch(_gated_sum_backward, element_grid(x1), *tensors, x1.numel(), x1.shape[1], ELEMENTS=ELEMENTS)
     return grads

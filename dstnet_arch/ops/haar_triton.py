@@ -22,8 +22,10 @@ def haar_synthesis(low: Tensor, high: Tensor) -> Tensor:
 def haar_synthesis_backward(grad: Tensor) -> tuple[Tensor, Tensor]:
     """The gradients of the bands, given that of the result: (N, C, 2H, 2W) -> (N, C, H, W), (N, 3C, H, W)."""
     n, c, h, w = grad.shape[0], grad.shape[1], grad.shape[2] // 2, grad.shape[3] // 2
-    like = {'dtype': grad.dtype, 'device': grad.device, 'memory_format': torch.channels_last}
-    low, high = torch.empty((n, c, h, w), **like), torch.empty((n, 3 * c, h, w), **like)
+    low, high = (
+        torch.empty((n, k, h, w), dtype=grad.dtype, device=grad.device, memory_format=torch.channels_last)
+        for k in (c, 3 * c)
+    )
     grid = pixel_grid(n, h, w, c)
     launch(_haar, grid, low, high, grad, h, w, c, BACKWARD=True, PIXELS=PIXELS, CHANNELS=channel_block(c))
     return low, high

@@ -15,7 +15,7 @@ _MAX_CHANNELS = 64  # channels in a program
 ELEMENTS = 1024  # elements in a program of an elementwise kernel
 
 
-def launch(kernel: Any, grid: tuple[int, ...], first: Tensor, *args: Any, **constants: Any) -> None:
+def launch(kernel: Any, grid: tuple[int, ...], first: Tensor, /, *args: Any, **constants: Any) -> None:
     """Launch a kernel on the device of its first argument; Triton itself launches on the current device."""
     with torch.cuda.device(first.device) if first.is_cuda else nullcontext():
         kernel[grid](first, *args, **constants)

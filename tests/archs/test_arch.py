@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Callable
 from functools import partial
@@ -18,6 +19,7 @@ from dstnet_arch.archs import dstnet_arch, video_net
 from dstnet_arch.archs.ablations import GMLP, BlendFusion
 from dstnet_arch.archs.checkpoint import load_checkpoint
 from dstnet_arch.archs.cwgdn import CWGDN, ChannelFilterNet, HighBandNet
+from dstnet_arch.archs.derived_weights import derive
 from dstnet_arch.archs.dstnet_arch import DSTNet
 from dstnet_arch.archs.dstnet_plus_arch import DSTNetPlus
 from dstnet_arch.archs.dtff import DTFF, GatedFusion
@@ -406,6 +408,38 @@ def test_initialisation_of_the_residual_blocks() -> None:
                 assert parameter.std().item() == pytest.approx(0.1 * (2 / (32 * 9)) ** 0.5, rel=0.05)
         inside = direction.filter_net.stage1[0].conv1.weight  # type: ignore[union-attr]
         assert inside.abs().max().item() <= (1 / (32 * 9)) ** 0.5  # PyTorch's default: uniform in +-1/sqrt(fan-in)
+
+
+# Derived weights
+
+
+@pytest.mark.parametrize('autocast', [None, torch.bfloat16], ids=str)
+def test_derived_weights_do_not_outlive_a_call(autocast: torch.dtype | None) -> None:
+    net, x = small_net().float(), clip(1, 2, 3, 16, 16).float()
+    with torch.no_grad(), torch.autocast('cpu', autocast, enabled=autocast is not None):
+        before = net(x)
+        for parameter in net.parameters():  # like BasicSR's moving average
+            parameter.data.mul_(1.5)
+        after = net(x)
+        assert not torch.equal(before, after)
+        assert torch.equal(after, copy.deepcopy(net)(x))
+
+
+def test_derived_weights_are_computed_once_in_their_context() -> None:
+    net, made = small_net(), []
+    x = torch.zeros(1, 3, 16, 16, dtype=torch.float64)
+
+    def make() -> Tensor:
+        made.append(1)
+        return net.extract.weight + 0
+
+    weights = net.derived_weights()
+    for _ in range(2):
+        with torch.no_grad(), weights, net.derived_weights():
+            assert torch.equal(derive(net, 'name', make, x), net.extract.weight)
+    assert len(made) == 1
+    derive(net, 'name', make, x)
+    assert len(made) == 2
 
 
 # Other ways to run a step of the propagation

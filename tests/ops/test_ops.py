@@ -14,6 +14,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from dstnet_arch.ops.channel_filter import channel_filter, channel_filter_reference
+from dstnet_arch.ops.dense_gradient import cat_channels
 from dstnet_arch.ops.haar import (
     haar_analysis,
     haar_analysis_reference,
@@ -31,6 +32,7 @@ from dstnet_arch.ops.haar_conv import (
 )
 from dstnet_arch.ops.pack_filters import taps_first
 from dstnet_arch.ops.pixel_filter import pixel_filter, pixel_filter_reference
+from dstnet_arch.ops.pool_half import pool_half, pool_half_reference
 from dstnet_arch.ops.reflect_pad import reflect_pad
 from dstnet_arch.ops.temporal_conv import temporal_conv, temporal_conv_reference
 
@@ -278,3 +280,33 @@ def test_haar_conv_equals_its_steps(layout: Callable[[Tensor], Tensor], dtype: t
         weight,
         bias,
     )
+
+
+# Layout of gradients
+
+
+@LAYOUTS
+@DTYPES
+def test_pool_half_equals_slicing(layout: Callable[[Tensor], Tensor], dtype: torch.dtype) -> None:
+    z = layout(rand(2, 6, 5, 8, dtype=dtype))
+
+    def run(pool: Callable[[Tensor], tuple[Tensor, Tensor]]) -> Callable[[Tensor], Tensor]:
+        def apply(z: Tensor) -> Tensor:
+            pooled, z = pool(z)
+            return torch.cat([pooled.flatten(), (2 * z).flatten()])
+
+        return apply
+
+    assert_same(run(pool_half), run(pool_half_reference), z)
+
+
+def test_gradients_of_concatenated_channels_are_dense() -> None:
+    tensors = [rand(2, c, 4, 6).contiguous(memory_format=torch.channels_last).requires_grad_() for c in (3, 5)]
+    strides: list[bool] = []
+    for x in tensors:
+        x.register_hook(lambda g: strides.append(g.is_contiguous(memory_format=torch.channels_last)))
+    weight = rand(2, 8, 4, 6, seed=1)
+    (cat_channels(*tensors) * weight).sum().backward()
+    assert strides == [True, True]
+    for x, expected in zip(tensors, weight.split([3, 5], dim=1), strict=True):
+        assert torch.equal(x.grad, expected)

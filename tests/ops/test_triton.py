@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from dstnet_arch.ops.conv_bias import add_bias, add_bias_reference
 from dstnet_arch.ops.gated_sum import gated_sum, gated_sum_reference
 from dstnet_arch.ops.haar import haar_synthesis, haar_synthesis_reference
 from dstnet_arch.ops.pixel_filter import pixel_filter, pixel_filter_reference
+from dstnet_arch.ops.pool_half import pool_half
 
 pytest.importorskip('triton', reason='Triton is not installed: it comes with PyTorch on Linux')
 
@@ -110,7 +112,52 @@ def test_kernel_reads_strided_inputs(name: str) -> None:
 
 
 def test_frames_larger_than_one_program() -> None:
-    inputs = [rand(*shape, dtype=torch.float32) for shape in ((1, 2, 40, 3), (1, 2, 3, 3), (2,))]
+    inputs = [rand(*shape, dtype=torch.float32) for shape in ((1, 2, 17, 1), (1, 2, 3, 3), (2,))]
     got = results(channel_filter, inputs, torch.float32)  # its gradient is summed over strips of rows
     for a, b in zip(got, results(channel_filter_reference, inputs, torch.float64), strict=True):
         assert (a.double() - b).abs().max() <= 2e-6 * b.abs().max()
+
+
+def channels_last(*shape: int) -> Tensor:
+    return rand(*shape, dtype=torch.float32).contiguous(memory_format=torch.channels_last)
+
+
+X, BIAS, FILTERS = (1, 3, 2, 5), rand(3, dtype=torch.float32), rand(1, 3, 3, 3, dtype=torch.float32)
+PACKED = [rand(1, 1, 1, 9, 3, dtype=torch.float32)]
+
+
+@pytest.mark.parametrize(
+    ('name', 'arguments'),
+    [
+        ('pixel_filter', (channels_last(*X), PACKED)),
+        ('pixel_filter_backward', (channels_last(*X), channels_last(*X), PACKED)),
+        ('channel_filter', (channels_last(1, 6, 2, 5), FILTERS, BIAS, True)),
+        ('channel_filter', (channels_last(*X), FILTERS, BIAS, False)),
+        ('channel_filter_backward', (channels_last(*X), channels_last(1, 6, 2, 5), FILTERS, BIAS, True)),
+        ('add_bias_', (channels_last(*X), BIAS, None, 0.1)),
+        ('gated_sum', (channels_last(*X), channels_last(*X), BIAS) * 2),
+        ('gated_sum_backward', (channels_last(*X), *(channels_last(*X), channels_last(*X), BIAS) * 2)),
+        ('haar_synthesis', (channels_last(*X), channels_last(1, 9, 2, 5))),
+        ('haar_synthesis_backward', (channels_last(1, 3, 4, 6),)),
+    ],
+)
+def test_registration(name: str, arguments: tuple[Any, ...]) -> None:
+    operator = getattr(torch.ops.dstnet, name).default
+    torch.library.opcheck(operator, arguments, test_utils=('test_schema', 'test_faketensor'))
+
+
+@pytest.mark.slow
+def test_compiled_operations_have_the_same_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fused, 'usable', lambda *tensors: True)
+
+    def run(x: Tensor, low: Tensor, z: Tensor, filters: Tensor, bias: Tensor) -> Tensor:
+        pooled, z = pool_half(z)
+        gated = gated_channel_filter(z, filters, bias)
+        return pixel_filter(x, low).sum() + gated.square().sum() + pooled.square().sum()
+
+    shapes = (X, (1, 27, 1, 1), (1, 6, 2, 5), (1, 3, 3, 3), (3,))
+    inputs = [rand(*shape, dtype=torch.float32, seed=i).requires_grad_() for i, shape in enumerate(shapes)]
+    torch._dynamo.reset()
+    compiled = torch.compile(run, fullgraph=True, backend='aot_eager')
+    for a, b in zip(*(torch.autograd.grad(f(*inputs), inputs) for f in (run, compiled)), strict=True):
+        torch.testing.assert_close(a, b)
