@@ -1,7 +1,7 @@
-/* Two operations of the network for CPUs, float32, in channels-last layout: the 3x3 convolution and the pixel filter.
+/* Two operations of the network for CPUs, in float32 and channels-last layout: 3x3 convolution and pixel filter.
  *
- * Plain C with the vector extensions of GCC and Clang: the same source for AVX-512, AVX2 and NEON. The caller, native.py,
- * answers for every argument; nothing is checked here. Results do not depend on the number of threads.
+ * Plain C with the vector extensions of GCC and Clang: one source for AVX-512, AVX2 and NEON. Arguments are not checked
+ * here; the caller, native.py, checks them. Results do not depend on the number of threads.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -10,11 +10,11 @@
 #endif
 
 #if defined(__AVX512F__)
-enum { LANES = 16, PANEL = 2, ROWS = 12 }; /* 24 of 32 registers hold results */
+enum { LANES = 16, PANEL = 2, ROWS = 12 }; /* sums take 24 of 32 registers */
 #elif defined(__aarch64__)
 enum { LANES = 4, PANEL = 4, ROWS = 6 };
 #else
-enum { LANES = 8, PANEL = 2, ROWS = 6 }; /* 12 of 16 */
+enum { LANES = 8, PANEL = 2, ROWS = 6 }; /* sums take 12 of 16 registers */
 #endif
 typedef float vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 typedef int mask __attribute__((vector_size(4 * LANES)));
@@ -22,19 +22,31 @@ typedef int mask __attribute__((vector_size(4 * LANES)));
 /* Input and output channels are multiples of this. */
 int channel_multiple(void) { return LANES * PANEL; }
 
+/* Fewer multiplications than this (about 25 us) run on one thread: waking another takes as long. */
+enum { MIN_PARALLEL = 1 << 19 };
+
+static inline int thread_number(void) {
+#ifdef _OPENMP
+    return omp_get_thread_num();
+#else
+    return 0;
+#endif
+}
+
 /* --- 3x3 convolution: Winograd's F(4x4, 3x3) (Lavin and Gray, CVPR 2016) ---
  *
- * Each 4x4 tile of the result comes from 6x6 inputs: both are transformed, and in between stand 36 matrix products over
- * the channels, a quarter of the multiplications of the direct form.
+ * Each 4x4 tile of the output depends on a 6x6 patch of the input. The patch is transformed to 36 points, each point is
+ * multiplied with its own matrix of weights (C_in x C_out), and the products are transformed to the tile. This takes a
+ * quarter of the multiplications of the direct form.
  */
 enum { TILE = 4, SIDE = 6, POINTS = SIDE * SIDE };
 
-/* The six points of the transform are 0, +-A, +-B and infinity. With 5/8 and 3/2 rounding errors are a quarter of what
- * they are with the usual 1 and 2, and all constants are exact. */
+/* The six points of the transform are 0, +-A, +-B and infinity. Rounding errors with 5/8 and 3/2 are a quarter of those
+ * with the usual 1 and 2, and all constants are exact in float32. */
 #define A 0.625f
 #define B 1.5f
 
-/* One row of the input transform: six values, `in` apart, to six, `out` apart. */
+/* One row of the input transform: six values with stride `in` to six values with stride `out`. */
 static inline void transform_input(const vec *d, int in, vec *t, int out) {
     const vec d0 = d[0], d1 = d[in], d2 = d[2 * in], d3 = d[3 * in], d4 = d[4 * in], d5 = d[5 * in];
     const vec even_a = d4 - B * B * d2, odd_a = A * (d3 - B * B * d1);
@@ -47,7 +59,7 @@ static inline void transform_input(const vec *d, int in, vec *t, int out) {
     t[5 * out] = A * A * B * B * d1 - (A * A + B * B) * d3 + d5;
 }
 
-/* One row of the output transform: six values, `in` apart, to four, `out` apart. */
+/* One row of the output transform: six values with stride `in` to four values with stride `out`. */
 static inline void transform_output(const vec *m, int in, vec *y, int out) {
     const vec m1 = m[in], m2 = m[2 * in], m3 = m[3 * in], m4 = m[4 * in];
     const vec sum_a = m1 + m2, difference_a = m1 - m2, sum_b = m3 + m4, difference_b = m3 - m4;
@@ -62,7 +74,7 @@ static inline vec leaky(vec y, float slope) {
     return (vec)(((mask)y & positive) | ((mask)(slope * y) & ~positive));
 }
 
-/* A part of a matrix product: v (ROWS, k) times PANEL vectors of u (k, n) to the same of m (ROWS, n). */
+/* A part of the matrix product m = v u: v (ROWS, k), and PANEL vectors of columns of u (k, n) and m (ROWS, n). */
 static inline void multiply(const float *v, const float *u, float *m, long k, long n) {
     vec sum[ROWS][PANEL];
 #pragma GCC unroll 16
@@ -84,8 +96,8 @@ static inline void multiply(const float *v, const float *u, float *m, long k, lo
         for (int p = 0; p < PANEL; p++) *(vec *)(m + r * n + p * LANES) = sum[r][p];
 }
 
-/* Where a patch of `side` x `side` pixels begins, and how far its rows are apart; at the frame's edges, a copy in `edge`
- * with zeros around the frame. */
+/* Return the first pixel of a patch of `side` x `side` pixels and set *row to the stride of its rows. A patch that
+ * crosses the border of the frame is copied to `edge` and padded with zeros. */
 static inline const float *find_patch(const float *x, long h, long w, long c, long frame, long top, long left, int side,
                                       float *edge, long *row) {
     const float *patch = x + ((frame * h + top) * w + left) * c;
@@ -99,7 +111,7 @@ static inline const float *find_patch(const float *x, long h, long w, long c, lo
     return edge;
 }
 
-/* The input transform of one tile: `patch` is 6x6 pixels of c channels, point p goes to v + p * stride. */
+/* The input transform of one tile: `patch` has 6x6 pixels of c channels; point p is written to v + p * stride. */
 static inline void transform_tile(const float *patch, long row, float *v, long stride, long c) {
     for (long k = 0; k < c; k += LANES) {
         vec d[SIDE][SIDE], half[SIDE][SIDE];
@@ -114,75 +126,67 @@ static inline void transform_tile(const float *patch, long row, float *v, long s
     }
 }
 
-/* ROWS tiles at a time go through all three steps, so that what is between them stays in the caches.
+/* out = leaky(conv3x3(x) + bias) + residual, with zero padding.
  *
- * out = leaky(conv3x3(x) + bias) + residual; zeros around the frame.
+ * x (n, h, w, cin); u (36, cin, cout): the transformed weights; bias (cout); residual like out, or NULL; out
+ * (n, h, w, cout); slope of the LeakyReLU, 1 for none. Returns 0, or 1 if there is not enough memory.
  *
- * x (n, h, w, cin); u (36, cin, cout), the transformed weights; bias (cout); residual like out, or NULL; out
- * (n, h, w, cout); slope of the leaky ReLU, 1 for none. Returns 0, or 1 where memory is short.
+ * ROWS tiles at a time pass through all three steps, so intermediate values stay in the caches.
  */
-int conv3x3(const float *x, const float *u, const float *bias, const float *residual, float *out, long n, long h, long w,
-            long cin, long cout, float slope, int threads) {
+int conv3x3(const float *x, const float *u, const float *bias, const float *residual, float *out, long n, long h,
+            long w, long cin, long cout, float slope, int threads) {
     const long down = (h + TILE - 1) / TILE, across = (w + TILE - 1) / TILE, tiles = n * down * across;
-    const long blocks = (tiles + ROWS - 1) / ROWS;
-    int failed = 0;
-#pragma omp parallel num_threads(threads) if (blocks > 1)
+    const long blocks = (tiles + ROWS - 1) / ROWS, size = POINTS * (ROWS * (cin + cout) + cin);
+    /* Allocated here and not by the threads, so that no thread has to wait for the others before it begins. */
+    float *space = aligned_alloc(64, sizeof(float) * size * threads);
+    if (!space) return 1;
+#pragma omp parallel num_threads(threads) if (blocks > 1 && tiles * POINTS * cin * cout >= MIN_PARALLEL)
     {
-        float *v = aligned_alloc(64, sizeof(float) * POINTS * ROWS * cin);
-        float *m = aligned_alloc(64, sizeof(float) * POINTS * ROWS * cout);
-        float *edge = aligned_alloc(64, sizeof(float) * POINTS * cin);
-        if (!v || !m || !edge) {
-#pragma omp atomic write
-            failed = 1;
-        }
-#pragma omp barrier
-        if (!failed) {
-            memset(v, 0, sizeof(float) * POINTS * ROWS * cin);
-#pragma omp for schedule(dynamic, 1)
-            for (long block = 0; block < blocks; block++) {
-                const long first = block * ROWS, count = first + ROWS < tiles ? ROWS : tiles - first;
-                for (long t = 0; t < count; t++) {
-                    const long tile = first + t, frame = tile / (down * across);
-                    const long top = tile / across % down * TILE - 1, left = tile % across * TILE - 1;
-                    long row;
-                    const float *patch = find_patch(x, h, w, cin, frame, top, left, SIDE, edge, &row);
-                    transform_tile(patch, row, v + t * cin, ROWS * cin, cin);
-                }
-                for (int point = 0; point < POINTS; point++)
-                    for (long c = 0; c < cout; c += LANES * PANEL)
-                        multiply(v + point * ROWS * cin, u + point * cin * cout + c, m + point * ROWS * cout + c, cin, cout);
-                for (long t = 0; t < count; t++) {
-                    const long tile = first + t, frame = tile / (down * across);
-                    const long top = tile / across % down * TILE, left = tile % across * TILE;
-                    const long high = h - top < TILE ? h - top : TILE, wide = w - left < TILE ? w - left : TILE;
-                    for (long c = 0; c < cout; c += LANES) {
-                        vec d[SIDE][SIDE], half[TILE][SIDE];
-                        for (int p = 0; p < POINTS; p++)
-                            d[p / SIDE][p % SIDE] = *(const vec *)(m + (p * ROWS + t) * cout + c);
-                        for (int j = 0; j < SIDE; j++) transform_output(&d[0][j], SIDE, &half[0][j], SIDE);
-                        const vec offset = *(const vec *)(bias + c);
-                        for (long i = 0; i < high; i++) {
-                            vec line[TILE];
-                            transform_output(half[i], 1, line, 1);
-                            const long at = ((frame * h + top + i) * w + left) * cout + c;
-                            for (long j = 0; j < wide; j++) {
-                                vec y = leaky(line[j] + offset, slope);
-                                if (residual) y += *(const vec *)(residual + at + j * cout);
-                                *(vec *)(out + at + j * cout) = y;
-                            }
+        float *v = space + thread_number() * size, *m = v + POINTS * ROWS * cin, *edge = m + POINTS * ROWS * cout;
+        memset(v, 0, sizeof(float) * POINTS * ROWS * cin);
+#pragma omp for schedule(dynamic, 1) nowait
+        for (long block = 0; block < blocks; block++) {
+            const long first = block * ROWS, count = first + ROWS < tiles ? ROWS : tiles - first;
+            for (long t = 0; t < count; t++) {
+                const long tile = first + t, frame = tile / (down * across);
+                const long top = tile / across % down * TILE - 1, left = tile % across * TILE - 1;
+                long row;
+                const float *patch = find_patch(x, h, w, cin, frame, top, left, SIDE, edge, &row);
+                transform_tile(patch, row, v + t * cin, ROWS * cin, cin);
+            }
+            for (int point = 0; point < POINTS; point++)
+                for (long c = 0; c < cout; c += LANES * PANEL)
+                    multiply(v + point * ROWS * cin, u + point * cin * cout + c, m + point * ROWS * cout + c, cin,
+                             cout);
+            for (long t = 0; t < count; t++) {
+                const long tile = first + t, frame = tile / (down * across);
+                const long top = tile / across % down * TILE, left = tile % across * TILE;
+                const long high = h - top < TILE ? h - top : TILE, wide = w - left < TILE ? w - left : TILE;
+                for (long c = 0; c < cout; c += LANES) {
+                    vec d[SIDE][SIDE], half[TILE][SIDE];
+                    for (int p = 0; p < POINTS; p++)
+                        d[p / SIDE][p % SIDE] = *(const vec *)(m + (p * ROWS + t) * cout + c);
+                    for (int j = 0; j < SIDE; j++) transform_output(&d[0][j], SIDE, &half[0][j], SIDE);
+                    const vec offset = *(const vec *)(bias + c);
+                    for (long i = 0; i < high; i++) {
+                        vec line[TILE];
+                        transform_output(half[i], 1, line, 1);
+                        const long at = ((frame * h + top + i) * w + left) * cout + c;
+                        for (long j = 0; j < wide; j++) {
+                            vec y = leaky(line[j] + offset, slope);
+                            if (residual) y += *(const vec *)(residual + at + j * cout);
+                            *(vec *)(out + at + j * cout) = y;
                         }
                     }
                 }
             }
         }
-        free(v);
-        free(m);
-        free(edge);
     }
-    return failed;
+    free(space);
+    return 0;
 }
 
-/* The output transform backwards: four values, `in` apart, to six, `out` apart. */
+/* The transpose of the output transform: four values with stride `in` to six values with stride `out`. */
 static inline void transform_output_gradient(const vec *y, int in, vec *m, int out) {
     const vec y0 = y[0], y1 = y[in], y2 = y[2 * in], y3 = y[3 * in];
     const vec even_a = y0 + A * A * y2, odd_a = A * y1 + A * A * A * y3;
@@ -195,7 +199,7 @@ static inline void transform_output_gradient(const vec *y, int in, vec *m, int o
     m[5 * out] = y3;
 }
 
-/* A part of v^T m, added to u: OUTER rows and PANEL vectors; v (tiles, cin), m (tiles, cout), u (cin, cout). */
+/* A part of u += v^T m, OUTER rows and PANEL vectors of columns: v (tiles, cin), m (tiles, cout), u (cin, cout). */
 enum { OUTER = 8 };
 static inline void multiply_transposed(const float *v, const float *m, float *u, long tiles, long cin, long cout) {
     vec sum[OUTER][PANEL];
@@ -218,13 +222,18 @@ static inline void multiply_transposed(const float *v, const float *m, float *u,
         for (int p = 0; p < PANEL; p++) *(vec *)(u + r * cout + p * LANES) = sum[r][p];
 }
 
-/* Gradient of the transformed weights: u (36, cin, cout) is set, given x (n, h, w, cin) and the gradient of the result of
- * the convolution, grad (n, h, w, cout). Some tiles at a time are transformed, then each point's product is added by one
- * thread: the order of the sums is always the same. Returns 0, or 1 where memory is short.
+/* Gradient of the weights, out (3, 3, cin, cout).
+ *
+ * x (n, h, w, cin): input of the convolution; grad (n, h, w, cout): gradient of its output; g (6, 3): the transform G of
+ * the weights; u (36, cin, cout): set to the gradient of the transformed weights. Returns 0, or 1 if there is not enough
+ * memory.
+ *
+ * TILES tiles at a time are transformed; then one thread adds the product of each point, so the order of the sums does
+ * not depend on the number of threads.
  */
-int conv3x3_weight_gradient(const float *x, const float *grad, float *u, long n, long h, long w, long cin, long cout,
-                            int threads) {
-    enum { TILES = 128 };
+int conv3x3_weight_gradient(const float *x, const float *grad, const float *g, float *u, float *out, long n, long h,
+                            long w, long cin, long cout, int threads) {
+    enum { TILES = 128, TAPS = 3 };
     const long down = (h + TILE - 1) / TILE, across = (w + TILE - 1) / TILE, tiles = n * down * across;
     float *v = aligned_alloc(64, sizeof(float) * POINTS * TILES * cin);
     float *m = aligned_alloc(64, sizeof(float) * POINTS * TILES * cout);
@@ -232,13 +241,9 @@ int conv3x3_weight_gradient(const float *x, const float *grad, float *u, long n,
     const int failed = !v || !m || !edges;
     if (!failed) {
         memset(u, 0, sizeof(float) * POINTS * cin * cout);
-#pragma omp parallel num_threads(threads)
+#pragma omp parallel num_threads(threads) if (tiles * POINTS * cin * cout >= MIN_PARALLEL)
         {
-#ifdef _OPENMP
-            float *edge = edges + omp_get_thread_num() * POINTS * (cin + cout);
-#else
-            float *edge = edges;
-#endif
+            float *edge = edges + thread_number() * POINTS * (cin + cout);
             for (long first = 0; first < tiles; first += TILES) {
                 const long count = first + TILES < tiles ? TILES : tiles - first;
 #pragma omp for schedule(static)
@@ -269,6 +274,23 @@ int conv3x3_weight_gradient(const float *x, const float *grad, float *u, long n,
                             multiply_transposed(v + point * TILES * cin + c, m + point * TILES * cout + k,
                                                 u + (point * cin + c) * cout + k, count, cin, cout);
             }
+            /* G^T u G. A matrix product of PyTorch's would depend on the number of threads. */
+#pragma omp for schedule(static)
+            for (long k = 0; k < cin * cout; k += LANES) {
+                vec half[TAPS][SIDE];
+                for (int a = 0; a < TAPS; a++)
+                    for (int j = 0; j < SIDE; j++) {
+                        half[a][j] = (vec){0};
+                        for (int i = 0; i < SIDE; i++)
+                            half[a][j] += g[i * TAPS + a] * *(const vec *)(u + (i * SIDE + j) * cin * cout + k);
+                    }
+                for (int a = 0; a < TAPS; a++)
+                    for (int b = 0; b < TAPS; b++) {
+                        vec sum = (vec){0};
+                        for (int j = 0; j < SIDE; j++) sum += g[j * TAPS + b] * half[a][j];
+                        *(vec *)(out + (a * TAPS + b) * cin * cout + k) = sum;
+                    }
+            }
         }
     }
     free(v);
@@ -277,60 +299,54 @@ int conv3x3_weight_gradient(const float *x, const float *grad, float *u, long n,
     return failed;
 }
 
-/* --- Pixel filter, Eq. (4), with the bilinear resizing of its filters (align_corners=False) on the way ---
+/* --- Pixel filter, Eq. (4). The filters are interpolated bilinearly (align_corners=False) to the frame's size ---
  *
- * features (n, h, w, c); filters (n, low_h, low_w, 9, c); out like features: set, or, with `add`, added to. Returns 0,
- * or 1 where memory is short.
+ * features (n, h, w, c); filters (n, low_h, low_w, 9, c); out like features. With `add`, the result is added to out.
+ * Returns 0, or 1 if there is not enough memory.
  */
 int pixel_filter(const float *features, const float *filters, float *out, long n, long h, long w, long c, long low_h,
                  long low_w, int add, int threads) {
     enum { TAPS = 9 };
     const long low_row = low_w * TAPS * c;
-    int failed = 0;
-#pragma omp parallel num_threads(threads) if (n * h > threads)
+    float *lines = aligned_alloc(64, sizeof(float) * low_row * threads);
+    if (!lines) return 1;
+#pragma omp parallel num_threads(threads) if (n * h * w * c * TAPS >= MIN_PARALLEL)
     {
-        float *line = aligned_alloc(64, sizeof(float) * low_row); /* a row of filters, resized in height */
-        if (!line) {
-#pragma omp atomic write
-            failed = 1;
-        }
-#pragma omp barrier
-        if (!failed) {
-#pragma omp for schedule(static)
-            for (long row = 0; row < n * h; row++) {
-                const long frame = row / h, y = row % h;
-                float at = (y + 0.5f) * low_h / h - 0.5f;
-                at = at > 0.0f ? at : 0.0f;
-                const long y0 = (long)at < low_h - 1 ? (long)at : low_h - 1, y1 = y0 + 1 < low_h ? y0 + 1 : y0;
-                const float part = at - y0;
-                const float *upper = filters + (frame * low_h + y0) * low_row;
-                const float *lower = filters + (frame * low_h + y1) * low_row;
-                for (long k = 0; k < low_row; k++) line[k] = upper[k] + part * (lower[k] - upper[k]);
-                for (long x = 0; x < w; x++) {
-                    float place = (x + 0.5f) * low_w / w - 0.5f;
-                    place = place > 0.0f ? place : 0.0f;
-                    const long x0 = (long)place < low_w - 1 ? (long)place : low_w - 1, x1 = x0 + 1 < low_w ? x0 + 1 : x0;
-                    const float share = place - x0;
-                    const float *left = line + x0 * TAPS * c, *right = line + x1 * TAPS * c;
-                    const float *centre = features + (row * w + x) * c;
-                    float *result = out + (row * w + x) * c;
-                    for (long k = 0; k < c; k += LANES) {
-                        vec sum = add ? *(const vec *)(result + k) : (vec){0};
-                        for (long i = -1; i <= 1; i++) {
-                            if (y + i < 0 || y + i >= h) continue;
-                            for (long j = -1; j <= 1; j++) {
-                                if (x + j < 0 || x + j >= w) continue;
-                                const long tap = (3 * (i + 1) + j + 1) * c + k;
-                                const vec a = *(const vec *)(left + tap), b = *(const vec *)(right + tap);
-                                sum += (a + share * (b - a)) * *(const vec *)(centre + (i * w + j) * c + k);
-                            }
+        float *line = lines + thread_number() * low_row; /* a row of filters, interpolated vertically */
+#pragma omp for schedule(static) nowait
+        for (long row = 0; row < n * h; row++) {
+            const long frame = row / h, y = row % h;
+            float at = (y + 0.5f) * low_h / h - 0.5f;
+            at = at > 0.0f ? at : 0.0f;
+            const long y0 = (long)at < low_h - 1 ? (long)at : low_h - 1, y1 = y0 + 1 < low_h ? y0 + 1 : y0;
+            const float part = at - y0;
+            const float *upper = filters + (frame * low_h + y0) * low_row;
+            const float *lower = filters + (frame * low_h + y1) * low_row;
+            for (long k = 0; k < low_row; k++) line[k] = upper[k] + part * (lower[k] - upper[k]);
+            for (long x = 0; x < w; x++) {
+                float place = (x + 0.5f) * low_w / w - 0.5f;
+                place = place > 0.0f ? place : 0.0f;
+                const long x0 = (long)place < low_w - 1 ? (long)place : low_w - 1, x1 = x0 + 1 < low_w ? x0 + 1 : x0;
+                const float share = place - x0;
+                const float *left = line + x0 * TAPS * c, *right = line + x1 * TAPS * c;
+                const float *centre = features + (row * w + x) * c;
+                float *result = out + (row * w + x) * c;
+                for (long k = 0; k < c; k += LANES) {
+                    vec sum = add ? *(const vec *)(result + k) : (vec){0};
+                    for (long i = -1; i <= 1; i++) {
+                        if (y + i < 0 || y + i >= h) continue;
+                        for (long j = -1; j <= 1; j++) {
+                            if (x + j < 0 || x + j >= w) continue;
+                            const long tap = (3 * (i + 1) + j + 1) * c + k;
+                            const vec a = *(const vec *)(left + tap), b = *(const vec *)(right + tap);
+                            sum += (a + share * (b - a)) * *(const vec *)(centre + (i * w + j) * c + k);
                         }
-                        *(vec *)(result + k) = sum;
                     }
+                    *(vec *)(result + k) = sum;
                 }
             }
         }
-        free(line);
     }
-    return failed;
+    free(lines);
+    return 0;
 }

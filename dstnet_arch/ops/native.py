@@ -141,11 +141,10 @@ def _conv3x3_backward(
 def _conv3x3_weight_gradient(library: ctypes.CDLL, x: Tensor, grad: Tensor) -> Tensor:
     (n, c_in, h, w), c_out = x.shape, grad.shape[1]
     x, grad = (t.contiguous(memory_format=torch.channels_last) for t in (x, grad))
-    points = torch.empty(36, c_in, c_out)
-    _call(
-        library.conv3x3_weight_gradient, *map(_address, (x, grad, points)), *map(ctypes.c_long, (n, h, w, c_in, c_out))
-    )
-    return (_transform_2d().t() @ points.view(36, -1)).view(3, 3, c_in, c_out).permute(3, 2, 0, 1).contiguous()
+    points, grad_weight = torch.empty(36, c_in, c_out), torch.empty(3, 3, c_in, c_out)
+    arrays = (x, grad, _transform_1d(), points, grad_weight)
+    _call(library.conv3x3_weight_gradient, *map(_address, arrays), *map(ctypes.c_long, (n, h, w, c_in, c_out)))
+    return grad_weight.permute(3, 2, 0, 1).contiguous()
 
 
 def _pixel_filter(library: ctypes.CDLL, features: Tensor, filters: list[Tensor]) -> Tensor:
@@ -172,6 +171,11 @@ def transform_matrix() -> Tensor:
         scale = torch.tensor([p - q for q in points if q != p], dtype=torch.float64).prod()
         rows.append(torch.tensor([1.0, p, p * p], dtype=torch.float64) / scale)
     return torch.stack([*rows, torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64)])
+
+
+@cache
+def _transform_1d() -> Tensor:
+    return transform_matrix().float()
 
 
 @cache

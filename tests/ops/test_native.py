@@ -115,14 +115,21 @@ def test_network_agrees_with_plain_schedule(compiled: None) -> None:
         assert torch.equal(net(clip), net(clip))
 
 
-def test_results_do_not_depend_on_number_of_threads(compiled: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    x, weight, bias = rand(2, CHANNELS, 37, 21), rand(CHANNELS, CHANNELS, 3, 3, seed=1), rand(CHANNELS, seed=2)
-    filters = rand(2, 9 * CHANNELS, 5, 3)
+@pytest.mark.parametrize('size', [(2, 37, 21), (1, 5, 6)], ids=['parallel', 'one thread'])
+def test_results_do_not_depend_on_number_of_threads(compiled: None, size: tuple[int, int, int]) -> None:
+    n, h, w = size
+    weight, bias = rand(2 * CHANNELS, CHANNELS, 3, 3, seed=1), rand(2 * CHANNELS, seed=2)
+    x, filters = rand(n, CHANNELS, h, w), rand(n, 9 * CHANNELS, 5, 3)
     results = []
-    for threads in (1, 3):
-        monkeypatch.setattr(torch, 'get_num_threads', lambda threads=threads: threads)
-        results.append((conv3x3(x, weight, bias), pixel_filter(x, filters)))
-    assert all(map(torch.equal, *results))
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            results.append([*run(lambda *t: conv3x3(*t, slope=0.1), x, weight, bias), pixel_filter(x, filters)])
+    finally:
+        torch.set_num_threads(before)
+    for result in results[1:]:
+        assert all(map(torch.equal, results[0], result))
 
 
 def test_usable_only_for_float32_on_a_cpu_outside_autocast(compiled: None) -> None:
