@@ -10,7 +10,7 @@ from typing import NamedTuple
 import av
 
 from dstnet_arch.errors import DataError
-from dstnet_arch.video.reader import open_container, video_stream
+from dstnet_arch.video.media import open_container, video_stream
 from dstnet_arch.video.timing import Timing
 
 

@@ -13,7 +13,7 @@ import zlib
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import nullcontext
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -30,16 +30,15 @@ from dstnet_arch.errors import DataError, counted
 from dstnet_arch.progress import Progress
 from dstnet_arch.streaming.state_store import TensorFile
 from dstnet_arch.video.colour import Plane
-from dstnet_arch.video.ffmpeg import PROTOCOLS, FFmpegError, file_url, input_arguments, run_ffmpeg
+from dstnet_arch.video.ffmpeg import FFmpegError, file_url, input_arguments, run_ffmpeg
 from dstnet_arch.video.frames import FrameKind, hidden_side_data, planes_of
+from dstnet_arch.video.media import ReadLog, open_container, read_frames, video_stream
 from dstnet_arch.video.timing import average_rate, repair_times, usual_step
 
 _GROUP_FRAMES = 32  # at least, so that decoders are not restarted for each frame of intra-only video
 _MEMORY_BYTES = 256 << 20  # of decoded frames; larger groups are kept in a temporary file
 _RESTARTABLE = 0x0200  # AVFMT_TS_DISCONT: containers whose clock may restart
 _LONGEST_STEP = 10  # seconds; a longer one is a restart to the ffmpeg program, in these containers
-
-av.logging.set_level(None)  # errors are raised as exceptions
 
 
 class _FrameInfo(NamedTuple):
@@ -151,7 +150,7 @@ class VideoFile:
                     container.seek(pts, stream=stream)
                 except av.FFmpegError:
                     return
-            frames = _frames(container, stream, _Log())
+            frames = read_frames(container, stream, ReadLog())
             for frame in frames:
                 if not start or (frame.pts == info.pts and _fingerprint(frame) == info.fingerprint):
                     yield frame
@@ -163,7 +162,7 @@ class VideoFile:
         self.stopped = False
         self.warnings: list[str] = []
         self._interlaced = False
-        log = _Log()
+        log = ReadLog()
         with open_container(self.media) as container:
             stream = video_stream(container, self.path)
             stream.thread_type = 'AUTO'
@@ -177,7 +176,7 @@ class VideoFile:
             last: VideoFrame | None = None
             following: int | None = None
             with Progress(stream.frames, 'frame', 'reading') if self._show_progress else nullcontext() as bar:
-                for frame in _frames(container, stream, log):
+                for frame in read_frames(container, stream, log):
                     first = frame.pts if first is None else first
                     ticks = None if frame.pts is None or first is None else frame.pts - first
                     seconds = Fraction(len(self), 25) if ticks is None else ticks * self.time_base
@@ -228,7 +227,7 @@ class VideoFile:
             duration = end - self.times[-1]
         self.last_duration = duration if duration >= usual / 4 and not self._untimed else usual
 
-    def _set_warnings(self, num_kinds: int, log: _Log, hidden: set[str]) -> None:
+    def _set_warnings(self, num_kinds: int, log: ReadLog, hidden: set[str]) -> None:
         self.warnings += self.kind.warnings(self.path)
         if log.damaged:
             self.warnings.append(
@@ -255,7 +254,7 @@ class VideoFile:
         if hidden:
             self.warnings.append(f'{self.path}: not kept: {", ".join(sorted(hidden))}.')
 
-    def _check_end(self, container: InputContainer, stream: VideoStream, log: _Log) -> None:
+    def _check_end(self, container: InputContainer, stream: VideoStream, log: ReadLog) -> None:
         """Warn if frames seem to be missing at the end."""
         end = (self.times[-1] + self.last_duration) * self.time_base
         declared = Fraction(container.duration or 0, av.time_base) + min(self.start_time, Fraction(0))
@@ -342,91 +341,11 @@ class _Group:
             self._kept.close()
 
 
-@contextmanager
-def open_container(path: Path) -> Iterator[InputContainer]:
-    """Open a local file for reading.
-
-    Raises:
-        DataError: FFmpeg cannot read it.
-    """
-    try:
-        container = av.open(file_url(path), metadata_errors='replace', options={'protocol_whitelist': PROTOCOLS})
-    except (av.FFmpegError, OSError) as error:
-        raise _unreadable(path, error) from None
-    with container:
-        yield container
-
-
-def _unreadable(path: Path, error: Exception) -> DataError:
-    if not path.exists():
-        return DataError(f'{path} does not exist.')
-    if path.stat().st_size == 0:
-        return DataError(f'{path} is empty.')
-    reason = getattr(error, 'strerror', None) or error
-    with suppress(OSError), path.open('rb') as file:
-        if file.read(12)[4:8] == b'ftyp' and isinstance(error, av.error.InvalidDataError):
-            return DataError(
-                f"{path} cannot be read: it has no list of its frames ('moov'), probably because the recording was "
-                'interrupted. Tools such as untrunc can rebuild it from another file of the same camera.'
-            )
-    return DataError(f'{path} cannot be read as a video: {reason}. Check that it is a complete video file.')
-
-
-def video_stream(container: InputContainer, path: Path) -> VideoStream:
-    """Return the main video stream, never a cover picture.
-
-    Raises:
-        DataError: there is none, or there is no decoder for it.
-    """
-    streams = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
-    if not streams:
-        raise DataError(f'{path} has no video in it. Give a video file or a folder of images.')
-    best = container.streams.best('video')
-    stream = best if isinstance(best, VideoStream) and best in streams else streams[0]
-    if stream.codec_context is None:
-        raise DataError(f'{path}: PyAV has no decoder for its video. Convert it with another program first.')
-    return stream
-
-
 def _fingerprint(frame: VideoFrame) -> int:
     """Return a checksum of the first plane."""
     plane = frame.planes[0]
     lines = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
     return zlib.crc32(lines[:, : plane.width].tobytes())
-
-
-class _Log:
-    """What happened while a file was read."""
-
-    def __init__(self) -> None:
-        self.packets, self.damaged, self.stopped_by = 0, 0, ''
-
-
-def _frames(container: InputContainer, stream: VideoStream, log: _Log) -> Iterator[VideoFrame]:
-    """Decode all frames and skip what cannot be decoded."""
-    packets = container.demux(stream)
-    while True:
-        try:
-            packet = next(packets)
-        except StopIteration:
-            return
-        except av.FFmpegError as error:
-            log.stopped_by = str(error.strerror or error)
-            yield from _decode(stream, None, log)
-            return
-        log.packets += packet.size > 0
-        log.damaged += packet.is_corrupt
-        yield from _decode(stream, packet, log)
-
-
-def _decode(stream: VideoStream, packet: av.Packet | None, log: _Log) -> list[VideoFrame]:
-    try:
-        return stream.decode(packet)
-    except av.error.EOFError:
-        return []
-    except av.FFmpegError:
-        log.damaged += 1
-        return []
 
 
 def _declared_end(container: InputContainer, stream: VideoStream) -> int | None:

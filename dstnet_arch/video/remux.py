@@ -16,7 +16,7 @@ from dstnet_arch.data.frame_source import name_some
 from dstnet_arch.errors import DataError
 from dstnet_arch.video.encoding import Encoding
 from dstnet_arch.video.ffmpeg import FFmpegError, file_url, input_arguments, run_ffmpeg
-from dstnet_arch.video.reader import open_container
+from dstnet_arch.video.media import open_container
 from dstnet_arch.video.source import Source
 from dstnet_arch.video.timing import Timing
 
@@ -35,6 +35,7 @@ _OWN_METADATA = {
 """Metadata that containers write themselves, or that no longer hold."""
 
 _TRIAL_SECONDS = 10
+_SAME_DURATION = Fraction(1, 100)
 _MOV_FAMILY = ('mp4', 'mov', 'ipod', '3gp', '3g2')
 
 
@@ -95,6 +96,12 @@ class Remuxer:
         if source.media is not None:
             with open_container(source.media) as media:
                 self._find_tracks(media)
+            kept, made = source.cut_duration, timing.duration
+            if abs(made / kept - 1) > _SAME_DURATION and any(track.type == 'audio' for track in self._tracks):
+                self.warnings.append(
+                    f'--fps changes the duration of the video from {float(kept):.2f} to {float(made):.2f} s; that of '
+                    'the sound stays.'
+                )
 
     def try_out(self, video: Path) -> None:
         """Find out what the container accepts, with a short video and the beginning of the other streams.
@@ -194,8 +201,7 @@ class Remuxer:
     def _find_tracks(self, media: InputContainer) -> None:
         source, container = self._source, self._container
         self._metadata = _lasting(media.metadata)
-        has_chapters = bool(media.chapters())
-        data = []
+        num_chapters = len(media.chapters())
         for stream in media.streams:
             if stream.index == source.stream_index:
                 self._video_metadata = _lasting(stream.metadata)
@@ -203,16 +209,12 @@ class Remuxer:
             track = _track_of(stream)
             if track.is_cover and container in ('matroska', 'webm'):
                 self._extract_cover(media, track, len(self._covers))
-            elif track.type == 'data':
-                data.append(track)
+            elif track.type == 'data' and ('timecode' in track.metadata or stream.frames == num_chapters > 0):
+                continue  # the muxer makes its own from metadata and chapters
             else:
                 self._tracks.append(track)
         if source.is_cut and self._video_metadata.pop('timecode', ''):
             self.warnings.append(f'{source.path}: the time code is left out, because the video is cut.')
-        for track in data:
-            is_chapters = has_chapters and track.codec in ('text', 'none') and 'timecode' not in track.metadata
-            if 'timecode' not in track.metadata and not is_chapters:
-                self._tracks.append(track)
 
     def _extract_cover(self, media: InputContainer, track: _Track, number: int) -> None:
         name, mime_type = _IMAGE_TYPES.get(track.codec, ('', ''))

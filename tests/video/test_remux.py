@@ -250,7 +250,9 @@ def test_chapters_attachments_and_titles(copy: Copy, tmp_path: Path) -> None:
     out = copy(source, 'out.mp4')
     assert chapters(out.path) == [(0, 0.5, 'A'), (0.5, 1, 'B')]
     assert out.warnings == ['mp4 does not accept stream 1 (attachment, text/plain): it is left out.']
-    assert chapters(copy(out.path, 'again.mp4').path) == [(0, 0.5, 'A'), (0.5, 1, 'B')]
+    for name in ('again.mp4', 'again.mkv'):  # from an MP4 file, where chapters are a track
+        again = copy(out.path, name)
+        assert (chapters(again.path), again.warnings) == ([(0, 0.5, 'A'), (0.5, 1, 'B')], [])
 
 
 def test_metadata_of_phones_and_cameras_are_kept(copy: Copy, tmp_path: Path) -> None:
@@ -265,6 +267,11 @@ def test_metadata_of_phones_and_cameras_are_kept(copy: Copy, tmp_path: Path) -> 
     assert 'avi does not keep these metadata: com.apple' in copy(source, 'out.avi').warnings[0]
 
 
+def test_fps_with_sound_gives_a_warning(copy: Copy, tmp_path: Path) -> None:
+    source = make_clip(tmp_path / 'in.mkv', 12, audio=True)
+    assert '--fps changes the duration of the video' in copy(source, 'out.mkv', rate=Fraction(48)).warnings[0]
+
+
 def test_time_code_of_cameras(copy: Copy, tmp_path: Path) -> None:
     clip = make_clip(tmp_path / 'video.mp4', 6, rate=25)
     source = ffmpeg('-i', clip, '-c', 'copy', '-timecode', '01:00:00:00', tmp_path / 'in.mov')
@@ -274,6 +281,24 @@ def test_time_code_of_cameras(copy: Copy, tmp_path: Path) -> None:
         assert container.streams.video[0].metadata['timecode'] == '01:00:00:00'
     assert out.warnings == []
     assert 'the time code is left out' in copy(source, 'cut.mov', start=2).warnings[0]
+
+
+def test_telemetry_is_kept_where_it_can_be_read_back(copy: Copy, tmp_path: Path) -> None:
+    clip, source = make_clip(tmp_path / 'video.mp4', 6), tmp_path / 'in.mp4'
+    with av.open(str(clip)) as before, av.open(str(source), 'w') as output:
+        video = output.add_stream_from_template(before.streams.video[0], opaque=True)
+        telemetry = output.add_data_stream('bin_data')
+        telemetry.time_base = Fraction(1, 1000)
+        data = av.Packet(b'DEVC0000')
+        data.pts, data.dts, data.duration, data.time_base, data.stream = 0, 0, 240, Fraction(1, 1000), telemetry
+        for packet in [*before.demux(video=0), data]:
+            if packet.size:
+                packet.stream = telemetry if packet is data else video
+                output.mux(packet)
+    out = copy(source, 'out.mp4')
+    assert ([kind for kind, _ in streams(out.path)], out.warnings) == (['video', 'data'], [])
+    out = copy(source, 'out.mkv')
+    assert out.warnings == ['matroska does not accept stream 1 (data, bin_data): it is left out.']
 
 
 @pytest.mark.parametrize('name', ['out.mkv', 'out.mp4'])
