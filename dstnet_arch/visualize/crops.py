@@ -13,8 +13,16 @@ import numpy as np
 
 from dstnet_arch.data.image_file import to_8_bit
 from dstnet_arch.errors import OptionsError
-from dstnet_arch.visualize.figures import COLORS, Image, add_output_arguments, check_output, save_figure, score
-from dstnet_arch.visualize.sources import add_frame_arguments, add_source_arguments, footage_of, sharp_of
+from dstnet_arch.visualize.figures import (
+    COLORS,
+    SHARP,
+    Image,
+    add_output_arguments,
+    check_output,
+    save_figure,
+    score,
+)
+from dstnet_arch.visualize.sources import add_source_arguments, open_footage
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -28,6 +36,9 @@ examples:
       --crop 400,200,160,120 --crop 900,60,160,120 -o crops.png
   dstnet visualize crops --crop 400,200,160,120 blurry=datasets/GoPro/test_blur.lmdb \\
       DSTNet=results/NAME/visualization/GoPro sharp=datasets/GoPro/test_sharp.lmdb -o crops.pdf"""
+
+
+_MAX_ROW = 4  # more sources are arranged in two rows
 
 
 class Crop(NamedTuple):
@@ -46,7 +57,6 @@ class Crop(NamedTuple):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Define the command line of ``dstnet visualize crops``."""
     add_source_arguments(parser)
-    add_frame_arguments(parser)
     parser.add_argument(
         '--crop',
         dest='crops',
@@ -55,12 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar='X,Y,W,H',
         help='left, top, width and height in pixels; may be repeated (default: where the sources differ most)',
     )
-    parser.add_argument(
-        '--filter', choices=('nearest', 'lanczos'), default='nearest', help='interpolation of the crops'
-    )
-    parser.add_argument('--columns', type=int, metavar='N', help='sources per row (default: all if up to four)')
-    parser.add_argument('--whole', metavar='NAME', help='source of the full frame (default: the first)')
-    add_output_arguments(parser, '.png, .jpg, .pdf or .svg file')
+    add_output_arguments(parser, 'crops.png')
     parser.set_defaults(run=_run)
 
 
@@ -74,39 +79,27 @@ def find_crop(frames: Sequence[Image], height: int, width: int) -> Crop:
         energy += np.square(np.subtract(a, b, dtype=np.float64)).sum(2)
     if not energy.any():
         energy = np.square(cv2.Laplacian(frames[0].astype(np.float64), cv2.CV_64F)).sum(2)
-    sums = np.pad(energy.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
-    areas = sums[height:, width:] - sums[:-height, width:] - sums[height:, :-width] + sums[:-height, :-width]
+    sums = cv2.boxFilter(energy, cv2.CV_64F, (width, height), anchor=(0, 0), normalize=False)
+    areas = sums[: len(sums) - height + 1, : sums.shape[1] - width + 1]
     top, left = np.unravel_index(areas.argmax(), areas.shape)
     return Crop(int(left), int(top), width, height)
 
 
-def crops_figure(
-    frames: Mapping[str, Image],
-    crops: Sequence[Crop],
-    captions: Mapping[str, str] | None = None,
-    title: str = '',
-    whole: str | None = None,
-    interpolation: str = 'nearest',
-    columns: int | None = None,
-) -> Figure:
-    """Draw a frame with coloured rectangles on the left, and these areas of each source on the right.
+def crops_figure(frames: Mapping[str, Image], crops: Sequence[Crop], captions: Mapping[str, str], title: str) -> Figure:
+    """Draw the first frame with coloured rectangles on the left, and these areas of each source on the right.
 
     Args:
         frames: Name -> (H, W, 3), RGB, uint8 or uint16, all of the same size.
         crops: Areas of the frame.
-        captions: Name -> text below the crops of this source; default: the name.
+        captions: Name -> text below the crops of this source.
         title: Text below the frame.
-        whole: Source of the full frame; default: the first.
-        interpolation: matplotlib's interpolation of the crops.
-        columns: Sources per row; default: all if up to four, else half of them.
     """
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
 
-    captions = {name: name for name in frames} | dict(captions or {})
-    columns = min(len(frames), columns or (len(frames) if len(frames) <= 4 else (len(frames) + 1) // 2))
+    columns = len(frames) if len(frames) <= _MAX_ROW else (len(frames) + 1) // 2
     rows = -(-len(frames) // columns)
-    frame = frames[whole or next(iter(frames))]
+    frame = next(iter(frames.values()))
     height, width = frame.shape[:2]
 
     size = 4.8  # height of the frame in inches
@@ -119,7 +112,7 @@ def crops_figure(
 
     def draw(place: Any, image: Image, text: str) -> Any:
         axes = figure.add_subplot(place)
-        axes.imshow(to_8_bit(image), interpolation=interpolation)
+        axes.imshow(to_8_bit(image), interpolation='nearest')
         axes.set_xticks([])
         axes.set_yticks([])
         axes.set_xlabel(text)
@@ -147,14 +140,7 @@ def _run(args: argparse.Namespace) -> None:
     from dstnet_arch.metrics.ssim3d import calculate_ssim3d
 
     check_output(args.output, args.overwrite)
-    if args.columns is not None and args.columns < 1:
-        raise OptionsError(f'--columns is {args.columns}; it must be 1 or more.')
-    footage = footage_of(args)
-    names = [track.name for track in footage.tracks]
-    sharp = sharp_of(names, args.sharp)
-    whole = args.whole or names[0]
-    if whole not in names:
-        raise OptionsError(f'--whole {whole} is not a source; the sources are {", ".join(names)}.')
+    footage = open_footage(args)
     frame = footage.choose_frame(args.frame)
     height, width = footage.tracks[0].shape(frame)
     for crop in args.crops or []:
@@ -165,17 +151,17 @@ def _run(args: argparse.Namespace) -> None:
     crops = args.crops or [
         find_crop([to_8_bit(image) for image in images.values()], max(1, height // 6), max(1, width // 6))
     ]
-    title = f'{footage.title(frame)} ({whole})'
-    captions = {}
     print(f'Frame {footage.title(frame)}, crops {" ".join(",".join(map(str, crop)) for crop in crops)}')
-    if sharp is not None:
+    title = f'{footage.title(frame)} ({footage.tracks[0].name})'
+    captions = {name: name for name in images}
+    if SHARP in images:
         title += '\nPSNR (dB) / SSIM-3D of the full frame'
-        captions[sharp] = f'{sharp}\nPSNR / SSIM-3D'
-        for name, image in images.items():
-            if name != sharp:
-                ssim = calculate_ssim3d(to_8_bit(image), to_8_bit(images[sharp]))
-                scores = f'{score(image, images[sharp]):.2f} / {ssim:.4f}'
-                captions[name] = f'{name}\n{scores}'
-                print(f'  {name}: PSNR (dB) / SSIM-3D of the full frame: {scores}')
-    save_figure(crops_figure(images, crops, captions, title, whole, args.filter, args.columns), args.output)
+        sharp = images[SHARP]
+        for name in [name for name in images if name != SHARP]:
+            ssim = calculate_ssim3d(to_8_bit(images[name]), to_8_bit(sharp))
+            captions[name] = f'{name}\n{score(images[name], sharp):.2f} / {ssim:.4f}'
+        print('PSNR (dB) / SSIM-3D of the full frame:')
+        for caption in captions.values():
+            print('  ' + caption.replace('\n', ': '))
+    save_figure(crops_figure(images, crops, captions, title), args.output)
     print(f'Crops: {args.output}')

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -22,15 +22,24 @@ if TYPE_CHECKING:
 Image = NDArray[Any]
 """(H, W, 3), RGB, uint8 or uint16."""
 
+SHARP = 'sharp'
+"""Name of the source that is the ground truth of scores."""
 PICTURES = ('.png', '.jpg', '.jpeg')
 DRAWINGS = (*PICTURES, '.pdf', '.svg')
 COLORS = ('#f0e442', '#56b4e9', '#d55e00', '#009e73', '#cc79a7', '#e69f00')
 """Distinguishable with colour vision deficiency (Okabe and Ito)."""
 
 
-def add_output_arguments(parser: argparse.ArgumentParser, help: str, required: bool = True) -> None:
-    """Define -o and --overwrite."""
-    parser.add_argument('-o', '--output', type=Path, metavar='FILE', required=required, help=help)
+def add_output_arguments(parser: argparse.ArgumentParser, default: str, kinds: tuple[str, ...] = DRAWINGS) -> None:
+    """Define -o, for files of these extensions, and --overwrite."""
+    parser.add_argument(
+        '-o',
+        '--output',
+        type=Path,
+        default=Path(default),
+        metavar='FILE',
+        help=f'{", ".join(kinds)} (default: {default})',
+    )
     parser.add_argument('--overwrite', action='store_true', help='replace an existing file')
 
 
@@ -38,14 +47,12 @@ def check_output(path: Path, overwrite: bool, kinds: tuple[str, ...] = DRAWINGS)
     """Check an output file before the work.
 
     Raises:
-        OptionsError: the extension is not one of `kinds`, the file exists, or it is a folder.
+        OptionsError: the extension is not one of `kinds`, or the file exists.
     """
     if path.suffix.lower() not in kinds:
         raise OptionsError(f'-o {path}: unsupported file type. Use one of {", ".join(kinds)}.')
-    if path.is_dir():
-        raise OptionsError(f'-o {path} is a folder. Give the name of a file.')
-    if path.exists() and not overwrite:
-        raise OptionsError(f'{path} exists. Give another name with -o, or replace it with --overwrite.')
+    if path.exists() and (path.is_dir() or not overwrite):
+        raise OptionsError(f'{path} exists. Give another name with -o, or replace the file with --overwrite.')
 
 
 def save_picture(image: Image, path: Path) -> None:
@@ -57,7 +64,7 @@ def save_picture(image: Image, path: Path) -> None:
     from PIL import Image as Pillow
 
     kind = 'PNG' if path.suffix.lower() == '.png' else 'JPEG'
-    _save(path, lambda file: Pillow.fromarray(to_8_bit(image)).save(file, kind, quality=95))
+    _save(path, lambda file: Pillow.fromarray(image).save(file, kind, quality=95))
 
 
 def save_figure(figure: Figure, path: Path) -> None:
@@ -78,29 +85,25 @@ def _save(path: Path, write: Callable[[BinaryIO], Any]) -> None:
         raise DataError(f'{path} cannot be written: {error.strerror or error}.') from None
 
 
-def text_strip(text: str, width: int, frame_height: int) -> Image:
-    """Draw black text on a white strip, centred, with a size in proportion to the frame.
+def labelled(image: Image, text: str) -> Image:
+    """Put a line of text above an image, smaller or cut off if it is too long.
 
     Args:
-        text: One line. It is made smaller if it is too long, down to 9 pixels, and then cut off.
-        width: Width of the strip in pixels.
-        frame_height: Height in pixels of the frame below the strip.
+        image: (H, W, 3), RGB, uint8 or uint16.
+        text: The text.
 
     Returns:
-        (max(32, frame_height / 16), width, 3).
+        (max(32, H / 16) + H, W, 3), uint8.
     """
     from PIL import Image as Pillow
     from PIL import ImageDraw
 
-    height = max(32, frame_height // 16)
+    width, height = image.shape[1], max(32, image.shape[0] // 16)
     size = height * 4 // 9
-    length = _font(size).getlength(text)
-    if length > width - 4:
-        size = max(9, int(size * (width - 4) / length))
+    size = max(9, min(size, int(size * (width - 4) / max(1, _font(size).getlength(text)))))
     strip = Pillow.new('RGB', (width, height), 'white')
-    position = (max(width / 2, _font(size).getlength(text) / 2 + 2), height / 2)
-    ImageDraw.Draw(strip).text(position, text, fill='black', font=_font(size), anchor='mm')
-    return np.array(strip)
+    ImageDraw.Draw(strip).text((2, height / 2), text, fill='black', font=_font(size), anchor='lm')
+    return np.concatenate([np.asarray(strip), to_8_bit(image)])
 
 
 @cache
@@ -116,12 +119,3 @@ def score(image: Image, target: Image) -> float:
     if image.dtype != target.dtype:
         image, target = (x if x.dtype == np.uint16 else x.astype(np.uint16) * 257 for x in (image, target))
     return psnr(image, target)
-
-
-def labels(frames: Mapping[str, Image], sharp: str | None) -> dict[str, str]:
-    """Return a label for each frame: its name and, if there is a frame called `sharp`, the PSNR to it."""
-    target = frames.get(sharp or '')
-    return {
-        name: name if target is None or name == sharp else f'{name}  {score(frame, target):.2f} dB'
-        for name, frame in frames.items()
-    }

@@ -12,7 +12,7 @@ from dstnet_arch.data.image_file import to_8_bit
 from dstnet_arch.errors import OptionsError
 from dstnet_arch.progress import Progress
 from dstnet_arch.visualize.figures import COLORS, Image, add_output_arguments, check_output, save_figure
-from dstnet_arch.visualize.sources import Track, add_source_arguments, footage_of
+from dstnet_arch.visualize.sources import Track, add_source_arguments, open_footage
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -36,8 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     where.add_argument('--row', type=int, metavar='Y', help='pixels from the top')
     parser.add_argument('--start', metavar='FRAME', help='first frame (default: the first of the clip)')
     parser.add_argument('--end', metavar='FRAME', help='last frame, inclusive (default: the last of the clip)')
-    parser.add_argument('--frame', metavar='[CLIP/]FRAME', help='frame to mark it in (default: the middle one)')
-    add_output_arguments(parser, '.png, .jpg, .pdf or .svg file')
+    add_output_arguments(parser, 'profile.png')
     parser.set_defaults(run=_run)
 
 
@@ -66,20 +65,20 @@ def temporal_profile(frames: Iterable[Image], column: int | None = None, row: in
 def profile_figure(
     frame: Image,
     profiles: Mapping[str, Image],
+    title: str,
+    time: str,
     column: int | None = None,
     row: int | None = None,
-    title: str = '',
-    time: str = 'time',
 ) -> Figure:
     """Draw a frame with the column or row marked, and the profiles under their names.
 
     Args:
         frame: (H, W, 3), RGB, uint8 or uint16.
         profiles: Name -> result of `temporal_profile`.
-        column: Column of the profiles.
-        row: Row of the profiles; either `column` or `row`.
         title: Title of the frame.
         time: Label of the time axis.
+        column: Column of the profiles.
+        row: Row of the profiles; either `column` or `row`.
     """
     from matplotlib.figure import Figure
 
@@ -119,7 +118,7 @@ def _read(track: Track, frames: Iterable[str], progress: Progress) -> Iterator[I
 
 def _run(args: argparse.Namespace) -> None:
     check_output(args.output, args.overwrite)
-    footage = footage_of(args)
+    footage = open_footage(args)
     frames = footage.choose_frames(args.start, args.end)
     shown = frames[len(frames) // 2] if args.frame is None else footage.choose_frame(args.frame)
     height, width = footage.tracks[0].shape(shown)
@@ -135,8 +134,7 @@ def _run(args: argparse.Namespace) -> None:
     what = f'column {args.column}' if args.row is None else f'row {args.row}'
     first = footage.tracks[0]
     title = f'{footage.title(shown)} ({first.name}), {what}'
-    figure = profile_figure(
-        first.read(shown), profiles, args.column, args.row, title, f'frames {frames[0]} to {frames[-1]}'
-    )
+    time = f'frames {frames[0]} to {frames[-1]}'
+    figure = profile_figure(first.read(shown), profiles, title, time, args.column, args.row)
     save_figure(figure, args.output)
     print(f'Temporal profile, {what} of {len(frames)} frames of {footage.clip or "the clip"}: {args.output}')

@@ -122,7 +122,7 @@ sys.exit(main() or main(['visualize', 'compare', '-opt', 'test.yml', '--frame', 
     results = project / 'results' / 'tiny_test'
     assert {path.name for path in results.glob('visualization/stripes/*/*')} == {'000.png', '001.png', '002.png'}
     assert set(json.loads((results / 'stripes_summary.json').read_text())) != set()
-    sheet = cv2.imread(str(results / 'compare_stripes.png'))
+    sheet = cv2.imread(str(project / 'compare.png'))
     assert sheet is not None
     assert sheet.shape == (16 + 32, 3 * 20 + 2 * 8, 3)
     np.testing.assert_array_equal(sheet[32:, :20], cv2.imread(str(project / 'data' / 'blurry' / 'b' / '001.png')))
