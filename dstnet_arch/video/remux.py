@@ -36,6 +36,7 @@ _OWN_METADATA = {
 
 _TRIAL_SECONDS = 10
 _SAME_DURATION = Fraction(1, 100)
+_LONGEST_ADVANCE = Fraction(1, 20)  # seconds of sound before the picture that go unnoticed
 _MOV_FAMILY = ('mp4', 'mov', 'ipod', '3gp', '3g2')
 
 
@@ -207,6 +208,10 @@ class Remuxer:
                 self._video_metadata = _lasting(stream.metadata)
                 continue
             track = _track_of(stream)
+            if container == 'avi' and track.type == 'audio' and not source.is_cut:
+                delay = (stream.start_time or 0) * Fraction(stream.time_base or 1) - self._timing.origin
+                if delay > _LONGEST_ADVANCE:
+                    self.warnings.append(f'avi cannot delay sound: {track.label} starts {float(delay):.2f} s early.')
             if track.is_cover and container in ('matroska', 'webm'):
                 self._extract_cover(media, track, len(self._covers))
             elif track.type == 'data' and ('timecode' in track.metadata or stream.frames == num_chapters > 0):

@@ -106,6 +106,13 @@ def test_offset_of_sound_and_picture_is_kept(copy: Copy, tmp_path: Path) -> None
         assert float(times(out)[0] - packets(out, 'audio')[0][0]) == pytest.approx(0.5, abs=0.01)
 
 
+def test_avi_cannot_delay_sound(copy: Copy, tmp_path: Path) -> None:
+    clip = make_clip(tmp_path / 'video.mkv', 6, (48, 64), rate=10)
+    sine = ('-itsoffset', 0.4, '-f', 'lavfi', '-i', 'sine=440:sample_rate=8000:duration=0.2')
+    source = ffmpeg('-i', clip, *sine, '-c:v', 'copy', '-c:a', 'libmp3lame', tmp_path / 'in.mkv')
+    assert 'avi cannot delay sound: stream 1' in copy(source, 'out.avi').warnings[0]
+
+
 def test_untagged_colours_stay_untagged(copy: Copy, tmp_path: Path) -> None:
     source = make_clip(tmp_path / 'in.mp4')
     frame, before = frames_of(copy(source, 'out.mp4').path)[0], frames_of(source)[0]
