@@ -17,6 +17,10 @@ from torch import Tensor
 
 from dstnet_arch.ops.triton_utils import PIXELS, channel_block, inside, launch, pixel_grid, program_pixels
 
+WARPS = {
+    True: 4,
+    False: 8,
+}  # by GATED, of `_forward` and `_backward`: with 4, some GPUs spill registers without the gate
 _ROWS = 16  # rows of the frame that one program of `_filter_gradient` sums up
 
 
@@ -32,7 +36,7 @@ def channel_filter(z: Tensor, filters: Tensor, bias: Tensor, gated: bool) -> Ten
     n, _, h, w = z.shape
     c = filters.shape[1]
     out = torch.empty((n, c, h, w), dtype=z.dtype, device=z.device, memory_format=torch.channels_last)
-    constants = {'GATED': gated, 'PIXELS': PIXELS, 'CHANNELS': channel_block(c)}
+    constants = {'GATED': gated, 'PIXELS': PIXELS, 'CHANNELS': channel_block(c), 'num_warps': WARPS[gated]}
     launch(_forward, pixel_grid(n, h, w, c), z, filters, bias, out, h, w, c, _frame_stride(filters), **constants)
     return out
 
@@ -46,7 +50,10 @@ def channel_filter_backward(
     constants = {'GATED': gated, 'CHANNELS': channel_block(c)}
     grid = pixel_grid(n, h, w, c)
     stride = _frame_stride(filters)
-    launch(_backward, grid, grad, z, filters, bias, grad_z, h, w, c, stride, **constants, PIXELS=PIXELS)
+    warps = WARPS[gated]
+    launch(
+        _backward, grid, grad, z, filters, bias, grad_z, h, w, c, stride, **constants, PIXELS=PIXELS, num_warps=warps
+    )
     strips = triton.cdiv(h, _ROWS)
     sums = torch.empty((n, strips, 10, c), dtype=torch.float32, device=z.device)
     launch(

@@ -35,8 +35,8 @@ KERNELS: list[tuple[Any, dict[str, Any], dict[str, int]]] = [
         case
         for gated in (False, True)
         for case in (
-            (channel._forward, {'GATED': gated, **BLOCK}, {}),
-            (channel._backward, {'GATED': gated, **BLOCK}, {}),
+            (channel._forward, {'GATED': gated, **BLOCK}, {'num_warps': channel.WARPS[gated]}),
+            (channel._backward, {'GATED': gated, **BLOCK}, {'num_warps': channel.WARPS[gated]}),
             (channel._filter_gradient, {'GATED': gated, 'ROWS': 16, 'PIXELS': 4 * PIXELS, 'CHANNELS': 64}, {}),
         )
     ),

@@ -26,8 +26,7 @@ def assert_channels_last(trace: Trace) -> None:
     assert trace.relayouts == []
 
 
-@AUTOCAST
-@pytest.mark.parametrize('num_frame', [1, 3, 5])
+@pytest.mark.parametrize(('num_frame', 'autocast'), [(1, None), (3, None), (5, None), (3, torch.float16)], ids=str)
 def test_inference_keeps_channels_last(num_frame: int, autocast: torch.dtype | None) -> None:
     net = make(DSTNet, **SMALL).eval()
     for trace in (
@@ -82,9 +81,9 @@ EXTENDED = (pytest.mark.slow, pytest.mark.extended)
 def test_memory_estimate_is_at_least_the_peak(size: tuple[int, int], tile: int | None) -> None:
     net = make(DSTNet).eval()
     settings = {} if tile is None else {'tile': (tile, tile)}
-    one, three = (trace_stream(net, size, n, **settings).peak_bytes for n in (1, 3))
+    peak = trace_stream(net, size, 2, **settings).peak_bytes
     plan = Plan() if tile is None else Plan(Size(tile, tile))
     height, width = (net.padded_side(side) for side in size)
     # Without the states, which are in the device's memory here, and the input frames.
-    extra = 3 * (64 * height * width // 4 + 3 * height * width) * 4
-    assert max(one, three - extra) <= needed_bytes(net, (1, height, width), plan)
+    extra = 2 * (64 * height * width // 4 + 3 * height * width) * 4
+    assert peak - extra <= needed_bytes(net, (1, height, width), plan)
