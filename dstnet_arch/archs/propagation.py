@@ -18,7 +18,7 @@ def propagate(
     reverse: bool = False,
     boundary: Boundary = 'zeros',
 ) -> list[Tensor]:
-    """Carry features from frame to frame.
+    """Propagate features from frame to frame.
 
     The backward propagation, Eq. (7), is ``propagate(F, X, reverse=True)``; the forward propagation, Eq. (8), is
     ``propagate(F, backward_result)``.
@@ -27,9 +27,8 @@ def propagate(
         step: F: (features of this frame, result of the frame before it in the order of propagation) -> result.
         frames: T tensors of one shape, in the order of time.
         reverse: from the last frame to the first.
-        boundary: what happens at the frame where the propagation starts. 'zeros' (the released weights): F is applied
-            there too, with zeros for the missing neighbour. 'paper' (as Eqs. 7 and 8 are printed): its result is its
-            own features.
+        boundary: the result of the frame where the propagation starts. 'zeros' (the released weights): F with zeros
+            for the missing neighbour. 'paper' (as Eqs. 7 and 8 are printed): the frame's own features.
 
     Returns:
         T results, in the order of time.
@@ -43,7 +42,7 @@ def propagate(
 def propagate_step(
     step: Callable[[Tensor, Tensor], Tensor], frame: Tensor, previous: Tensor | None, boundary: Boundary
 ) -> Tensor:
-    """The result of one frame; `previous` is that of the frame before it in the order of propagation, or None."""
+    """The result of one frame; `previous` is the result of the frame before it in the order of propagation, or None."""
     if previous is not None:
         return step(frame, previous)
     return frame if boundary == 'paper' else step(frame, torch.zeros_like(frame))

@@ -1,6 +1,6 @@
-"""Names of parameters in the authors' released files, and ours: the only place that knows them.
+"""Names of parameters in the authors' released files, and ours. No other file knows them.
 
-A table lists pairs of templates (released, ours); `{i}` and `{j}` stand for numbers, `{p}` for `weight` or `bias`.
+A table lists pairs of templates (released, ours); `{i}` and `{j}` are numbers, `{p}` is `weight` or `bias`.
 Released convolutions over a clip, (O, C, 1, 3, 3) and (O, C, 3, 1, 1), are here 2-D convolutions of a frame and 1-D
 ones over time.
 """

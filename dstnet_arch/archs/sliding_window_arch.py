@@ -1,4 +1,4 @@
-"""Networks for pictures, or for the middle frame of a few, as networks for clips: to compare them with DSTNet."""
+"""Image networks and networks for the middle frame of a window as video networks, to compare them with DSTNet."""
 
 from __future__ import annotations
 
@@ -17,20 +17,21 @@ Ends = Literal['reflect', 'replicate']
 
 
 class SlidingWindow(nn.Module):
-    """Restore each frame of a clip as the middle frame of a window that slides over the clip.
+    """Restore each frame of a clip as the middle frame of a sliding window.
 
     Of the networks that stock BasicSR ships, EDVR and TOFlow restore the middle one of several frames, and RIDNet,
-    SwinIR, RRDBNet, EDSR, RCAN and others a single picture. In here they train and are tested like DSTNet. They must
-    restore a frame at its own size, e.g. EDVR with `hr_in: true` and `with_predeblur: true`, SwinIR with `upscale: 1`.
+    SwinIR, RRDBNet, EDSR, RCAN and others a single image. In this class they train and are tested like DSTNet. They
+    must restore a frame at its own size, e.g. EDVR with `hr_in: true` and
+    `with_predeblur: true`, SwinIR with `upscale: 1`.
 
     Checkpoints of the network itself, without this wrapper, can be loaded as well.
 
     Args:
         network: the network in BasicSR's registry: its `type`, and its arguments.
         num_frame: frames in a window, an odd number: the network gets (N, num_frame, 3, H, W) and returns
-            (N, 3, H, W). 1: it is a network for pictures and gets (N, 3, H, W).
-        ends: what a window holds beyond the ends of the clip. reflect: the frames back from there; replicate: the
-            clip's last one again.
+            (N, 3, H, W). 1: an image network, which gets (N, 3, H, W).
+        ends: content of a window beyond the ends of the clip. reflect: the clip is reflected; replicate: the frame at
+            the end is repeated.
         size_multiple: the sides of frames are padded by reflection to multiples of this, and the result is cropped.
 
     Raises:
@@ -42,7 +43,7 @@ class SlidingWindow(nn.Module):
         self, network: dict[str, Any], num_frame: int = 5, ends: Ends = 'reflect', size_multiple: int = 1
     ) -> None:
         super().__init__()
-        from basicsr.archs import build_network  # this module can be imported, and described, without BasicSR
+        from basicsr.archs import build_network  # this module can be imported without BasicSR
 
         own = network.get('num_frame', num_frame)
         if num_frame < 1 or num_frame % 2 == 0 or own != num_frame:
@@ -60,7 +61,7 @@ class SlidingWindow(nn.Module):
         height, width = (-(-side // self.size_multiple) * self.size_multiple for side in (h, w))
         padded = reflect_pad(clip, height, width)
         recompute = self.gradient_checkpointing and torch.is_grad_enabled()
-        # Windows hold each frame num_frame times: all at once only where their gradients are kept anyway.
+        # Windows contain each frame num_frame times: all at once only if their gradients are kept anyway.
         at_once = t if torch.is_grad_enabled() and not recompute else chunk_size(b * height * width, clip.device)
         network = partial(checkpoint, self.network, use_reentrant=False) if recompute else self.network
         restored = [self._restore(network, padded[:, window]) for window in self.windows(t).split(at_once)]

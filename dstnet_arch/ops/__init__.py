@@ -1,1 +1,1 @@
-"""Operations of the networks: each with a plain reference, a fast path and the choice between them."""
+"""Operations of the networks: each file has a plain reference, fast paths and the choice between them."""

@@ -5,7 +5,7 @@ For each 2x2 block [[a, b], [c, d]] of one channel::
     LL = (a + b + c + d) / 4        band1 = (a - b + c - d) / 4
     band2 = (a + b - c - d) / 4     band3 = (a - b - c + d) / 4
 
-and back, without a factor::
+and its inverse, without a factor::
 
     a = LL + band1 + band2 + band3        b = LL - band1 + band2 - band3
     c = LL + band1 - band2 - band3        d = LL - band1 - band2 + band3
@@ -13,7 +13,7 @@ and back, without a factor::
 Synthesis inverts analysis exactly, but the pair is not orthonormal: LL is the mean of the block (half of what
 PyWavelets' `haar` gives). Trained weights depend on these factors.
 
-The high bands travel as one tensor of 3C channels: all C of band1 (differences along a row; PyWavelets' cV, the
+The high bands are one tensor of 3C channels: all C of band1 (differences along a row; PyWavelets' cV, the
 paper's LH or HL, which it does not define), then band2 (differences along a column, cH), then band3 (cD).
 """
 
@@ -38,7 +38,7 @@ def haar_filters(dtype: torch.dtype = torch.float32, device: torch.device | str 
 
 
 def haar_analysis_reference(x: Tensor) -> tuple[Tensor, Tensor]:
-    """`haar_analysis` as the strided convolution that defines it."""
+    """Compute `haar_analysis` by the strided convolution that defines it."""
     n, c, h, w = x.shape
     bands = F.conv2d(x.reshape(n * c, 1, h, w), haar_filters(x.dtype, x.device), stride=2) / 4
     bands = bands.view(n, c, 4, h // 2, w // 2).transpose(1, 2)  # (N, 4, C, H/2, W/2): band by band
@@ -46,7 +46,7 @@ def haar_analysis_reference(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def haar_synthesis_reference(low: Tensor, high: Tensor) -> Tensor:
-    """`haar_synthesis` as the transposed convolution that defines it."""
+    """Compute `haar_synthesis` by the transposed convolution that defines it."""
     n, c, h, w = low.shape
     bands = torch.cat([low.unsqueeze(1), high.view(n, 3, c, h, w)], dim=1).transpose(1, 2).reshape(n * c, 4, h, w)
     return F.conv_transpose2d(bands, haar_filters(low.dtype, low.device), stride=2).view(n, c, 2 * h, 2 * w)
@@ -68,7 +68,7 @@ def haar_analysis(x: Tensor) -> tuple[Tensor, Tensor]:
         raise ValueError(f'Haar analysis needs an even height and width, got {tuple(x.shape)}: pad the frame first.')
     a, b = x[..., ::2, ::2], x[..., ::2, 1::2]
     c, d = x[..., 1::2, ::2], x[..., 1::2, 1::2]
-    # Sums and differences are shared between the bands: 8 additions a block in place of 12.
+    # Sums and differences are shared between the bands: 8 additions per block instead of 12.
     ab, cd, a_b, c_d = a + b, c + d, a - b, c - d
     return (ab + cd) / 4, torch.cat([a_b + c_d, ab - cd, a_b - c_d], dim=1) / 4
 
