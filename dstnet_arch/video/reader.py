@@ -24,7 +24,6 @@ import numpy as np
 import torch
 from av.container import InputContainer
 from av.video import VideoFrame, VideoStream
-from torch import Tensor
 
 from dstnet_arch.errors import DataError, counted
 from dstnet_arch.progress import Progress
@@ -322,23 +321,32 @@ class _Group:
         self._dtype = file.kind.format.dtype
         frame_bytes = sum(rows * columns for rows, columns in self._sizes) * self._dtype.itemsize
         fits = frame_bytes * (stop - start) <= _MEMORY_BYTES
-        self._kept: list[Tensor] | TensorFile = [] if fits else TensorFile(temp_dir)
+        # One block, because many small ones between the frames of other threads fragment the memory.
+        self._memory = torch.empty((stop - start if fits else 0, frame_bytes), dtype=torch.uint8)
+        self._file = None if fits else TensorFile(temp_dir)
+        self._count = 0
 
     def __getitem__(self, number: int) -> list[Plane]:
-        while len(self._kept) <= number - self._start:
+        place = number - self._start
+        while self._count <= place:
             try:
                 planes = next(self._source)
             except StopIteration:
                 raise _SeekError from None
-            self._kept.append(torch.from_numpy(np.concatenate([plane.reshape(-1) for plane in planes]).view(np.uint8)))
-        samples = self._kept[number - self._start].numpy().view(self._dtype)
+            samples = torch.from_numpy(np.concatenate([plane.reshape(-1) for plane in planes]).view(np.uint8))
+            if self._file is None:
+                self._memory[self._count] = samples
+            else:
+                self._file.append(samples)
+            self._count += 1
+        frame = (self._memory if self._file is None else self._file)[place].numpy().view(self._dtype)
         ends = list(itertools.accumulate(rows * columns for rows, columns in self._sizes))
-        return [part.reshape(size) for part, size in zip(np.split(samples, ends[:-1]), self._sizes, strict=True)]
+        return [part.reshape(size) for part, size in zip(np.split(frame, ends[:-1]), self._sizes, strict=True)]
 
     def close(self) -> None:
         self._source.close()  # type: ignore[attr-defined]
-        if isinstance(self._kept, TensorFile):
-            self._kept.close()
+        if self._file is not None:
+            self._file.close()
 
 
 def _fingerprint(frame: VideoFrame) -> int:
