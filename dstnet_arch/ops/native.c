@@ -1,7 +1,8 @@
 /* Two operations of the network for CPUs, in float32 and channels-last layout: 3x3 convolution and pixel filter.
  *
  * Plain C with the vector extensions of GCC and Clang: one source for AVX-512, AVX2 and NEON. Arguments are not checked
- * here; the caller, native.py, checks them. Results do not depend on the number of threads.
+ * here; the caller, native.py, checks them: channels are multiples of 16. Results do not depend on the number of
+ * threads.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -19,8 +20,7 @@ enum { LANES = 8, PANEL = 2, ROWS = 6 }; /* sums take 12 of 16 registers */
 typedef float vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 typedef int mask __attribute__((vector_size(4 * LANES)));
 
-/* Input and output channels are multiples of this. */
-int channel_multiple(void) { return LANES * PANEL; }
+#define ALWAYS_INLINE static inline __attribute__((always_inline)) /* so that `panel` is a constant */
 
 /* Fewer multiplications than this (about 25 us) run on one thread: waking another takes as long. */
 enum { MIN_PARALLEL = 1 << 19 };
@@ -74,26 +74,33 @@ static inline vec leaky(vec y, float slope) {
     return (vec)(((mask)y & positive) | ((mask)(slope * y) & ~positive));
 }
 
-/* A part of the matrix product m = v u: v (ROWS, k), and PANEL vectors of columns of u (k, n) and m (ROWS, n). */
-static inline void multiply(const float *v, const float *u, float *m, long k, long n) {
+/* A part of the matrix product m = v u: v (ROWS, k), and `panel` vectors of columns of u (k, n) and m (ROWS, n). */
+ALWAYS_INLINE void multiply_panel(const float *v, const float *u, float *m, long k, long n, const int panel) {
     vec sum[ROWS][PANEL];
 #pragma GCC unroll 16
     for (int r = 0; r < ROWS; r++)
 #pragma GCC unroll 16
-        for (int p = 0; p < PANEL; p++) sum[r][p] = (vec){0};
+        for (int p = 0; p < panel; p++) sum[r][p] = (vec){0};
     for (long i = 0; i < k; i++) {
         vec column[PANEL];
 #pragma GCC unroll 16
-        for (int p = 0; p < PANEL; p++) column[p] = *(const vec *)(u + i * n + p * LANES);
+        for (int p = 0; p < panel; p++) column[p] = *(const vec *)(u + i * n + p * LANES);
 #pragma GCC unroll 16
         for (int r = 0; r < ROWS; r++)
 #pragma GCC unroll 16
-            for (int p = 0; p < PANEL; p++) sum[r][p] += v[r * k + i] * column[p];
+            for (int p = 0; p < panel; p++) sum[r][p] += v[r * k + i] * column[p];
     }
 #pragma GCC unroll 16
     for (int r = 0; r < ROWS; r++)
 #pragma GCC unroll 16
-        for (int p = 0; p < PANEL; p++) *(vec *)(m + r * n + p * LANES) = sum[r][p];
+        for (int p = 0; p < panel; p++) *(vec *)(m + r * n + p * LANES) = sum[r][p];
+}
+
+/* m = v u, v (ROWS, k), u (k, n). With AVX-512, 16 columns may remain after the last full panel. */
+static inline void multiply(const float *v, const float *u, float *m, long k, long n) {
+    long c = 0;
+    for (; c + LANES * PANEL <= n; c += LANES * PANEL) multiply_panel(v, u + c, m + c, k, n, PANEL);
+    for (; c < n; c += LANES) multiply_panel(v, u + c, m + c, k, n, 1);
 }
 
 /* Return the first pixel of a patch of `side` x `side` pixels and set *row to the stride of its rows. A patch that
@@ -155,9 +162,7 @@ int conv3x3(const float *x, const float *u, const float *bias, const float *resi
                 transform_tile(patch, row, v + t * cin, ROWS * cin, cin);
             }
             for (int point = 0; point < POINTS; point++)
-                for (long c = 0; c < cout; c += LANES * PANEL)
-                    multiply(v + point * ROWS * cin, u + point * cin * cout + c, m + point * ROWS * cout + c, cin,
-                             cout);
+                multiply(v + point * ROWS * cin, u + point * cin * cout, m + point * ROWS * cout, cin, cout);
             for (long t = 0; t < count; t++) {
                 const long tile = first + t, frame = tile / (down * across);
                 const long top = tile / across % down * TILE, left = tile % across * TILE;
@@ -199,27 +204,39 @@ static inline void transform_output_gradient(const vec *y, int in, vec *m, int o
     m[5 * out] = y3;
 }
 
-/* A part of u += v^T m, OUTER rows and PANEL vectors of columns: v (tiles, cin), m (tiles, cout), u (cin, cout). */
+/* A part of u += v^T m, OUTER rows and `panel` vectors of columns: v (tiles, cin), m (tiles, cout), u (cin, cout). */
 enum { OUTER = 8 };
-static inline void multiply_transposed(const float *v, const float *m, float *u, long tiles, long cin, long cout) {
+ALWAYS_INLINE void multiply_transposed_panel(const float *v, const float *m, float *u, long tiles, long cin, long cout,
+                                             const int panel) {
     vec sum[OUTER][PANEL];
 #pragma GCC unroll 16
     for (int r = 0; r < OUTER; r++)
 #pragma GCC unroll 16
-        for (int p = 0; p < PANEL; p++) sum[r][p] = *(const vec *)(u + r * cout + p * LANES);
+        for (int p = 0; p < panel; p++) sum[r][p] = *(const vec *)(u + r * cout + p * LANES);
     for (long t = 0; t < tiles; t++) {
         vec line[PANEL];
 #pragma GCC unroll 16
-        for (int p = 0; p < PANEL; p++) line[p] = *(const vec *)(m + t * cout + p * LANES);
+        for (int p = 0; p < panel; p++) line[p] = *(const vec *)(m + t * cout + p * LANES);
 #pragma GCC unroll 16
         for (int r = 0; r < OUTER; r++)
 #pragma GCC unroll 16
-            for (int p = 0; p < PANEL; p++) sum[r][p] += v[t * cin + r] * line[p];
+            for (int p = 0; p < panel; p++) sum[r][p] += v[t * cin + r] * line[p];
     }
 #pragma GCC unroll 16
     for (int r = 0; r < OUTER; r++)
 #pragma GCC unroll 16
-        for (int p = 0; p < PANEL; p++) *(vec *)(u + r * cout + p * LANES) = sum[r][p];
+        for (int p = 0; p < panel; p++) *(vec *)(u + r * cout + p * LANES) = sum[r][p];
+}
+
+/* u += v^T m, v (tiles, cin), m (tiles, cout). */
+static inline void multiply_transposed(const float *v, const float *m, float *u, long tiles, long cin, long cout) {
+    for (long r = 0; r < cin; r += OUTER) {
+        long c = 0;
+        for (; c + LANES * PANEL <= cout; c += LANES * PANEL)
+            multiply_transposed_panel(v + r, m + c, u + r * cout + c, tiles, cin, cout, PANEL);
+        for (; c < cout; c += LANES)
+            multiply_transposed_panel(v + r, m + c, u + r * cout + c, tiles, cin, cout, 1);
+    }
 }
 
 /* Gradient of the weights, out (3, 3, cin, cout).
@@ -269,10 +286,8 @@ int conv3x3_weight_gradient(const float *x, const float *grad, const float *g, f
                 }
 #pragma omp for schedule(static)
                 for (int point = 0; point < POINTS; point++)
-                    for (long c = 0; c < cin; c += OUTER)
-                        for (long k = 0; k < cout; k += LANES * PANEL)
-                            multiply_transposed(v + point * TILES * cin + c, m + point * TILES * cout + k,
-                                                u + (point * cin + c) * cout + k, count, cin, cout);
+                    multiply_transposed(v + point * TILES * cin, m + point * TILES * cout, u + point * cin * cout,
+                                        count, cin, cout);
             }
             /* G^T u G. A matrix product of PyTorch's would depend on the number of threads. */
 #pragma omp for schedule(static)

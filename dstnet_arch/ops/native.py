@@ -31,6 +31,7 @@ from dstnet_arch.ops.native_build import NoCompilerError, compiled_library
 from dstnet_arch.ops.pack_filters import pack_filters
 
 VARIABLE = 'DSTNET_NATIVE'
+CHANNEL_MULTIPLE = 16
 _enabled = os.environ.get(VARIABLE, '1') not in ('', '0')
 
 
@@ -62,27 +63,24 @@ def native(enabled: bool) -> Iterator[None]:
 
 def available() -> bool:
     """True if the compiled kernels are enabled and work here. Compiles and checks them on the first call."""
-    return _enabled and _channel_multiple() > 0
+    return _enabled and _is_loaded()
 
 
 def usable(x: Tensor, *channels: int) -> bool:
     """True if the compiled kernels are available and accept `x` and these numbers of channels.
 
-    They take float32 on a CPU outside autocast and export; channels are multiples of 16 (32 with AVX-512).
+    They take float32 on a CPU outside autocast and export; channels are multiples of 16.
     """
     if not _enabled or x.device.type != 'cpu' or x.dtype != torch.float32 or not x.numel():
         return False
     if type(x) not in (Tensor, torch.nn.Parameter) or torch.is_autocast_enabled('cpu') or is_exporting():
         return False
-    multiple = _channel_multiple()
-    return multiple > 0 and not any(c % multiple for c in channels)
+    return not any(c % CHANNEL_MULTIPLE for c in channels) and _is_loaded()
 
 
 @constant_when_compiled
-def _channel_multiple() -> int:
-    """The number that channels must be a multiple of; 0 if the kernels are not available."""
-    library = _library()
-    return 0 if library is None else library.channel_multiple()
+def _is_loaded() -> bool:
+    return _library() is not None
 
 
 def conv3x3(x: Tensor, weight: Tensor, bias: Tensor, slope: float, residual: Tensor | None) -> Tensor:
@@ -289,22 +287,22 @@ def _check(library: ctypes.CDLL) -> None:
     Raises:
         ArithmeticError: they differ by more than rounding.
     """
-    multiple = library.channel_multiple()
+    c_in, c_out = CHANNEL_MULTIPLE, 3 * CHANNEL_MULTIPLE
     generator = torch.Generator().manual_seed(0)
 
     def random(*shape: int) -> Tensor:
         return torch.rand(*shape, generator=generator) - 0.5
 
-    x, weight, bias = random(2, multiple, 7, 13), random(2 * multiple, multiple, 3, 3), random(2 * multiple)
-    residual, filters = random(2, 2 * multiple, 7, 13), random(2, 9 * multiple, 2, 3)
+    x, weight, bias = random(2, c_in, 7, 13), random(c_out, c_in, 3, 3), random(c_out)
+    residual, filters = random(2, c_out, 7, 13), random(2, 9 * c_in, 2, 3)
     wide = [t.double() for t in (x, weight, bias, residual)]
     with torch.no_grad():
         out = F.conv2d(wide[0], wide[1], wide[2], padding=1)
         grads = torch.ops.aten.convolution_backward(
             wide[3], wide[0], wide[1], [len(bias)], [1, 1], [1, 1], [1, 1], False, [0, 0], 1, [True, True, True]
         )
-        full = F.interpolate(filters.double(), (7, 13), mode='bilinear').view(2, 9, multiple, 7, 13).transpose(1, 2)
-        patches = F.unfold(wide[0], 3, padding=1).view(2, multiple, 9, 7, 13)
+        full = F.interpolate(filters.double(), (7, 13), mode='bilinear').view(2, 9, c_in, 7, 13).transpose(1, 2)
+        patches = F.unfold(wide[0], 3, padding=1).view(2, c_in, 9, 7, 13)
         pairs = [
             (_conv3x3(library, x, weight, bias, 0.1, None), F.leaky_relu(out, 0.1)),
             (_conv3x3(library, x, weight, bias, 1.0, residual), out + wide[3]),

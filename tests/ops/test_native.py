@@ -44,10 +44,12 @@ def run(function: Callable[..., Tensor], *inputs: Tensor) -> list[Tensor]:
     return [out.detach(), *torch.autograd.grad((out * factors).sum(), leaves)]
 
 
-def assert_close(function: Callable[..., Tensor], reference: Callable[..., Tensor], *inputs: Tensor) -> None:
+def assert_close(
+    function: Callable[..., Tensor], reference: Callable[..., Tensor], *inputs: Tensor, tolerance: float = 2e-6
+) -> None:
     expected = run(reference, *(x.double() for x in inputs))
     for got, want in zip(run(function, *inputs), expected, strict=True):
-        assert (got - want).abs().max() <= 2e-6 * want.abs().max().clamp(min=1)
+        assert (got - want).abs().max() <= tolerance * want.abs().max().clamp(min=1)
     with torch.no_grad():
         assert (function(*inputs) - expected[0]).abs().max() <= 2e-6 * expected[0].abs().max().clamp(min=1)
 
@@ -67,6 +69,13 @@ def test_conv3x3(compiled: None, size: tuple[int, int, int], slope: float | None
         weight,
         bias,
     )
+
+
+@pytest.mark.parametrize(('c_in', 'c_out'), [(16, 16), (16, 48), (48, 16)])
+def test_conv3x3_of_any_multiple_of_16_channels(compiled: None, c_in: int, c_out: int) -> None:
+    weight, bias = rand(c_out, c_in, 3, 3, seed=1) / 17, rand(c_out, seed=2)
+    assert native.usable(weight, c_in, c_out)
+    assert_close(conv3x3, conv3x3_reference, rand(2, c_in, 7, 13), weight, bias, tolerance=5e-6)
 
 
 @SIZES
@@ -135,6 +144,8 @@ def test_results_do_not_depend_on_number_of_threads(compiled: None, size: tuple[
 def test_usable_only_for_float32_on_a_cpu_outside_autocast(compiled: None) -> None:
     x = torch.zeros(1, CHANNELS, 4, 4)
     assert native.usable(x, CHANNELS)
+    assert native.usable(x, 16, 48)
+    assert not native.usable(x, 8)
     assert not native.usable(x, CHANNELS + 1)
     assert not native.usable(x.double(), CHANNELS)
     assert not native.usable(x.to('meta'), CHANNELS)
