@@ -9,7 +9,7 @@ from pathlib import Path
 
 from dstnet_arch.errors import EXIT_STATUS, CheckpointError, OptionsError, message_of
 from dstnet_arch.weights import released as known
-from dstnet_arch.weights.released import Released, find_released, identify, is_lfs_pointer
+from dstnet_arch.weights.released import find_released, identify, is_lfs_pointer
 from dstnet_arch.weights.store import DEFAULT_FOLDER, get_weights
 
 _DESCRIPTION = f"""\
@@ -83,17 +83,15 @@ def _add_folder(parser: argparse.ArgumentParser) -> None:
 
 
 def _list(args: argparse.Namespace) -> None:
-    rows = [('name', 'file', 'network', 'parameters', 'size', 'PSNR', f'in {args.folder}')]
+    row = '{:8} {:16} {:9} {:>10} {:>7}  {:15} {}'
+    print(row.format('name', 'file', 'network', 'parameters', 'size', 'PSNR', f'in {args.folder}'))
     for r in known.RELEASED:
         path = args.folder / r.file
         state = '-'
         if path.is_file():
             state = 'verified' if identify(path) == r else "not the authors' file"
-        size = f'~{r.approximate_size / 1e6:.0f} MB'
-        rows.append((r.name, r.file, r.network, f'{r.num_values:,}', size, f'{r.psnr} ({r.table})', state))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        print('  '.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        size = f'~{4 * r.num_values / 1e6:.0f} MB'
+        print(row.format(r.name, r.file, r.network, f'{r.num_values:,}', size, f'{r.psnr} ({r.table})', state))
     print(
         '\n'
         'PSNR in dB, quoted from the paper. The paper does not say for which exposure its figure for BSD is; the\n'
@@ -103,22 +101,16 @@ def _list(args: argparse.Namespace) -> None:
 
 
 def _get(args: argparse.Namespace) -> None:
-    for released in _chosen(args.names):
-        existed = (args.folder / released.file).exists()
-        path = get_weights(released, args.folder, args.base_url)
-        print(f"{path}: {'already downloaded' if existed else 'downloaded'}, verified as the authors' {released.file}")
-
-
-def _chosen(names: Sequence[str]) -> list[Released]:
-    if 'all' in names:
-        return list(known.RELEASED)
-    found: dict[Released, None] = {}
+    names = [r.name for r in known.RELEASED] if 'all' in args.names else args.names
+    chosen = []
     for name in names:
         released = find_released(name)
         if released is None:
             raise OptionsError(f'{name} is unknown. Allowed: {known.names()}, or all.{known.suggestion(name)}')
-        found[released] = None
-    return list(found)
+        chosen.append(released)
+    for released in chosen:
+        path = get_weights(released, args.folder, args.base_url)
+        print(f"{path}: verified as the authors' {released.file}")
 
 
 def _verify(args: argparse.Namespace) -> int:

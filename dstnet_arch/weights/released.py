@@ -35,11 +35,6 @@ class Released:
     table: str
     """Table of the paper."""
 
-    @property
-    def approximate_size(self) -> int:
-        """Size of the values in float32, in bytes."""
-        return 4 * self.num_values
-
 
 _BASE, _LARGE = 7_450_819, 16_965_027
 

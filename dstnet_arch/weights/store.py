@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import time
+from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from dstnet_arch.errors import CheckpointError
 from dstnet_arch.weights import released as known
@@ -14,10 +13,9 @@ from dstnet_arch.weights.released import Released, find_released, git_ids, ident
 
 DEFAULT_FOLDER = 'weights'
 
-_PAUSES = (1.0, 3.0)
-"""Seconds to wait for a busy server."""
-_TIMEOUT = (10.0, 30.0)
-"""Seconds to wait for a connection and for the next bytes."""
+_RETRIES = 3  # of a busy server
+_BACKOFF = 1.0  # seconds before the second retry, doubled for each further one
+_TIMEOUT = (10.0, 30.0)  # seconds to wait for a connection, and for the next bytes
 _CHUNK = 2**16
 
 
@@ -43,11 +41,9 @@ def resolve_weights(name_or_path: str | PathLike[str], folder: str | PathLike[st
     path = Path(name_or_path)
     if path.is_file():
         return path
-    by_file = next((r for r in known.RELEASED if r.file == path.name), None)
-    hint = f' To download it, give {by_file.name} instead.' if by_file else known.suggestion(str(name_or_path))
     raise CheckpointError(
-        f'Weights {name_or_path} do not exist (seen from {Path.cwd()}), and are not released ones: '
-        f'{known.names()}.{hint}'
+        f'Weights {name_or_path} do not exist (seen from {Path.cwd()}), and are not released ones: {known.names()}.'
+        f'{known.suggestion(path.stem)}'
     )
 
 
@@ -72,121 +68,72 @@ def get_weights(released: Released, folder: str | PathLike[str] = DEFAULT_FOLDER
 
     path = Path(folder) / released.file
     try:
-        if not is_present(released, path):
+        if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(path.with_name(f'.{path.name}.lock')):
-                if not is_present(released, path):  # another process may have downloaded it
-                    _download(released, path, base_url)
+                if not path.exists():  # another process may have downloaded it
+                    _download(released, path, [base_url] if base_url else known.SOURCES)
+        if identify(path) != released:
+            raise CheckpointError(
+                f"{path} is not the authors' {released.file}. Move it away, or choose another folder, to download the "
+                'released file; or give its path to use this one.'
+            )
     except OSError as error:
         raise DownloadError(f'{path} cannot be read or written: {error.strerror or error}.') from None
     return path
 
 
-def is_present(released: Released, path: Path) -> bool:
-    """Return True if the released file is at `path`.
+def _download(released: Released, path: Path, urls: Sequence[str]) -> None:
+    from requests import HTTPError, RequestException
 
-    Raises:
-        CheckpointError: another file is at `path`.
-    """
-    if not path.exists():
-        return False
-    if path.is_file() and identify(path) == released:
-        return True
-    raise CheckpointError(
-        f"{path} is not the authors' {released.file}. Move it away, or choose another folder, to download the released "
-        'file; or give its path to use this one.'
-    )
-
-
-def _download(released: Released, path: Path, base_url: str | None) -> None:
     part = path.with_name(f'{path.name}.part')
-    bases = [base_url.rstrip('/')] if base_url else known.SOURCES
     problems = []
-    for url in (f'{base}/{released.file}' for base in bases):
+    for url in (f'{folder.rstrip("/")}/{released.file}' for folder in urls):
         try:
-            resumed = part.exists()
-            if not resumed or identify(part) != released:
-                _fetch(url, part)
-            if resumed and identify(part) != released:
-                part.unlink()  # the first part may have been of another file
-                _fetch(url, part)
-        except DownloadError as error:
-            problems.append(str(error))
-            continue
-        if identify(part) == released:
-            os.replace(part, path)
-            return
-        problems.append(f'{url} has the git blob id {git_ids(part)[0]}, not {released.blob_id}')
-        part.unlink()
+            _fetch(url, part)
+        except HTTPError as error:
+            problems.append(f'{url} answers {error.response.status_code} {error.response.reason}')
+        except RequestException as error:  # their texts contain addresses of objects
+            problems.append(f'{url}: {type(error).__name__}')
+        else:
+            if identify(part) == released:
+                os.replace(part, path)
+                return
+            problems.append(f'{url} has the git blob id {git_ids(part)[0]}, not {released.blob_id}')
+            part.unlink()
     raise DownloadError(
-        f'{released.file} cannot be downloaded: {"; ".join(dict.fromkeys(problems))}. Try again later, or download '
-        f'{bases[0]}/{released.file} by other means to {path}.'
+        f'{released.file} cannot be downloaded: {"; ".join(problems)}. Run the command again to resume, or download '
+        f'{released.file} by other means to {path}.'
     )
 
 
 def _fetch(url: str, part: Path) -> None:
-    """Download a file; what has arrived stays in `part` and is not requested again."""
+    """Download a file, and resume if `part` contains its beginning."""
     import requests
-
-    pauses = iter(_PAUSES)
-    while True:
-        before = _size(part)
-        try:
-            _request(url, part)
-            return
-        except requests.HTTPError as error:
-            problem = f'{url} answers {error.response.status_code} {error.response.reason}'
-            busy = error.response.status_code >= 500 or error.response.status_code == requests.codes.too_many_requests
-            pause = next(pauses, None) if busy else None
-        except requests.RequestException as error:
-            problem = _describe(error, url)
-            pause = _PAUSES[0] if _size(part) > before else None  # without a network, fail at once
-        if pause is None:
-            raise DownloadError(problem)
-        time.sleep(pause)
-
-
-def _request(url: str, part: Path) -> None:
-    import requests
+    from requests.adapters import HTTPAdapter
     from tqdm import tqdm
+    from urllib3 import Retry
 
-    have = _size(part)
+    busy = [requests.codes.too_many_requests, *range(500, 600)]
+    retries = Retry(_RETRIES, connect=0, read=0, status_forcelist=busy, backoff_factor=_BACKOFF, raise_on_status=False)
+    have = part.stat().st_size if part.exists() else 0
     headers = {'Accept-Encoding': 'identity'} | ({'Range': f'bytes={have}-'} if have else {})
-    with requests.get(url, headers=headers, stream=True, timeout=_TIMEOUT) as response:
-        if have and response.status_code == requests.codes.requested_range_not_satisfiable:
-            return  # nothing is missing, or the part is of another file: the caller compares it
-        response.raise_for_status()
-        if 'html' in response.headers.get('Content-Type', ''):
-            raise DownloadError(f'{url} is a web page, not the file. Does this network need a login?')
-        if not response.headers.get('Content-Range', '').startswith(f'bytes {have}-'):
-            have = 0  # the server sends the complete file
-        length = response.headers.get('Content-Length', '')
-        total = have + int(length) if length.isdecimal() else None
-        with (
-            open(part, 'ab' if have else 'wb') as file,
-            tqdm(desc=part.stem, initial=have, total=total, unit='B', unit_scale=True, delay=1, disable=None) as bar,
-        ):
-            for chunk in response.iter_content(_CHUNK):
-                file.write(chunk)
-                bar.update(len(chunk))
-        if total is not None and _size(part) < total:
-            raise requests.ConnectionError
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0
-
-
-def _describe(error: Exception, url: str) -> str:
-    """Describe an error of requests, whose own texts contain addresses of objects."""
-    from requests import exceptions
-
-    host = urlsplit(url).netloc
-    kinds = (
-        (exceptions.ProxyError, f'the proxy does not connect to {host}'),
-        (exceptions.SSLError, f'the certificate of {host} cannot be verified'),
-        (exceptions.Timeout, f'{host} does not answer'),
-        ((exceptions.ConnectionError, exceptions.ChunkedEncodingError), f'no connection to {host}, or it broke off'),
-        (ValueError, f'{url} is not an http or https URL'),
-    )
-    return next((text for kind, text in kinds if isinstance(error, kind)), f'{host}: {type(error).__name__}')
+    with requests.Session() as session:
+        for scheme in ('https://', 'http://'):
+            session.mount(scheme, HTTPAdapter(max_retries=retries))
+        with session.get(url, headers=headers, stream=True, timeout=_TIMEOUT) as response:
+            if have and response.status_code == requests.codes.requested_range_not_satisfiable:
+                return  # complete, or of another file
+            response.raise_for_status()
+            if 'html' in response.headers.get('Content-Type', ''):
+                raise DownloadError(f'{url} is a web page, not the file. Does this network need a login?')
+            if response.status_code != requests.codes.partial_content:
+                have = 0  # the server sends the complete file
+            total = have + int(response.headers.get('Content-Length', 0))
+            with (
+                open(part, 'ab' if have else 'wb') as file,
+                tqdm(desc=part.stem, initial=have, total=total, unit='B', unit_scale=True, disable=None) as bar,
+            ):
+                for chunk in response.iter_content(_CHUNK):
+                    file.write(chunk)
+                    bar.update(len(chunk))

@@ -58,7 +58,6 @@ class Site:
         """What to answer in place of the content: one entry a request, then the content."""
         self.missing: tuple[str, ...] = ()
         """Folders without the file."""
-        self.wrong_piece = False
         self.silent = threading.Event()
         """Answers come once it is set."""
         self.silent.set()
@@ -92,7 +91,6 @@ class Handler(BaseHTTPRequestHandler):
         if start >= len(site.content):
             self.send_error(416)
             return
-        start -= int(site.wrong_piece and start > 0)
         self.send_response(206 if start else 200)
         if start:
             self.send_header('Content-Range', f'bytes {start}-{len(site.content) - 1}/{len(site.content)}')
@@ -129,7 +127,7 @@ def site(server: Server, monkeypatch: pytest.MonkeyPatch) -> Site:
     for variable in ('http_proxy', 'HTTP_PROXY', 'all_proxy', 'ALL_PROXY'):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setattr(known, 'SOURCES', (f'{server.site.url}/first', f'{server.site.url}/second'))
-    monkeypatch.setattr(store, '_PAUSES', (0.0, 0.0))
+    monkeypatch.setattr(store, '_BACKOFF', 0.0)
     return server.site
 
 
@@ -250,40 +248,32 @@ def test_get_weights_downloads_once(tmp_path: Path, site: Site, fast: Released) 
     assert site.asked == [None]  # once
 
 
-def test_get_weights_resumes_after_broken_connections(tmp_path: Path, site: Site, fast: Released) -> None:
-    site.cut = [2 * CHUNK + 100, CHUNK]
-    assert get_weights(fast, tmp_path).read_bytes() == CONTENT
-    starts = [int(asked[6:-1]) for asked in site.asked if asked]
-    assert len(starts) == 2
-    assert CHUNK <= starts[0] < starts[1] < len(CONTENT)
-
-
-def test_get_weights_resumes_the_part_of_an_earlier_run(tmp_path: Path, site: Site, fast: Released) -> None:
+def test_get_weights_keeps_what_arrived_and_resumes(tmp_path: Path, site: Site, fast: Released) -> None:
+    site.cut = [2 * CHUNK + 100]
+    site.missing = ('/second',)
+    with pytest.raises(DownloadError, match=r'cannot be downloaded: http.*: \w*Error; .* Run the command again to res'):
+        get_weights(fast, tmp_path)
     part = tmp_path / 'FAST.pth.part'
-    part.write_bytes(CONTENT[:CHUNK])
+    assert CHUNK <= part.stat().st_size < len(CONTENT)
+    assert CONTENT.startswith(part.read_bytes())
+    assert not (tmp_path / 'FAST.pth').exists()
+    start = part.stat().st_size
     assert get_weights(fast, tmp_path).read_bytes() == CONTENT
-    assert site.asked == [f'bytes={CHUNK}-']
+    assert site.asked[-1] == f'bytes={start}-'
     assert not part.exists()
 
 
 def test_get_weights_finishes_a_complete_part(tmp_path: Path, site: Site, fast: Released) -> None:
     (tmp_path / 'FAST.pth.part').write_bytes(CONTENT)  # killed before it got its name
     assert get_weights(fast, tmp_path).read_bytes() == CONTENT
-    assert site.asked == []
+    assert site.asked == [f'bytes={len(CONTENT)}-']
 
 
 def test_get_weights_restarts_without_range_support(tmp_path: Path, site: Site, fast: Released) -> None:
-    site.ranges = False
-    site.cut = [2 * CHUNK]
-    assert get_weights(fast, tmp_path).read_bytes() == CONTENT
-    assert len(site.asked) == 2
-
-
-def test_get_weights_restarts_after_a_wrong_range(tmp_path: Path, site: Site, fast: Released) -> None:
     (tmp_path / 'FAST.pth.part').write_bytes(CONTENT[:1000])
-    site.wrong_piece = True
+    site.ranges = False
     assert get_weights(fast, tmp_path).read_bytes() == CONTENT
-    assert site.asked == ['bytes=1000-', None]
+    assert len(site.asked) == 1
 
 
 @pytest.mark.parametrize('size', [1000, 2 * len(CONTENT)])
@@ -291,16 +281,6 @@ def test_get_weights_discards_a_part_of_another_file(tmp_path: Path, site: Site,
     (tmp_path / 'FAST.pth.part').write_bytes(b'x' * size)
     assert get_weights(fast, tmp_path).read_bytes() == CONTENT
     assert site.asked == [f'bytes={size}-', None]
-
-
-def test_get_weights_keeps_what_arrived_when_the_server_hangs_up(tmp_path: Path, site: Site, fast: Released) -> None:
-    site.cut = [2 * CHUNK, 0, 0]
-    with pytest.raises(DownloadError, match=r'cannot be downloaded: no connection to 127\.0\.0\.1:\d+, or it'):
-        get_weights(fast, tmp_path)
-    part = tmp_path / 'FAST.pth.part'
-    assert CHUNK <= part.stat().st_size < len(CONTENT)
-    assert CONTENT.startswith(part.read_bytes())
-    assert not (tmp_path / 'FAST.pth').exists()
 
 
 @pytest.mark.parametrize('content', [CONTENT[:-1], CONTENT[:-1] + b'x', b''])
@@ -335,19 +315,18 @@ def test_get_weights_from_a_mirror_with_redirection(tmp_path: Path, site: Site, 
     (tmp_path / 'FAST.pth.part').write_bytes(CONTENT[:1000])
     assert get_weights(fast, tmp_path, f'{site.url}/moved/').read_bytes() == CONTENT
     assert site.asked == ['bytes=1000-', 'bytes=1000-']
-    with pytest.raises(DownloadError, match=r'ftp://mirror/FAST\.pth is not an http or https URL'):
+    with pytest.raises(DownloadError, match=r'ftp://mirror/FAST\.pth: InvalidSchema'):
         get_weights(fast, tmp_path / 'other', 'ftp://mirror')
 
 
 def test_get_weights_retries_busy_servers(tmp_path: Path, site: Site, fast: Released) -> None:
     site.statuses = [503, 429]
     assert get_weights(fast, tmp_path).read_bytes() == CONTENT
-    site.statuses = [503] * 6
-    with pytest.raises(DownloadError, match=r'answers 503 Service Unavailable; .*503 Service Unavailable\. Try again'):
+    site.statuses = [503] * 8
+    with pytest.raises(DownloadError, match=r'answers 503 Service Unavailable; .*503 Service Unavailable\. Run the'):
         get_weights(fast, tmp_path / 'other')
 
 
-@pytest.mark.parametrize('kept', [0, 1000])
 @pytest.mark.parametrize('trouble', ['refused', 'no host', 'no answer'])
 def test_weights_get_without_network_fails_at_once_in_one_line(
     tmp_path: Path,
@@ -356,9 +335,8 @@ def test_weights_get_without_network_fails_at_once_in_one_line(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     trouble: str,
-    kept: int,
 ) -> None:
-    url, expected = site.url, 'no connection to '
+    url = site.url
     if trouble == 'refused':
         url = f'http://127.0.0.1:{free_port()}'
     elif trouble == 'no host':
@@ -367,16 +345,12 @@ def test_weights_get_without_network_fails_at_once_in_one_line(
     else:
         monkeypatch.setattr(store, '_TIMEOUT', (0.1, 0.1))
         site.silent.clear()
-        expected = 'does not answer'
-    monkeypatch.setattr(store, '_PAUSES', (60.0,))
-    if kept:
-        (tmp_path / 'FAST.pth.part').write_bytes(CONTENT[:kept])
+    monkeypatch.setattr(store, '_BACKOFF', 60.0)
     assert main(['weights', 'get', 'Fast', '--folder', str(tmp_path), '--base-url', url]) == 2
     site.silent.set()
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith('error: FAST.pth cannot be downloaded: ')
-    assert expected in line
-    assert f'download {url}/FAST.pth by other means to {tmp_path}' in line
+    assert line.startswith(f'error: FAST.pth cannot be downloaded: {url}/FAST.pth: ConnectionError. ')
+    assert f'by other means to {tmp_path}' in line
 
 
 def raise_unknown_host(*args: Any, **kwargs: Any) -> Any:
@@ -423,7 +397,7 @@ def test_resolve_weights(tmp_path: Path, site: Site, fast: Released, monkeypatch
     assert resolve_weights(tmp_path / 'Fast') == tmp_path / 'Fast'
     with pytest.raises(CheckpointError, match=r'Weights Fsat do not exist .*released ones: Fast\. Did you mean Fast\?'):
         resolve_weights('Fsat')
-    with pytest.raises(CheckpointError, match='To download it, give Fast instead'):
+    with pytest.raises(CheckpointError, match='Did you mean Fast'):
         resolve_weights('elsewhere/FAST.pth')
     with pytest.raises(CheckpointError, match='do not exist'):
         resolve_weights(tmp_path)
@@ -525,11 +499,9 @@ def test_get_list_and_verify(
         printed = capsys.readouterr()
         return status, printed.out, printed.err
 
-    assert 'FAST.pth  DSTNet   10          ~0 MB  30.0 (Table 0)  -\n' in run('list')[1]
-    assert run('get', 'fast', 'Fast')[1].splitlines() == [
-        "weights/FAST.pth: downloaded, verified as the authors' FAST.pth"
-    ]
-    assert 'already downloaded' in run('get', 'fast')[1]
+    assert re.search(r'FAST\.pth +DSTNet +10 +~0 MB +30\.0 \(Table 0\) +-\n', run('list')[1])
+    for _ in range(2):
+        assert run('get', 'fast')[1] == "weights/FAST.pth: verified as the authors' FAST.pth\n"
     assert len(site.asked) == 1
     assert run('convert', 'weights/FAST.pth', '-o', 'weights/FAST.safetensors')[0] == 0
     (tmp_path / 'weights/SLOW.pth').write_bytes(b'?')
