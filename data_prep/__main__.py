@@ -9,16 +9,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data_prep import synthesize_command
-from data_prep.layouts import LAYOUTS, Layout
+from data_prep.layouts import LAYOUTS, Layout, describe_folders
 from dstnet_arch.arguments import whole_number
 from dstnet_arch.errors import EXIT_STATUS, INTERRUPTED, DSTNetError, escape_unencodable_output, printable
 
 _CONVERT_TEXT = """\
 Convert {title} to LMDB for this project and stock BasicSR.
 
-SOURCE is the folder that the data set was unpacked to, in one of these arrangements:
-{arrangements}
-{notes}
+SOURCE is the folder that the data set was unpacked to. Frames are found in these folders:
+{folders}
+{remark}
 Files are copied byte for byte (with --raw, their pixels are), and each is decoded once to check that it is complete.
 Names, partners and sizes are checked before anything is written. To resume an interrupted run, give the same command
 again. Finished data is never overwritten."""
@@ -108,28 +108,27 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _add_converter(commands: argparse._SubParsersAction[argparse.ArgumentParser], layout: Layout) -> None:
-    name = layout.title.split()[0]
+    name, choice = layout.title.split()[0], layout.choice
     example = f'python -m data_prep {layout.command} /data/{name} -o datasets/{name}'
-    if layout.choice is not None and layout.choice.default is None:
-        value = next(iter(layout.choice.values))
-        example += f'_{value} {layout.choice.option} {value}'
-    arrangements = '\n'.join(f'  {layout.format_arrangement(arrangement)}' for arrangement in layout.arrangements)
-    text = _CONVERT_TEXT.format(title=layout.title, arrangements=arrangements, notes=_notes(layout))
+    if choice is not None and choice.default is None:
+        value = next(iter(choice.values))
+        example += f'_{value} {choice.option} {value}'
+    remark = f'\n{textwrap.fill(layout.remark, 115)}\n' if layout.remark else ''
+    text = _CONVERT_TEXT.format(title=layout.title, folders=describe_folders(layout), remark=remark)
     command = _add_command(commands, layout.command, f'convert {layout.title}', text, example)
     command.add_argument('source', metavar='SOURCE', type=Path, help='folder of the unpacked data set')
     command.add_argument('-o', '--output', type=Path, required=True, help='folder for the .lmdb folders')
-    if layout.choice is not None:
-        meanings = '; '.join(f'{value}: {meaning}' for value, meaning in layout.choice.values.items())
-        default = f' (default {layout.choice.default})' if layout.choice.default else ''
+    command.set_defaults(choice=None)
+    if choice is not None:
+        meanings = '; '.join(f'{value}: {meaning}' for value, meaning in choice.values.items())
         command.add_argument(
-            layout.choice.option,
+            choice.option,
             dest='choice',
-            choices=list(layout.choice.values),
-            required=layout.choice.default is None,
-            help=f'{layout.choice.what}{default}. {meanings}',
+            choices=list(choice.values),
+            default=choice.default,
+            required=choice.default is None,
+            help=meanings + (f' (default {choice.default})' if choice.default else ''),
         )
-    else:
-        command.set_defaults(choice=None)
     command.add_argument(
         '--raw',
         action='store_true',
@@ -137,13 +136,6 @@ def _add_converter(commands: argparse._SubParsersAction[argparse.ArgumentParser]
         '16 bits), about twice a PNG',
     )
     _add_threads(command)
-
-
-def _notes(layout: Layout) -> str:
-    value = f'<{layout.choice.name}>' if layout.choice is not None else ''
-    roots = ' or '.join(root.replace('{choice}', value) for root in layout.roots)
-    remark = f'\n{textwrap.fill(layout.remark, 115)}\n' if layout.remark else ''
-    return f'or the folder that contains it as {roots}.\n{remark}'
 
 
 def _add_command(

@@ -13,7 +13,6 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -24,15 +23,12 @@ from data_prep.convert import convert
 from data_prep.layouts import GOPRO
 from data_prep.lmdb_writer import PARTIAL_SUFFIX, write_text
 from dstnet_arch.errors import DataError
-from dstnet_arch.files import read_json
 from dstnet_arch.progress import Progress
 
 RECIPE = 'sample.json'
 # GoPro's `blur` is the mean of the stored values, `blur_gamma` the mean in linear light.
 BLUR_FOLDER = 'blur_gamma'
-_LAYOUT = replace(GOPRO, title='Sample data', roots=(), clips={}, totals={})
-
-
+_LAYOUT = replace(GOPRO, title='Sample data', totals={})
 # Small files; they are encoded once and decoded often.
 _PNG_SETTINGS = (cv2.IMWRITE_PNG_COMPRESSION, 6)
 
@@ -119,28 +115,18 @@ def make_sample(
     """
     output, camera = Path(output), camera or Camera()
     raw = output / 'raw'
-    recipe: dict[str, Any] = {
-        'seed': seed,
-        'camera': asdict(camera),
-        'plans': [{**asdict(plan), 'size': list(plan.size)} for plan in plans],
-    }
-    if raw.exists():
-        made = _read_recipe(raw)
-        if made is None or {key: made.get(key) for key in recipe} != recipe:
+    recipe = json.dumps({'seed': seed, 'camera': asdict(camera), 'plans': list(map(asdict, plans))}, indent=2) + '\n'
+    try:
+        if not raw.exists():
+            _render(raw, seed, plans, camera, recipe)
+        elif not (raw / RECIPE).is_file() or (raw / RECIPE).read_text() != recipe:
             raise DataError(
                 f'{raw} exists already and is not a sample of this recipe (seed {seed}). '
                 'Move it away, or choose another folder with -o.'
             )
-        print(f'{raw}: already rendered.')
-    else:
-        made = {**recipe, 'versions': _versions()}
-        try:
-            made['psnr_of_blurry'] = _render(raw, seed, plans, camera, made)
-        except OSError as error:
-            raise DataError(f'cannot write {raw}: {error}') from None
-    for clip, value in made['psnr_of_blurry'].items():
-        print(f'{clip}: blurry against sharp {value:.2f} dB')
-    convert(_LAYOUT, raw, output, BLUR_FOLDER, threads, made={'what': 'sample', **made})
+    except OSError as error:
+        raise DataError(f'cannot write {raw}: {error}') from None
+    convert(_LAYOUT, raw, output, BLUR_FOLDER, threads)
 
 
 def camera_path(rng: np.random.Generator, num_frames: int, blur_length: float, camera: Camera) -> NDArray[np.float64]:
@@ -193,37 +179,28 @@ def film(photograph: Image, path: NDArray[np.float64], size: tuple[int, int]) ->
         )
 
 
-def _render(
-    raw: Path, seed: int, plans: Sequence[ClipPlan], camera: Camera, recipe: dict[str, Any]
-) -> dict[str, float]:
-    """Write all frames and the recipe; return the mean PSNR of each clip's blurry frames."""
+def _render(raw: Path, seed: int, plans: Sequence[ClipPlan], camera: Camera, recipe: str) -> None:
+    """Write all frames and the recipe."""
     photographs = {plan.photograph: _load_photograph(plan.photograph) for plan in plans}
     partial = raw.with_name(raw.name + PARTIAL_SUFFIX)
-    if partial.exists():
-        print(f'{partial}: left by an interrupted run, rendered again.')
-        shutil.rmtree(partial)
-    psnr: dict[str, float] = {}
+    shutil.rmtree(partial, ignore_errors=True)  # left by an interrupted run
     with Progress(sum(plan.num_frames for plan in plans), 'frame', 'Rendering') as progress:
         for index, plan in enumerate(plans):
             # Random numbers of its own, so that a clip does not depend on the others.
             path = camera_path(np.random.default_rng([seed, index]), plan.num_frames, plan.blur_length, camera)
             photograph = _fit(photographs[plan.photograph], plan.size, camera.margin)
-            values = []
             clip = partial / plan.split / plan.name
             for folder in (BLUR_FOLDER, 'sharp'):
                 (clip / folder).mkdir(parents=True)
             exposures = film(photograph, path, plan.size)
             pairs = blurry_and_sharp(exposures, camera.subframes, power_law(camera.gamma))
-            for number, (blurry, sharp) in enumerate(pairs, start=plan.first_number):
-                for folder, image in ((BLUR_FOLDER, blurry), ('sharp', sharp)):
+            for number, pair in enumerate(pairs, start=plan.first_number):
+                for folder, image in zip((BLUR_FOLDER, 'sharp'), pair, strict=True):
                     data = cv2.imencode('.png', np.ascontiguousarray(image[..., ::-1]), _PNG_SETTINGS)[1]
                     (clip / folder / f'{number:06d}.png').write_bytes(data.tobytes())
-                values.append(_psnr(blurry, sharp))
                 progress.update()
-            psnr[f'{plan.split}/{plan.name}'] = round(float(np.mean(values)), 3)
-    write_text(partial / RECIPE, json.dumps({**recipe, 'psnr_of_blurry': psnr}, indent=2) + '\n')
+    write_text(partial / RECIPE, recipe)
     partial.rename(raw)
-    return psnr
 
 
 def _load_photograph(name: str) -> Image:
@@ -251,23 +228,3 @@ def _fit(photograph: Image, size: tuple[int, int], margin: int) -> Image:
     if factor >= 1:
         return photograph
     return cv2.resize(photograph, (round(width * factor), round(height * factor)), interpolation=cv2.INTER_AREA)
-
-
-def _psnr(a: Image, b: Image) -> float:
-    error = float(np.mean((a.astype(np.float64) - b) ** 2))
-    return 10 * math.log10(255**2 / max(error, 1e-10))
-
-
-def _read_recipe(raw: Path) -> dict[str, Any] | None:
-    try:
-        recipe = read_json(raw / RECIPE)
-    except (OSError, ValueError):
-        return None
-    return recipe if isinstance(recipe.get('psnr_of_blurry'), dict) else None
-
-
-def _versions() -> dict[str, str]:
-    from importlib.metadata import version
-
-    versions = {name: version(name) for name in ('numpy', 'scipy', 'scikit-image')}
-    return {**versions, 'opencv': cv2.__version__}

@@ -30,4 +30,4 @@ def as_synthesized(layout: Layout, clips: Iterable[Clip]) -> Layout:
     responses = ' and '.join(sorted({str(record['response']) for record in records}))
     meaning = f'synthesized with the camera response {responses}, see {RECORD} of each clip'
     choice = replace(layout.choice, values={**layout.choice.values, 'blur': meaning})
-    return replace(layout, title='Synthesized pairs', choice=choice, clips={}, totals={})
+    return replace(layout, title='Synthesized pairs', choice=choice, test_clips=(), totals={})

@@ -14,7 +14,8 @@ from pathlib import Path
 import lmdb
 import numpy as np
 
-from data_prep.lmdb_writer import PARTIAL_SUFFIX, default_threads, in_order, read_keys
+from data_prep.lmdb_writer import PARTIAL_SUFFIX, default_threads, read_keys
+from dstnet_arch.data.frame_source import size_text
 from dstnet_arch.data.image_file import decode
 from dstnet_arch.data.lmdb_file import open_lmdb
 from dstnet_arch.data.lmdb_format import META_INFO, MetaEntry, read_meta_info
@@ -139,23 +140,24 @@ def _interrupts_ignored() -> Iterator[None]:
 
 
 def _decode_all(env: lmdb.Environment, entries: dict[str, MetaEntry], threads: int, report: Report) -> None:
-    def read_size(key: str) -> tuple[int, int]:
-        with env.begin(buffers=True) as transaction:
-            return decode(np.frombuffer(transaction.get(key.encode('ascii'), b''), np.uint8))[1]
+    def find_fault(key: str) -> str | None:
+        try:
+            with env.begin(buffers=True) as transaction:
+                height, width = decode(np.frombuffer(transaction.get(key.encode('ascii'), b''), np.uint8))[1]
+        except ValueError as error:
+            return str(error)
+        listed = entries[key].shape if key in entries else (height, width)
+        if listed[:2] != (height, width):
+            return f'is {size_text((height, width))}, but {size_text(listed[:2])} in {META_INFO}'
+        return None
 
     # Keys that are not ASCII are reported as missing from meta_info.txt.
     keys = sorted(key for key in report.keys if '\\' not in key)
     with ThreadPoolExecutor(threads) as pool, Progress(len(keys), 'frame', report.name) as progress:
-        for key, decoding in in_order(pool, read_size, keys, ahead=4 * threads):
+        for key, fault in zip(keys, pool.map(find_fault, keys), strict=True):
             progress.update()
-            try:
-                height, width = decoding.result()
-            except ValueError as error:
-                report.problems.add(f'{key} {error}')
-                continue
-            if key in entries and entries[key].shape[:2] != (height, width):
-                shape = entries[key].shape
-                report.problems.add(f'{key} is {width}x{height}, but {shape[1]}x{shape[0]} in {META_INFO}')
+            if fault:
+                report.problems.add(f'{key} {fault}')
 
 
 def _compare_pairs(reports: list[Report]) -> None:

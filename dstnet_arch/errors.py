@@ -111,7 +111,7 @@ def counted(number: int, noun: str) -> str:
 class Problems:
     """Collects problems, to report them all at once."""
 
-    SHOWN = 10
+    SHOWN = 40
 
     def __init__(self) -> None:
         self.found: list[str] = []
@@ -124,7 +124,7 @@ class Problems:
         return len(self.found)
 
     def text(self) -> str:
-        """Return the first ten problems, one on each line, and the number of the others."""
+        """Return the first problems, one on each line, and the number of the others."""
         lines = [f'  {problem}' for problem in self.found[: self.SHOWN]]
         if len(self) > self.SHOWN:
             lines.append(f'  ... and {len(self) - self.SHOWN} more')

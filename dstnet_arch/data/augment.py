@@ -10,39 +10,25 @@ from dstnet_arch.data.image_file import Pixels, Window
 
 
 class Augmentation(NamedTuple):
-    """A square crop, then flips, then a transposition: together the eight symmetries of the square.
+    """A crop, then flips, then a transposition: together the eight symmetries of the square.
 
     Attributes:
-        top: first row of the crop.
-        left: first column of the crop.
-        size: side of the crop in pixels.
+        window: rows and columns of the crop, which is a square.
         hflip: reverse the columns.
         vflip: reverse the rows.
         transpose: exchange rows and columns.
     """
 
-    top: int
-    left: int
-    size: int
+    window: Window
     hflip: bool
     vflip: bool
     transpose: bool
 
-    @property
-    def window(self) -> Window:
-        """Rows and columns of the crop."""
-        return slice(self.top, self.top + self.size), slice(self.left, self.left + self.size)
-
     def flip(self, crop: Pixels) -> Pixels:
-        """Apply flips and transposition to the crop: (size, size, 3) -> a view of the same shape."""
-        image = crop
-        if self.hflip:
-            image = image[:, ::-1]
-        if self.vflip:
-            image = image[::-1]
-        if self.transpose:
-            image = image.transpose(1, 0, 2)
-        return image
+        """Apply flips and transposition to the crop: (size, size, 3) of the same shape, contiguous."""
+        image = crop[:: -1 if self.vflip else 1, :: -1 if self.hflip else 1]
+        # Copied always: NumPy calls a single row contiguous whatever its strides are, PyTorch does not.
+        return (image.transpose(1, 0, 2) if self.transpose else image).copy()
 
 
 def draw_augmentation(
@@ -63,4 +49,5 @@ def draw_augmentation(
     left = int(rng.integers(width - size + 1))
     # All are drawn, so that one option does not change the draws of another.
     hflip, vflip, transpose = (bool(flip) for flip in rng.integers(2, size=3))
-    return Augmentation(top, left, size, use_hflip and hflip, use_rot and vflip, use_rot and transpose)
+    window = slice(top, top + size), slice(left, left + size)
+    return Augmentation(window, use_hflip and hflip, use_rot and vflip, use_rot and transpose)

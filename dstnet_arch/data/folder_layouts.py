@@ -1,85 +1,112 @@
-"""Layouts of folders in which one folder contains both the blurry frames and their ground truth."""
+"""Search for pairs of folders of blurry and of sharp frames in a data set as distributed or re-arranged."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
-from dstnet_arch.data.frame_source import image_files, subfolders
+from dstnet_arch.data.lmdb_format import IMAGE_EXTENSIONS, natural_key
+from dstnet_arch.errors import DataError
 
 DEFAULT_BLUR = 'blur'
-_LQ_NAMES = (DEFAULT_BLUR, 'input')
-_GT_NAMES = ('sharp', 'target', 'gt')
-# {side} is a folder of blurry or sharp frames. Names are compared without regard to case.
-_PATTERNS = (
-    '{phase}/{side}',
+BLUR_NAMES = (DEFAULT_BLUR, 'input')
+SHARP_NAMES = ('sharp', 'target', 'gt')
+SPLITS = ('train', 'val', 'valid', 'test')
+PATTERNS = (
+    '{split}/{clip}/{side}',
+    '{split}/{side}/{clip}',
+    '{split}/{clip}/{side}/RGB',
     '{clip}/{side}',
-    '{phase}/{clip}/{side}',
     '{side}/{clip}',
-    '{phase}/{side}/{clip}',
+    '{split}/{side}',
     '{side}',
 )
-_PHASES = {'val': ('val', 'valid', 'test')}
+"""Paths of folders of images; {side} is a name of a side. Names are compared without regard to case."""
 
 
-@dataclass(frozen=True)
-class Layout:
-    """Folders of the blurry and of the sharp frames by clip; one of the two may be empty."""
+class ClipKey(NamedTuple):
+    """A clip; `split` is empty if no folder says it."""
 
-    lq: dict[str, Path]
-    gt: dict[str, Path]
+    split: str
+    clip: str
 
 
-def find_layout(root: Path, phase: str, blur: str = DEFAULT_BLUR) -> Layout | None:
-    """Find the clips of a folder that contains folders of blurry and of sharp frames.
+class Layout(NamedTuple):
+    """Folders of the blurry and of the sharp frames by clip, both in natural order."""
+
+    blur: dict[ClipKey, Path]
+    sharp: dict[ClipKey, Path]
+
+    @property
+    def num_pairs(self) -> int:
+        """Number of clips with both folders."""
+        return len(self.blur.keys() & self.sharp.keys())
+
+
+def find_layout(root: Path, blur: str = DEFAULT_BLUR) -> Layout:
+    """Find the clips in a folder that contains folders of blurry and of sharp frames.
 
     Args:
         root: the folder.
-        phase: 'train', 'val' or 'test': which part of the data set to use if folders divide it.
         blur: name of the folders of blurry frames; for the default, `input` is accepted as well.
 
     Returns:
-        The first known layout with blurry and sharp frames. If there is none, a layout with frames of one kind, or None
-        if `root` contains plain `<clip>/<frame>` or no frames.
+        The layout with most pairs; both sides are empty if there are no folders of the known names.
 
     Raises:
         DataError: a folder cannot be listed.
     """
-    lq_names = _LQ_NAMES if blur == DEFAULT_BLUR else (blur.casefold(),)
-    layouts = []
-    for pattern in _PATTERNS:
-        lq, gt = (dict(_expand(root, pattern.split('/'), phase, names, None)) for names in (lq_names, _GT_NAMES))
-        if lq and gt:
-            return Layout(lq, gt)
-        if lq or gt:
-            layouts.append(Layout(lq, gt))
-    plain = any(image_files(folder) for folder in subfolders(root))
-    return None if plain or not layouts else layouts[0]
-
-
-def blur_variants(layout: Layout) -> list[str]:
-    """Return the names that `blur` can have: `blur` and those that begin with it, beside the frames of a layout."""
-    parents = {folder.parent for folder in (*layout.lq.values(), *layout.gt.values())}
-    names = {child.name for parent in parents for child in subfolders(parent)}
-    return sorted(name for name in names if name.casefold().startswith(DEFAULT_BLUR))
+    blur_names = BLUR_NAMES if blur == DEFAULT_BLUR else (blur.casefold(),)
+    layouts = [
+        Layout(*(dict(_expand(root, pattern.split('/'), names)) for names in (blur_names, SHARP_NAMES)))
+        for pattern in PATTERNS
+    ]
+    return max(layouts, key=lambda layout: (layout.num_pairs, len(layout.blur) + len(layout.sharp)))
 
 
 def _expand(
-    folder: Path, parts: list[str], phase: str, side_names: tuple[str, ...], clip: str | None
-) -> Iterator[tuple[str, Path]]:
-    """Yield (clip, folder) for every folder of images that matches the rest of a pattern."""
+    folder: Path, parts: list[str], side_names: tuple[str, ...], split: str = '', clip: str = ''
+) -> Iterator[tuple[ClipKey, Path]]:
+    """Yield every folder of images that matches the rest of a pattern."""
     if not parts:
         if image_files(folder):
-            yield str(clip), folder
+            yield ClipKey(split, clip), folder
         return
+    part, rest = parts[0], parts[1:]
     children = subfolders(folder)
-    if parts[0] == '{clip}':
-        for child in children:
-            yield from _expand(child, parts[1:], phase, side_names, child.name)
-        return
-    names = side_names if parts[0] == '{side}' else _PHASES.get(phase, (phase,))
     by_name = {child.name.casefold(): child for child in children}
-    match = next((by_name[name] for name in names if name in by_name), None)
-    if match is not None:
-        yield from _expand(match, parts[1:], phase, side_names, clip or folder.absolute().name)
+    if part == '{clip}':
+        for child in children:
+            if child.name.casefold() not in SPLITS:
+                yield from _expand(child, rest, side_names, split, child.name)
+    elif part == '{split}':
+        for name in SPLITS:
+            if name in by_name:
+                yield from _expand(by_name[name], rest, side_names, name)
+    else:
+        names = side_names if part == '{side}' else (part.casefold(),)
+        match = next((by_name[name] for name in names if name in by_name), None)
+        if match is not None:
+            yield from _expand(match, rest, side_names, split, clip or folder.absolute().name)
+
+
+def subfolders(folder: Path) -> list[Path]:
+    """Return the visible folders in `folder`, in natural order. Raises DataError if it cannot be listed."""
+    return [folder / name for name in _visible(folder, folders=True)]
+
+
+def image_files(folder: Path) -> list[Path]:
+    """Return the visible image files in `folder`, in natural order. Raises DataError if it cannot be listed."""
+    names = _visible(folder, folders=False)
+    return [folder / name for name in names if name.lower().endswith(IMAGE_EXTENSIONS)]
+
+
+def _visible(folder: Path, folders: bool) -> list[str]:
+    try:
+        with os.scandir(folder) as entries:
+            names = [entry.name for entry in entries if entry.is_dir() == folders and not entry.name.startswith('.')]
+    except OSError as error:
+        raise DataError(f'{folder} cannot be listed: {error}') from None
+    return sorted(names, key=natural_key)

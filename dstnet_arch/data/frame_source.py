@@ -17,13 +17,15 @@ import lmdb
 import numpy as np
 from numpy.typing import NDArray
 
+from dstnet_arch.data.folder_layouts import image_files, subfolders
 from dstnet_arch.data.image_file import Pixels, Window, decode, read_header
-from dstnet_arch.data.lmdb_file import close_if_replaced, shared_environment
+from dstnet_arch.data.lmdb_file import shared_environment
 from dstnet_arch.data.lmdb_format import IMAGE_EXTENSIONS as IMAGE_EXTENSIONS
 from dstnet_arch.data.lmdb_format import META_INFO, natural_key, read_meta_info
 from dstnet_arch.errors import DataError, OptionsError
 
 BACKENDS = ('auto', 'lmdb', 'disk')
+_CONVERT_AGAIN = 'Delete the folder and convert the data again with `python -m data_prep`.'
 
 
 class FrameSource(ABC):
@@ -108,39 +110,21 @@ class FolderSource(FrameSource):
         self.root = os.fspath(root)
         if folders is None:
             folders = {folder.name: folder for folder in subfolders(Path(root))}
-        self._folders = {clip: folders[clip].absolute() for clip in sorted(folders, key=natural_key)}
-        self._files: dict[str, dict[str, str]] = {}
+        files = {clip: _frames_of(folders[clip]) for clip in sorted(folders, key=natural_key)}
+        self._files = {clip: frames for clip, frames in files.items() if frames}
         self._shapes: dict[tuple[str, str], tuple[int, int]] = {}
-        for clip in self._folders:
-            if files := self._find_frames(clip):
-                self._files[clip] = files
-        if not self._files:
+        self.clips = {clip: list(frames) for clip, frames in self._files.items()}
+        if not self.clips:
             raise DataError(
                 f'{self.root} contains no frames in the layout <clip>/<frame>.png. Give the folder that contains the '
                 'clips, or convert the data with `python -m data_prep`.'
             )
-        self.clips = {clip: list(files) for clip, files in self._files.items()}
-
-    def _find_frames(self, clip: str) -> dict[str, str]:
-        folder = self._folders[clip]
-        files: dict[str, str] = {}
-        for file in sorted(image_files(folder), key=natural_key):
-            frame = os.path.splitext(file)[0]
-            if not _is_utf8(clip + frame):
-                raise DataError(f'The name of {os.path.join(folder, file)!r} is not UTF-8. Rename the file or folder.')
-            if frame in files:
-                raise DataError(
-                    f'{folder} contains both {files[frame]} and {file}, but frames are identified by their names '
-                    'without extension. Remove one of the two.'
-                )
-            files[frame] = file
-        return files
 
     def shape(self, clip: str, frame: str) -> tuple[int, int]:
         """Return (height, width) by the file's header, see `FrameSource.shape`."""
         if (clip, frame) not in self._shapes:
             try:
-                with open(self._path(clip, frame), 'rb') as file:
+                with open(self._files[clip][frame], 'rb') as file:
                     header = read_header(file)
             except (OSError, ValueError) as error:
                 reason = f'cannot be read: {error.strerror or error}' if isinstance(error, OSError) else error
@@ -149,17 +133,31 @@ class FolderSource(FrameSource):
         return self._shapes[clip, frame]
 
     def describe(self, clip: str, frame: str) -> str:
-        """Return the path of the file, relative to the root as it was given."""
-        return os.path.join(self.root, os.path.relpath(self._path(clip, frame), os.path.abspath(self.root)))
-
-    def _path(self, clip: str, frame: str) -> Path:
-        return self._folders[clip] / self._files[clip][frame]
+        """Return the path of the file."""
+        return str(self._files[clip][frame])
 
     def _encoded(self, clip: str, frame: str) -> AbstractContextManager[NDArray[np.uint8]]:
         try:
-            return nullcontext(np.fromfile(self._path(clip, frame), dtype=np.uint8))
+            return nullcontext(np.fromfile(self._files[clip][frame], dtype=np.uint8))
         except OSError as error:
             raise DataError(f'{self.describe(clip, frame)} cannot be read: {error}') from None
+
+
+def _frames_of(folder: Path) -> dict[str, Path]:
+    """Return the image files of a folder by their names without extension."""
+    files: dict[str, Path] = {}
+    for file in image_files(folder):
+        try:
+            str(file).encode()
+        except UnicodeEncodeError:  # Python represents other bytes in file names as surrogates
+            raise DataError(f'The name {str(file)!r} is not UTF-8. Rename the file or folder.') from None
+        if file.stem in files:
+            raise DataError(
+                f'{folder} contains both {files[file.stem].name} and {file.name}, but frames are identified by their '
+                'names without extension. Remove one of the two.'
+            )
+        files[file.stem] = file
+    return files
 
 
 class LMDBSource(FrameSource):
@@ -183,24 +181,16 @@ class LMDBSource(FrameSource):
         for entry in sorted(entries, key=lambda entry: (natural_key(entry.clip), natural_key(entry.frame))):
             if not entry.clip:
                 raise DataError(
-                    f'{os.path.join(self.root, META_INFO)} lists {entry.key!r}, expected <clip>/<frame>. '
+                    f'{self.root}/{META_INFO} lists {entry.key!r}, expected <clip>/<frame>. '
                     'Convert the data with `python -m data_prep`.'
                 )
             self.clips.setdefault(entry.clip, []).append(entry.frame)
             self._shapes[entry.clip, entry.frame] = entry.shape[:2]
-        close_if_replaced(self._path)
-        self._check_keys()
-
-    def _check_keys(self) -> None:
         with self._transaction() as transaction, transaction.cursor() as cursor:
             stored = set(map(bytes, cursor.iternext(keys=True, values=False)))
-        listed = (f'{clip}/{frame}' for clip, frames in self.clips.items() for frame in frames)
-        missing = [key for key in listed if key.encode() not in stored]
+        missing = [entry.key for entry in entries if entry.key.encode() not in stored]
         if missing:
-            raise DataError(
-                f'{self.root} lacks {name_some(missing)}, which its {META_INFO} lists: the two files do not belong '
-                'together. Delete the folder and convert the data again with `python -m data_prep`.'
-            )
+            raise DataError(f'{self.root} lacks {name_some(missing)}, which its {META_INFO} lists. {_CONVERT_AGAIN}')
 
     def shape(self, clip: str, frame: str) -> tuple[int, int]:
         """Return (height, width) by `meta_info.txt`."""
@@ -212,16 +202,11 @@ class LMDBSource(FrameSource):
 
     @contextmanager
     def _transaction(self) -> Iterator[lmdb.Transaction]:
-        remedy = 'Delete the folder and convert the data again with `python -m data_prep`.'
         try:
-            environment = shared_environment(self._path)
-        except DataError as error:
-            raise DataError(f'{error}. {remedy}') from None
-        try:
-            with environment.begin(buffers=True) as transaction:
+            with shared_environment(self._path).begin(buffers=True) as transaction:
                 yield transaction
         except lmdb.Error as error:
-            raise DataError(f'{self.root} is damaged ({error}). {remedy}') from None
+            raise DataError(f'{self.root} is damaged ({error}). {_CONVERT_AGAIN}') from None
 
     @contextmanager
     def _encoded(self, clip: str, frame: str) -> Iterator[NDArray[np.uint8]]:
@@ -271,26 +256,3 @@ def name_some(names: list[str], limit: int = 5) -> str:
     """Join the first few names and the number of those left out."""
     more = f' and {len(names) - limit} more' if len(names) > limit else ''
     return ', '.join(names[:limit]) + more
-
-
-def subfolders(folder: Path) -> list[Path]:
-    """Return the visible folders in `folder`, in natural order. Raises DataError if it cannot be listed."""
-    return [folder / name for name in sorted(_names(folder, folders=True), key=natural_key)]
-
-
-def image_files(folder: Path) -> list[str]:
-    """Return the names of the visible image files in `folder`. Raises DataError if it cannot be listed."""
-    return [name for name in _names(folder, folders=False) if name.lower().endswith(IMAGE_EXTENSIONS)]
-
-
-def _names(folder: Path, folders: bool) -> list[str]:
-    try:
-        with os.scandir(folder) as entries:
-            return [entry.name for entry in entries if entry.is_dir() == folders and not entry.name.startswith('.')]
-    except OSError as error:
-        raise DataError(f'{folder} cannot be listed: {error}') from None
-
-
-def _is_utf8(name: str) -> bool:
-    """Python represents other bytes in file names as surrogates."""
-    return not any('\ud800' <= character <= '\udfff' for character in name)

@@ -50,25 +50,14 @@ def shared_environment(path: str) -> lmdb.Environment:
     Raises:
         DataError: see `open_lmdb`.
     """
+    file = Path(path) / 'data.mdb'
+    inode = file.stat().st_ino if file.exists() else -1
     with _environments_lock:
-        if path not in _environments:
-            environment = open_lmdb(path)
-            _environments[path] = (_inode(path), environment)
-        return _environments[path][1]
-
-
-def close_if_replaced(path: str) -> None:
-    """Close the shared environment of a folder whose file was replaced since it was opened."""
-    with _environments_lock:
-        if path in _environments and _environments[path][0] != _inode(path):
+        if path in _environments and _environments[path][0] != inode:  # the file was replaced
             _environments.pop(path)[1].close()
-
-
-def _inode(path: str) -> int:
-    try:
-        return os.stat(os.path.join(path, 'data.mdb')).st_ino
-    except OSError:
-        return -1
+        if path not in _environments:
+            _environments[path] = inode, open_lmdb(path)
+        return _environments[path][1]
 
 
 def _drop_inherited_environments() -> None:

@@ -27,7 +27,9 @@ RAW_EXTENSION = '.ppm'
 IMAGE_EXTENSIONS = ('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.webp')
 """Extensions of frames in folders, in lower case."""
 
-_META_LINE = re.compile(r'(?P<key>[^.]+)(?P<extension>\.[A-Za-z0-9]+) \((?P<shape>[0-9]+,[0-9]+,[0-9]+)\)( [0-9]+)?')
+_META_LINE = re.compile(
+    r'(?P<key>[^.]+)(?P<extension>\.[A-Za-z0-9]+) \((?P<shape>[1-9][0-9]{0,8}(,[1-9][0-9]{0,8}){2})\)( [0-9]+)?'
+)
 _NUMBER = re.compile('([0-9]+)')
 _RAW_HEADER = re.compile(rb'P6\n([1-9][0-9]{0,8}) ([1-9][0-9]{0,8})\n(255|65535)\n')
 _RAW_HEADER_BYTES = 28  # at most
@@ -98,30 +100,16 @@ def check_key(key: str) -> None:
     Raises:
         ValueError: the key is not allowed.
     """
-    rule = f'keys are <clip>/<frame> in printable ASCII without dots, at most {MAX_KEY_BYTES} bytes'
-    if not key.isascii():
-        raise ValueError(f'{key!r} is not ASCII: {rule}')
-    if not key.isprintable():
-        raise ValueError(f'{key!r} contains control characters: {rule}')
-    if '.' in key:
-        raise ValueError(f'{key!r} contains a dot, but BasicSR ends a key at the first dot: {rule}')
-    if '\\' in key or ':' in key or not all(part.strip() for part in key.split('/')):
-        raise ValueError(f'{key!r} is not a plain relative name: {rule}')
-    if len(key) > MAX_KEY_BYTES:
-        raise ValueError(f'{key[:40]!r}... has {len(key)} bytes: {rule}')
-
-
-def frame_key(clip: str, frame: str) -> str:
-    """Return the key `<clip>/<frame>` of a frame name without extension.
-
-    Raises:
-        ValueError: the names are not allowed, see `check_key`.
-    """
-    if '/' in frame:
-        raise ValueError(f'the frame name {frame!r} contains a slash')
-    key = f'{clip}/{frame}'
-    check_key(key)
-    return key
+    if (
+        not (key.isascii() and key.isprintable())
+        or any(character in key for character in '.\\:')
+        or not all(part.strip() for part in key.split('/'))
+        or len(key) > MAX_KEY_BYTES
+    ):
+        raise ValueError(
+            f'{key[:60]!r} is not a valid key: keys are <clip>/<frame> in printable ASCII without dots, colons and '
+            f'backslashes, at most {MAX_KEY_BYTES} bytes'
+        )
 
 
 def raw_header(height: int, width: int, bit_depth: int = 8) -> bytes:
@@ -144,13 +132,10 @@ def parse_raw_header(data: bytes | memoryview) -> RawHeader | None:
     return header
 
 
-def format_meta_line(entry: MetaEntry, compress_level: int = 1) -> str:
-    """Return the line of `meta_info.txt` for a frame, without line end.
-
-    Files are copied unchanged, so `compress_level` has no meaning; stock BasicSR expects a number there.
-    """
+def format_meta_line(entry: MetaEntry) -> str:
+    """Return the line of `meta_info.txt` for a frame, without line end; stock BasicSR expects a number at its end."""
     height, width, channels = entry.shape
-    return f'{entry.key}{entry.extension} ({height},{width},{channels}) {compress_level}'
+    return f'{entry.key}{entry.extension} ({height},{width},{channels}) 1'
 
 
 def parse_meta_line(line: str) -> MetaEntry:
@@ -163,10 +148,7 @@ def parse_meta_line(line: str) -> MetaEntry:
     if match is None:
         raise ValueError(f'expected "<clip>/<frame>.png (height,width,channels) 1", found {line.rstrip()[:120]!r}')
     check_key(match['key'])
-    sides = match['shape'].split(',')
-    if max(map(len, sides)) > 9 or min(map(int, sides)) < 1:  # int() refuses very long numbers
-        raise ValueError(f'({match["shape"][:60]}) is not a valid (height,width,channels)')
-    height, width, channels = map(int, sides)
+    height, width, channels = map(int, match['shape'].split(','))
     return MetaEntry(match['key'], match['extension'], (height, width, channels))
 
 

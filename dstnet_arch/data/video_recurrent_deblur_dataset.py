@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from bisect import bisect_right
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from itertools import accumulate
 from typing import Any
@@ -20,12 +19,11 @@ from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
 from dstnet_arch.data.augment import Augmentation, draw_augmentation
-from dstnet_arch.data.clips import Clip, clip_schedule
+from dstnet_arch.data.clips import clip_schedule
 from dstnet_arch.data.frame_source import FrameSource, size_text
-from dstnet_arch.data.image_file import Pixels
-from dstnet_arch.data.pairing import find_bit_depth, find_problems, open_sources, raise_problems
+from dstnet_arch.data.pairing import find_problems, open_sources, raise_problems
 from dstnet_arch.data.sampler import ResumableSampler
-from dstnet_arch.errors import DataError, OptionsError, counted
+from dstnet_arch.errors import DataError, Problems, counted
 
 _MAX_THREADS = 8  # for reading; more only take memory
 _SAMPLE = 1  # stream of a sample's random numbers; the sampler uses another one
@@ -71,15 +69,17 @@ class VideoRecurrentDeblurDataset(Dataset[dict[str, Any]]):
 
     def __init__(self, opt: dict[str, Any]) -> None:
         self.opt = opt
-        self.num_frame = _positive(opt, 'num_frame', 15)
-        self.gt_size = _positive(opt, 'gt_size', 256)
-        self.intervals = _intervals(opt)
+        self.num_frame = opt.get('num_frame', 15)
+        self.gt_size = opt.get('gt_size', 256)
+        self.intervals = sorted(opt.get('interval_list', [1]))
         self.manual_seed = int(opt.get('manual_seed') or 0)
         lq, gt = open_sources(opt, gt_required=True, phase='train')
         assert gt is not None  # for type checkers: it was required
         self.lq, self.gt = lq, gt
-        raise_problems(opt, find_problems(lq, gt, self.gt_size) + self._find_short_clips())
-        self.bit_depth = find_bit_depth(opt, lq, gt)
+        problems = find_problems(lq, gt, self.gt_size)
+        self._find_short_clips(problems)
+        raise_problems(opt, problems)
+        self.bit_depth = max(lq.bit_depth(), gt.bit_depth())
 
         shortest = self._span(self.intervals[0])
         self._clips = list(lq.clips)
@@ -90,23 +90,21 @@ class VideoRecurrentDeblurDataset(Dataset[dict[str, Any]]):
     def _span(self, interval: int) -> int:
         return (self.num_frame - 1) * interval + 1
 
-    def _find_short_clips(self) -> list[str]:
-        problems = []
+    def _find_short_clips(self, problems: Problems) -> None:
         lengths = {clip: len(frames) for clip, frames in self.lq.clips.items()}
         shortest = self._span(self.intervals[0])
         for clip, length in lengths.items():
             if length < shortest:
-                problems.append(
+                problems.add(
                     f'clip {clip} has {counted(length, "frame")}, but num_frame {self.num_frame} at interval '
                     f'{self.intervals[0]} needs {shortest}. Remove the clip, or lower num_frame'
                 )
         for interval in self.intervals[1:]:
             if self._span(interval) > max(lengths.values()) >= shortest:
-                problems.append(
+                problems.add(
                     f'interval {interval} needs {self._span(interval)} frames, but the longest clip has '
                     f'{max(lengths.values())}. Remove it from interval_list'
                 )
-        return problems
 
     def __len__(self) -> int:
         return self._first_index[-1]
@@ -173,14 +171,14 @@ class VideoRecurrentDeblurTestDataset(Dataset[dict[str, Any]]):
 
     def __init__(self, opt: dict[str, Any]) -> None:
         self.opt = opt
-        clip_length = None if opt.get('clip_length', 30) is None else _positive(opt, 'clip_length', 30)
         self.lq, self.gt = open_sources(opt, gt_required=False, phase='test')
         raise_problems(opt, find_problems(self.lq, self.gt))
-        self.bit_depth = find_bit_depth(opt, self.lq, self.gt)
+        self.bit_depth = max(source.bit_depth() for source in (self.lq, self.gt) if source is not None)
         self.has_gt = self.gt is not None
         self.videos = self.lq.clips
         self.num_frames = sum(map(len, self.videos.values()))
-        self._clips: list[tuple[str, Clip]] = [
+        clip_length = opt.get('clip_length', 30)
+        self._clips = [
             (video, clip) for video, frames in self.videos.items() for clip in clip_schedule(len(frames), clip_length)
         ]
 
@@ -207,11 +205,7 @@ class VideoRecurrentDeblurTestDataset(Dataset[dict[str, Any]]):
 
 
 def read_frames(
-    source: FrameSource,
-    clip: str,
-    frames: list[str],
-    augment: Augmentation | None = None,
-    threads: int = 1,
+    source: FrameSource, clip: str, frames: list[str], augment: Augmentation | None = None, threads: int = 1
 ) -> Tensor:
     """Read frames of a clip: (T, 3, H, W), float32 RGB in [0, 1].
 
@@ -225,7 +219,9 @@ def read_frames(
     Raises:
         DataError: a frame cannot be read, or the memory does not suffice for all of them.
     """
-    size = source.shape(clip, frames[0]) if augment is None else (augment.size, augment.size)
+    size = source.shape(clip, frames[0])
+    if augment is not None:
+        size = tuple(part.stop - part.start for part in augment.window)
     try:
         tensor = torch.empty(len(frames), 3, *size)
     except RuntimeError:
@@ -235,42 +231,19 @@ def read_frames(
         ) from None
 
     def read(number: int) -> None:
-        image = source.read(clip, frames[number], None if augment is None else augment.window)
-        if augment is not None:
-            # Copied always: NumPy calls a single row contiguous whatever its strides are, PyTorch does not.
-            image = augment.flip(image).copy()
-        tensor[number].copy_(_to_tensor(image).permute(2, 0, 1)).div_(np.iinfo(image.dtype).max)
+        image = source.read(clip, frames[number], augment.window if augment else None)
+        if augment:
+            image = augment.flip(image)
+        # PyTorch has few operations for uint16.
+        levels = torch.from_numpy(image if image.dtype == np.uint8 else image.astype(np.float32))
+        tensor[number].copy_(levels.permute(2, 0, 1)).div_(np.iinfo(image.dtype).max)
 
-    if threads == 1:
-        for number in range(len(frames)):
-            read(number)
-    else:
-        with ThreadPoolExecutor(threads, thread_name_prefix='read') as pool:
-            list(pool.map(read, range(len(frames))))
+    with ThreadPoolExecutor(threads, thread_name_prefix='read') as pool:
+        list(pool.map(read, range(len(frames))))
     return tensor
-
-
-def _to_tensor(image: Pixels) -> Tensor:
-    # PyTorch has few operations for uint16.
-    return torch.from_numpy(image if image.dtype == np.uint8 else image.astype(np.float32))
 
 
 def _limit_opencv_threads() -> None:
     """In a worker process there is one per core already; elsewhere OpenCV's threads are left alone."""
     if get_worker_info() is not None:
         cv2.setNumThreads(0)
-
-
-def _positive(opt: Mapping[str, Any], key: str, default: int) -> int:
-    value = opt.get(key, default)
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise OptionsError(f'{key} is {value!r}, expected an integer of 1 or more (default {default}).')
-    return value
-
-
-def _intervals(opt: Mapping[str, Any]) -> list[int]:
-    intervals = opt.get('interval_list', [1])
-    valid = isinstance(intervals, list) and all(isinstance(step, int) and step >= 1 for step in intervals)
-    if not valid or not intervals:
-        raise OptionsError(f'interval_list is {intervals!r}, expected a list of integers of 1 or more, such as [1].')
-    return sorted(intervals)

@@ -180,13 +180,6 @@ def assert_same(item: Mapping[str, Any], other: Mapping[str, Any]) -> None:
     assert torch.equal(item['gt'], other['gt'])
 
 
-def test_batches(roots: dict[str, str]) -> None:
-    dataset = VideoRecurrentDeblurDataset(train_opt(roots))
-    batch = default_collate([dataset[0, 0], dataset[7, 1]])
-    assert batch['lq'].shape == batch['gt'].shape == (2, 3, 3, CROP, CROP)
-    assert batch['key'] == ['GOPR0372_07_00/000047', dataset[7, 1]['key']]
-
-
 def test_each_item_decodes_only_its_own_frames(roots: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
     original = FrameSource.read
@@ -274,7 +267,7 @@ def test_all_problems_are_named_at_once(tmp_path: Path) -> None:
         'clip GOPR0372_07_00: in lq but not in gt: 1 frame (000049)',
         'clip b10: in gt but not in lq: 1 frame (9)',
         f'clip b10 is {WIDTH}x{HEIGHT} in lq, but {WIDTH}x40 in gt',
-        f'mixes sizes: {WIDTH}x{HEIGHT} (2 from 1), {WIDTH}x30 (1 from 3)',
+        f'mixes sizes: {WIDTH}x{HEIGHT} from 1, {WIDTH}x30 from 3',
         '2.png is not a readable image',
         'clip b9 has 3 frames, but num_frame 4 at interval 1 needs 4',
         'interval 9 needs 28 frames, but the longest clip has 7',
@@ -300,38 +293,12 @@ def test_absurd_sizes_in_meta_info_are_one_error(tmp_path: Path) -> None:
         dataset[0]
 
 
-def test_long_lists_of_problems_are_cut(tmp_path: Path) -> None:
-    pictures = {f'clip{number}/1': picture('b9', '1') for number in range(60)}
-    roots = write_pair(tmp_path, pictures, pictures)
-    with pytest.raises(DataError) as caught:
-        VideoRecurrentDeblurDataset(train_opt(roots))
-    assert 'and 20 more problems' in str(caught.value)
-    assert 'clip39' in str(caught.value)
-    assert 'clip40' not in str(caught.value)
-
-
 def test_both_roots_that_cannot_be_opened_are_named(tmp_path: Path) -> None:
     roots = {'dataroot_lq': str(tmp_path / 'a.lmdb'), 'dataroot_gt': str(tmp_path / 'b.lmdb')}
     with pytest.raises(DataError, match=r'(?s)dataroot_lq: .*a\.lmdb does not exist.*dataroot_gt: .*b\.lmdb does not'):
         VideoRecurrentDeblurDataset(train_opt(roots))
-
-
-@pytest.mark.parametrize(
-    ('opt', 'message'),
-    [
-        ({'dataroot_gt': None}, 'needs dataroot_gt'),
-        ({'dataroot_lq': None}, 'needs dataroot_lq'),
-        ({'num_frame': 0}, 'num_frame is 0'),
-        ({'gt_size': '256'}, "gt_size is '256'"),
-        ({'interval_list': []}, r'interval_list is \[\]'),
-        ({'interval_list': [0]}, r'interval_list is \[0\]'),
-        ({'interval_list': 1}, 'interval_list is 1'),
-        ({'io_backend': {'type': 'petrel'}}, "'petrel', expected one of: auto, lmdb, disk"),
-    ],
-)
-def test_impossible_options_are_refused(roots: dict[str, str], opt: dict[str, Any], message: str) -> None:
-    with pytest.raises(OptionsError, match=message):
-        VideoRecurrentDeblurDataset(train_opt(roots) | opt)
+    with pytest.raises(OptionsError, match='data set Tiny needs dataroot_gt'):
+        VideoRecurrentDeblurDataset({'name': 'Tiny', 'dataroot_lq': str(tmp_path)})
 
 
 # The test set
@@ -377,8 +344,6 @@ def test_clip_length_is_that_of_the_paper_unless_given(tmp_path: Path) -> None:
     write_folder(tmp_path, {f'b9/{number}': picture('b9', str(number), 2, 2) for number in range(31)})
     dataset = VideoRecurrentDeblurTestDataset({'dataroot_lq': str(tmp_path)})
     assert [len(item['frames']) for item in dataset] == [30, 30]
-    with pytest.raises(OptionsError, match='clip_length is 0'):
-        VideoRecurrentDeblurTestDataset({'dataroot_lq': str(tmp_path), 'clip_length': 0})
 
 
 def test_videos_may_differ_in_size_but_not_their_partners(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from data_utils import make_gopro, write_folder, write_lmdb
 from tiny_videos import picture, pictures_of
 
 from dstnet_arch.data.video_recurrent_deblur_dataset import VideoRecurrentDeblurDataset, VideoRecurrentDeblurTestDataset
-from dstnet_arch.errors import DataError, OptionsError
+from dstnet_arch.errors import DataError
 
 
 def both(root: Path, **opt: Any) -> dict[str, Any]:
@@ -33,6 +33,7 @@ def pixels(item: dict[str, Any], key: str) -> np.ndarray:
         ('{side}/{clip}', 'input', 'target'),
         ('{side}/{clip}', 'Blur', 'gt'),
         ('{split}/{side}/{clip}', 'input', 'target'),
+        ('{split}/{clip}/{side}/RGB', 'Blur', 'Sharp'),
         ('{clip}/{side}', 'blur_gamma', 'sharp'),
     ],
 )
@@ -57,14 +58,12 @@ def test_both_roots_may_name_one_folder(tmp_path: Path, pattern: str, blur: str,
     assert not np.array_equal(pixels(test[0], 'lq'), pixels(test[0], 'gt'))
 
 
-def test_layout_and_blur_variant_are_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_folders_that_are_read_are_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     make_gopro(tmp_path)
-    make_gopro(tmp_path, blur='blur_gamma')
     with caplog.at_level(logging.INFO, logger='basicsr'):
         VideoRecurrentDeblurTestDataset(both(tmp_path))
     text = caplog.text
     assert f'data set Tiny: dataroot_lq read from 1 folder such as {tmp_path}/test/C_00/blur' in text
-    assert 'also there: blur_gamma; choose with the key blur' in text
     assert f'dataroot_gt read from 1 folder such as {tmp_path}/test/C_00/sharp' in text
 
 
@@ -99,21 +98,18 @@ def test_plain_folders_keep_their_meaning(tmp_path: Path) -> None:
 
 
 def test_wrong_folders_are_refused(tmp_path: Path) -> None:
-    plain = write_folder(tmp_path / 'plain', pictures_of())
-    with pytest.raises(DataError, match='both dataroot_lq and dataroot_gt, but it contains no folders of blurry'):
-        VideoRecurrentDeblurTestDataset(both(plain))
-    database = write_lmdb(tmp_path / 'plain.lmdb', pictures_of())
-    with pytest.raises(DataError, match='given for both'):
-        VideoRecurrentDeblurTestDataset(both(database))
+    for plain in (write_folder(tmp_path / 'plain', pictures_of()), write_lmdb(tmp_path / 'x.lmdb', pictures_of())):
+        with pytest.raises(DataError, match='both dataroot_lq and dataroot_gt, but has no folders of blurry'):
+            VideoRecurrentDeblurTestDataset(both(plain))
     make_gopro(tmp_path / 'gamma', blur='blur_gamma')
-    message = r'contains test/C_00/sharp, but no folder blur or input beside it\. It contains blur_gamma: set `blur: bl'
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(DataError, match=r'no frames for test in a folder blur or input.*key blur.*blur_gamma'):
         VideoRecurrentDeblurTestDataset(both(tmp_path / 'gamma'))
     make_gopro(tmp_path / 'sharpest', sharp='sharpest')
-    with pytest.raises(DataError, match='contains test/C_00/blur, but no folder sharp, target or gt beside it'):
+    with pytest.raises(DataError, match='no frames for test in a folder sharp, target or gt'):
         VideoRecurrentDeblurTestDataset(both(tmp_path / 'sharpest'))
-    with pytest.raises(OptionsError, match='blur is 2, expected the name of a folder'):
-        VideoRecurrentDeblurTestDataset(both(plain, blur=2))
+    make_gopro(tmp_path / 'train only', {'train/A_00': (1, 3)})
+    with pytest.raises(DataError, match='no frames for test'):
+        VideoRecurrentDeblurTestDataset(both(tmp_path / 'train only'))
 
 
 def test_missing_folders_of_single_clips_are_named(tmp_path: Path) -> None:

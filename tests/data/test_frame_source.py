@@ -51,20 +51,14 @@ def test_sources_keep_16_bits(tmp_path: Path, kind: str) -> None:
         np.testing.assert_array_equal(image, images[f'{clip}/0'])
 
 
-def test_folder_source_ignores_other_files(tmp_path: Path) -> None:
-    write_folder(tmp_path, {'b9/1': picture('b9', '1')})
-    (tmp_path / 'b9' / '.1.png').write_bytes(b'')
-    (tmp_path / 'b9' / 'Thumbs.db').write_bytes(b'')
-    (tmp_path / 'b9' / 'folder.png').mkdir()
-    (tmp_path / 'notes').mkdir()
-    (tmp_path / 'readme.txt').write_text('')
-    assert FolderSource(tmp_path).clips == {'b9': ['1']}
-
-
-def test_folder_source_reads_unusual_names_and_extensions(tmp_path: Path) -> None:
+def test_folder_source_reads_unusual_names_and_ignores_other_files(tmp_path: Path) -> None:
     clip = tmp_path / 'ünï clip'
     clip.mkdir()
     (clip / 'a.b.PNG').write_bytes(encode(picture('b9', '1')))
+    for other in ('.1.png', 'Thumbs.db', '../readme.txt'):
+        (clip / other).write_bytes(b'')
+    (clip / 'folder.png').mkdir()
+    (tmp_path / 'notes').mkdir()
     for number, extension in enumerate(('.bmp', '.tif', '.TIFF', '.webp', '.jpeg')):
         (clip / f'{number}{extension}').write_bytes(encode(picture('b9', '2'), extension.lower()))
     source = FolderSource(tmp_path)

@@ -7,7 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import lmdb
 import pytest
 from data_utils import contents, failure, make_gopro, put, sound
 
@@ -47,85 +46,33 @@ def test_truncated_images_are_all_named_and_the_rest_is_kept(tmp_path, capsys) -
     assert sound(tmp_path / 'out')
 
 
-def test_finished_data_is_left_alone(tmp_path, capsys) -> None:
+@pytest.mark.parametrize('raw', [[], ['--raw']])
+def test_finished_data_is_kept_and_never_overwritten(tmp_path, capsys, raw: list[str]) -> None:
     make_gopro(tmp_path / 'src')
     command = ['gopro', str(tmp_path / 'src'), '-o', str(tmp_path / 'out')]
-    assert main(command) == 0
+    assert main(command + raw) == 0
     before = snapshot(tmp_path / 'out')
-    del before['dataset_info.json']
-    capsys.readouterr()
-    assert main(command) == 0
+    assert main(command + raw) == 0
     assert capsys.readouterr().out.count('already complete') == 4
-    after = snapshot(tmp_path / 'out')
-    del after['dataset_info.json']
-    assert after == before
-
-
-def test_raw_and_files_of_the_same_frames_exclude_each_other(tmp_path, capsys) -> None:
-    make_gopro(tmp_path / 'src')
-    command = ['gopro', str(tmp_path / 'src'), '-o', str(tmp_path / 'out'), '--raw']
-    assert main(command) == 0
-    capsys.readouterr()
-    assert main(command) == 0
-    assert capsys.readouterr().out.count('already complete') == 4
-    message = failure(capsys, *command[:-1])
-    assert 'train_blur.lmdb exists already and contains raw pixels of these frames, not files' in message
-
-
-def test_unfinished_files_are_replaced_by_raw_pixels(tmp_path, capsys) -> None:
-    files = make_gopro(tmp_path / 'src')
-    broken = tmp_path / 'src/train/B_00/blur/002482.png'
-    broken.write_bytes(broken.read_bytes()[:-20])
-    failure(capsys, 'gopro', tmp_path / 'src', '-o', tmp_path / 'out')
-    broken.write_bytes(files['train/B_00/blur/002482.png'])
-    assert main(['gopro', str(tmp_path / 'src'), '-o', str(tmp_path / 'out'), '--raw']) == 0
-    assert '0 of 7 frames exist from an earlier run; 6 were made from other files' in capsys.readouterr().out
-    stored = contents(tmp_path / 'out/train_blur.lmdb')
-    assert len(stored) == 7
-    assert {data[:13] for data in stored.values()} == {b'P6\n16 12\n255\n'}
-
-
-def test_finished_data_of_other_files_is_not_overwritten(tmp_path, capsys) -> None:
-    make_gopro(tmp_path / 'src')
-    convert(GOPRO, tmp_path / 'src', tmp_path / 'out')
-    before = snapshot(tmp_path / 'out')
+    expected = 'train_blur.lmdb exists already and was not made from these files'
+    assert expected in failure(capsys, *command, *([] if raw else ['--raw']))
     make_gopro(tmp_path / 'src', {'train/NEW_00': (1, 2)})
-    message = failure(capsys, 'gopro', tmp_path / 'src', '-o', tmp_path / 'out')
-    assert f'{tmp_path / "out/train_blur.lmdb"} exists already and was made from other files' in message
+    message = failure(capsys, *command, *raw)
+    assert expected in message
     assert 'choose another folder with -o' in message
     assert snapshot(tmp_path / 'out') == before
 
 
-@pytest.mark.parametrize('what', ['folder', 'file', 'info', 'output'])
+@pytest.mark.parametrize('what', ['folder', 'file', 'output'])
 def test_foreign_files_are_not_touched(tmp_path, capsys, what: str) -> None:
     make_gopro(tmp_path / 'src')
     output = tmp_path / 'out'
-    mine = {'folder': 'test_sharp.lmdb/data.mdb', 'file': 'train_blur.lmdb', 'info': 'dataset_info.json', 'output': ''}
+    mine = {'folder': 'test_sharp.lmdb/data.mdb', 'file': 'train_blur.lmdb', 'output': ''}
     (output / mine[what]).parent.mkdir(parents=True, exist_ok=True)
     (output / mine[what]).write_text('{"mine": 1}')
     message = failure(capsys, 'gopro', tmp_path / 'src', '-o', output)
     assert 'another folder with -o' in message
     assert [path for path in tmp_path.rglob('*') if path.is_file() and 'src' not in path.parts] == [output / mine[what]]
-
-
-def test_damaged_result_is_not_complete(tmp_path, capsys) -> None:
-    make_gopro(tmp_path / 'src')
-    convert(GOPRO, tmp_path / 'src', tmp_path / 'out')
-    data = tmp_path / 'out/test_blur.lmdb/data.mdb'
-    os.truncate(data, data.stat().st_size // 2)
-    message = failure(capsys, 'gopro', tmp_path / 'src', '-o', tmp_path / 'out')
-    assert 'test_blur.lmdb is damaged' in message
-    assert 'truncated' in message
-
-
-def test_map_grows(tmp_path, monkeypatch) -> None:
-    files = make_gopro(tmp_path / 'src', {'train/A_00': (1, 40)})
-    monkeypatch.setattr(lmdb_writer, '_map_size', lambda frames: 6 * 4096)
-    monkeypatch.setattr(lmdb_writer, 'BATCH_BYTES', 5000)
-    convert(GOPRO, tmp_path / 'src', tmp_path / 'out')
-    stored = contents(tmp_path / 'out/train_blur.lmdb')
-    assert len(stored) == 40
-    assert stored['A_00/000040'] == files['train/A_00/blur/000040.png']
 
 
 KILLED_RUN = """
@@ -135,106 +82,95 @@ from data_prep import lmdb_writer
 from data_prep.convert import convert
 from data_prep.layouts import GOPRO
 
-def kill(*args):
-    os.kill(os.getpid(), signal.SIGKILL)
-
 calls = 0
 def count(stop_at, action):
     def counted(*args):
         global calls
         calls += 1
-        return kill() if calls == stop_at else action(*args)
+        if calls == stop_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return action(*args)
     return counted
 
-def half_a_batch(env, batch):
-    with env.begin(write=True) as transaction:
-        for key, data in list(batch.items())[: len(batch) // 2 + 1]:
-            transaction.put(key.encode(), data)
-        kill()
-
-original_write = lmdb_writer._write
 place, stop_at = sys.argv[1], int(sys.argv[2])
 if place == 'load':
     lmdb_writer._load = count(stop_at, lmdb_writer._load)
-elif place == 'commit':
-    def write(env, batch):
-        global calls
-        calls += bool(batch)
-        return half_a_batch(env, batch) if calls == stop_at else original_write(env, batch)
-    lmdb_writer._write = write
 elif place == 'text':
-    lmdb_writer.os.replace = count(stop_at, os.replace)
+    os.replace = count(stop_at, os.replace)
 elif place == 'rename':
     Path.rename = count(stop_at, Path.rename)
-lmdb_writer.BATCH_BYTES = 1500
+lmdb_writer.IMAGES_PER_THREAD = 1
 convert(GOPRO, Path(sys.argv[3]), Path(sys.argv[4]), threads=2)
 """
 
 
 @pytest.mark.skipif(os.name == 'nt', reason='SIGKILL is for POSIX')
 @pytest.mark.parametrize(
-    ('place', 'stop_at'),
-    [('load', 1), ('load', 7), ('load', 12), ('commit', 3), ('commit', 6), ('text', 2), ('rename', 2)],
+    ('place', 'stop_at', 'kept'),
+    [('load', 1, 0), ('load', 7, 6), ('load', 12, 2), ('text', 1, 0), ('text', 2, 8), ('rename', 2, 8)],
 )
-def test_killed_and_resumed_run_equals_an_uninterrupted_one(tmp_path, capsys, place: str, stop_at: int) -> None:
+def test_killed_and_resumed_run_equals_an_uninterrupted_one(
+    tmp_path, capsys, place: str, stop_at: int, kept: int
+) -> None:
     make_gopro(tmp_path / 'src', {'train/A_00': (47, 8), 'test/C_00': (9, 3)})
     command = [sys.executable, '-c', KILLED_RUN, place, str(stop_at), str(tmp_path / 'src'), str(tmp_path / 'out')]
     killed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert killed.returncode == -9, killed.stderr
     (partial,) = (tmp_path / 'out').glob('*.partial')
-    kept = len(contents(partial))
-    assert kept > 0 or place == 'load'
+    assert len(contents(partial)) == kept
     convert(GOPRO, tmp_path / 'src', tmp_path / 'out')
-    continued = capsys.readouterr().out
-    assert not kept or f'{partial.name}: {kept} of 8 frames exist from an earlier run.' in continued
+    assert not kept or f'{partial.name}: {kept} of 8 frames exist from an earlier run.' in capsys.readouterr().out
     convert(GOPRO, tmp_path / 'src', tmp_path / 'straight')
     names = [path.name for path in sorted((tmp_path / 'straight').iterdir())]
     assert [path.name for path in sorted((tmp_path / 'out').iterdir())] == names
     for name in names:
-        if name.endswith('.lmdb'):
-            assert contents(tmp_path / 'out' / name) == contents(tmp_path / 'straight' / name)
-            for text in ('meta_info.txt', 'source_files.tsv'):
-                assert (tmp_path / 'out' / name / text).read_text() == (tmp_path / 'straight' / name / text).read_text()
+        assert contents(tmp_path / 'out' / name) == contents(tmp_path / 'straight' / name)
+        for text in ('meta_info.txt', 'source_files.tsv', 'dataset_info.json'):
+            assert (tmp_path / 'out' / name / text).read_text() == (tmp_path / 'straight' / name / text).read_text()
 
 
-def interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
-    """A conversion that stopped after a few frames of train_blur."""
+@pytest.fixture
+def interrupted(tmp_path) -> dict[str, bytes]:
+    """A conversion that a full disk stopped after some frames of train_blur."""
     files = make_gopro(tmp_path / 'src', {'train/A_00': (1, 12)})
-    original = lmdb_writer._write
-    commits = []
-
-    def fail_later(env, batch) -> None:
-        commits.append(len(batch))
-        if len(commits) == 4:  # the first one of each run deletes what is stale: nothing, here
-            raise lmdb.DiskError('mdb_txn_commit: No space left on device')
-        original(env, batch)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(lmdb_writer, '_write', fail_later)
-        patch.setattr(lmdb_writer, 'BATCH_BYTES', 2500)
-        with pytest.raises(DataError, match=r'(?s)No space left on device.* MB are free.*it resumes where it stopped'):
-            convert(GOPRO, tmp_path / 'src', tmp_path / 'out')
+    code = (
+        'import resource, signal, sys; from data_prep import lmdb_writer; from data_prep.__main__ import main; '
+        'signal.signal(signal.SIGXFSZ, signal.SIG_IGN); lmdb_writer.IMAGES_PER_THREAD = 1; '
+        'resource.setrlimit(resource.RLIMIT_FSIZE, (36864, 36864)); sys.exit(main(sys.argv[1:]))'
+    )
+    command = [sys.executable, '-c', code, 'gopro', str(tmp_path / 'src'), '-o', str(tmp_path / 'out'), '--threads=1']
+    failed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert failed.returncode == 2
+    assert 'error: cannot write' in failed.stderr
+    assert 'it resumes where it stopped' in failed.stderr
+    assert 'Traceback' not in failed.stderr
     assert [path.name for path in (tmp_path / 'out').iterdir()] == ['train_blur.lmdb.partial']
     return files
 
 
-@pytest.mark.skipif(os.name == 'nt', reason='file size limits are for POSIX')
-def test_failing_write_is_one_error(tmp_path) -> None:
-    """A real failing write, in a process that may not make files of more than 16 kB."""
-    make_gopro(tmp_path / 'src', {'train/A_00': (1, 12)})
-    code = (
-        'import resource, signal, sys; from data_prep.__main__ import main; '
-        'signal.signal(signal.SIGXFSZ, signal.SIG_IGN); '
-        'resource.setrlimit(resource.RLIMIT_FSIZE, (16384, 16384)); sys.exit(main(sys.argv[1:]))'
-    )
-    command = [sys.executable, '-c', code, 'gopro', str(tmp_path / 'src'), '-o', str(tmp_path / 'out')]
-    failed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert failed.returncode == 2
-    assert 'error: cannot write' in failed.stderr
-    assert 'Traceback' not in failed.stderr
-    assert not list((tmp_path / 'out').glob('*.lmdb'))
+def test_resumed_with_changed_files(tmp_path, capsys, interrupted) -> None:
+    new = put(tmp_path / 'src/train/A_00/blur/000001.png', seed=99, size=(12, 16))
+    for side in ('blur', 'sharp'):
+        (tmp_path / f'src/train/A_00/{side}/000002.png').unlink()
     convert(GOPRO, tmp_path / 'src', tmp_path / 'out')
-    assert sound(tmp_path / 'out')
+    stored = contents(tmp_path / 'out/train_blur.lmdb')
+    assert stored['A_00/000001'] == new
+    assert len(stored) == 11
+
+
+def test_unfinished_files_are_replaced_by_raw_pixels(tmp_path, capsys, interrupted) -> None:
+    convert(GOPRO, tmp_path / 'src', tmp_path / 'out', raw=True)
+    assert '0 of 12 frames exist from an earlier run.' in capsys.readouterr().out
+    stored = contents(tmp_path / 'out/train_blur.lmdb')
+    assert len(stored) == 12
+    assert {data[:13] for data in stored.values()} == {b'P6\n16 12\n255\n'}
+
+
+def test_damaged_unfinished_lmdb_is_started_again(tmp_path, capsys, interrupted) -> None:
+    os.truncate(tmp_path / 'out/train_blur.lmdb.partial/data.mdb', 5000)
+    convert(GOPRO, tmp_path / 'src', tmp_path / 'out')
+    assert 'is started again' in capsys.readouterr().out
+    assert len(contents(tmp_path / 'out/train_blur.lmdb')) == 12
 
 
 def test_full_disk_is_noticed_before_writing(tmp_path, monkeypatch, capsys) -> None:
@@ -243,31 +179,6 @@ def test_full_disk_is_noticed_before_writing(tmp_path, monkeypatch, capsys) -> N
     message = failure(capsys, 'gopro', tmp_path / 'src', '-o', tmp_path / 'a/b/out')
     assert 'MB are free on its disk' in message
     assert not (tmp_path / 'a').exists()
-
-
-def test_resumed_with_changed_files(tmp_path, monkeypatch, capsys) -> None:
-    interrupted(tmp_path, monkeypatch)
-    new = put(tmp_path / 'src/train/A_00/blur/000001.png', seed=99, size=(12, 16))
-    for side in ('blur', 'sharp'):
-        (tmp_path / f'src/train/A_00/{side}/000002.png').unlink()
-    convert(GOPRO, tmp_path / 'src', tmp_path / 'out')
-    assert '2 were made from other files' in capsys.readouterr().out
-    stored = contents(tmp_path / 'out/train_blur.lmdb')
-    assert stored['A_00/000001'] == new
-    assert len(stored) == 11
-
-
-@pytest.mark.parametrize('damage', ['truncated', 'garbage'])
-def test_damaged_unfinished_lmdb_is_started_again(tmp_path, monkeypatch, capsys, damage: str) -> None:
-    interrupted(tmp_path, monkeypatch)
-    data = tmp_path / 'out/train_blur.lmdb.partial/data.mdb'
-    if damage == 'truncated':
-        os.truncate(data, 5000)
-    else:
-        data.write_bytes(b'\xa5' * 20000)
-    convert(GOPRO, tmp_path / 'src', tmp_path / 'out')
-    assert 'is started again' in capsys.readouterr().out
-    assert len(contents(tmp_path / 'out/train_blur.lmdb')) == 12
 
 
 def test_second_writer_is_refused(tmp_path) -> None:

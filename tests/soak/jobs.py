@@ -138,8 +138,8 @@ class Conversion(Job):
         Place('while frames are copied', 'open', '*/.source_files.tsv.incomplete', most=4, delay=0.1),
         Place('before the record of sources is renamed', 'os.rename', '*/.source_files.tsv.incomplete', most=4),
         Place('before meta_info.txt is renamed', 'os.rename', '*/.meta_info.txt.incomplete', most=4),
+        Place('before dataset_info.json is renamed', 'os.rename', '*/.dataset_info.json.incomplete', most=4),
         Place('before an LMDB is renamed', 'os.rename', '*.lmdb.partial', most=4),
-        Place('before dataset_info.json is renamed', 'os.rename', '*/.dataset_info.json.incomplete'),
     )
 
     def prepare(self, folder: Path) -> None:
@@ -161,7 +161,7 @@ class Conversion(Job):
         from data_prep import lmdb_writer
         from data_prep.__main__ import main
 
-        lmdb_writer.BATCH_BYTES = 30_000  # a few frames, so that a kill leaves some of them
+        lmdb_writer.IMAGES_PER_THREAD = 1  # so that a kill leaves some frames
         sys.exit(main(['gopro', str(self._source), '-o', str(output), '--threads', '2']))
 
     def after_kill(self, output: Path, rng: random.Random) -> str:
