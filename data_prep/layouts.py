@@ -135,10 +135,11 @@ def find_clips(layout: Layout, source: Path, choice: str | None) -> list[Clip]:
         what = 'is not a folder' if source.exists() else 'does not exist'
         raise DataError(f'SOURCE {source} {what}; give the folder that {layout.title} was unpacked to')
     name = source.absolute().name.casefold()
-    for value in layout.choice.values if layout.choice else ():
-        if value != choice and name in [root.format(choice=value).casefold() for root in layout.roots]:
-            option = layout.choice.option if layout.choice else ''
-            raise DataError(f'SOURCE {source} has the name of other frames; to convert these, add {option} {value}')
+    if layout.choice:
+        names = [root for root in layout.roots if '{choice}' in root]
+        values = {root.format(choice=value).casefold(): value for root in names for value in layout.choice.values}
+        if values.get(name, choice) != choice:
+            raise DataError(f'SOURCE is {source}; to convert it, add {layout.choice.option} {values[name]}')
     roots = [source, *(source / root.format(choice=choice) for root in layout.roots)]
     blur = layout.blur.format(choice=choice)
     found = max((find_layout(root, blur) for root in roots if root.is_dir()), key=lambda found: found.num_pairs)

@@ -103,24 +103,10 @@ def test_start_at_skips_the_beginning_of_its_epoch_only() -> None:
             sampler.start_at(position, epoch=2)
 
 
-def test_set_epoch_does_not_change_a_running_iteration() -> None:
-    sampler = ResumableSampler(FakeDataset(10), 1, 0)
-    expected = epoch_of(sampler, 0)
-    sampler.set_epoch(0)
-    iterator = iter(sampler)
-    begun = [next(iterator)]
-    sampler.set_epoch(1)
-    assert begun + list(iterator) == expected
-
-
 @pytest.mark.parametrize('wrong', [{'rank': 2}, {'rank': -1}, {'ratio': 0}, {'dataset': FakeDataset(0)}])
 def test_sampler_refuses_invalid_arguments(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError):
         ResumableSampler(**{'dataset': FakeDataset(3), 'num_replicas': 2, 'rank': 0} | wrong)
-
-
-def test_sampler_accepts_any_sized_data_set() -> None:
-    assert len(ResumableSampler(['a', 'b', 'c'], 1, 0)) == 3
 
 
 @settings(deadline=None)

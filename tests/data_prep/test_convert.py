@@ -66,7 +66,6 @@ def test_gopro_as_distributed(tmp_path, capsys) -> None:
     [
         (GOPRO, '{split}/{side}/{clip}', 'blur', 'gt'),
         (GOPRO, '{split}/{side}/{clip}', 'Blur', 'target'),
-        (GOPRO, 'GOPRO_Large/{split}/{clip}/{side}', 'blur', 'sharp'),
         (GOPRO, '{side}/{clip}', 'blur', 'gt'),
         (DVD, '{split}/{clip}/{side}', 'input', 'GT'),
         (DVD, 'DeepVideoDeblurring_Dataset/quantitative_datasets/{clip}/{side}', 'input', 'GT'),
@@ -86,6 +85,13 @@ def test_arrangements(tmp_path, layout, pattern: str, blur: str, sharp: str) -> 
             path = pattern.format(split=split, clip=clip, side=folder)
             expected = {f'{clip}/{number:06d}': files[f'{path}/{number:06d}.png'] for number in numbers}
             assert contents(tmp_path / f'out/{split}_{side}.lmdb') == expected
+
+
+@pytest.mark.parametrize('folder', ['GOPRO_Large', '.'])
+def test_source_may_be_the_distributed_folder_or_the_one_around_it(tmp_path, folder: str) -> None:
+    make_gopro(tmp_path / 'GOPRO_Large')
+    convert(GOPRO, tmp_path / folder, tmp_path / 'out')
+    assert sound(tmp_path / 'out')
 
 
 def test_one_split_alone_is_named_by_its_folder(tmp_path) -> None:
