@@ -22,7 +22,7 @@ from dstnet_arch.archs.dstnet_plus_arch import DSTNetPlus
 from dstnet_arch.archs.video_net import VideoNet
 from dstnet_arch.arguments import Size
 from dstnet_arch.errors import DSTNetError
-from dstnet_arch.export import FORMATS, ClipNet, export
+from dstnet_arch.export import FORMATS, OPSET, ClipNet, export
 
 TINY: dict[str, Any] = {'num_feat': 4, 'num_block': 1, 'num_cwgdn': 1}
 TINY_PLUS: dict[str, Any] = {'num_feat': 4, 'num_block': 1, 'num_kernel_block': 1}
@@ -160,7 +160,7 @@ def small_onnx(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip('onnxscript')
     path = tmp_path_factory.mktemp('onnx') / 'net.onnx'
     with without_logging():  # the fixture comes after this one
-        assert run_command(weights, 'onnx', '--size', '20x9', '--frames', 2, '--opset', 20, '-o', path) == 0
+        assert run_command(weights, 'onnx', '--size', '20x9', '--frames', 2, '-o', path) == 0
     return path
 
 
@@ -168,7 +168,7 @@ def small_onnx(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_export_onnx_of_one_size(weights: Path, small_onnx: Path) -> None:
     session = onnx_session(small_onnx)
     assert session.get_inputs()[0].shape == [1, 2, 3, 9, 20]
-    assert pytest.importorskip('onnx').load(small_onnx).opset_import[0].version == 20
+    assert pytest.importorskip('onnx').load(small_onnx).opset_import[0].version == OPSET
     clip = noise(2, 3, 9, 20)
     (actual,) = session.run(None, {'clip': clip.numpy()})
     assert_same(torch.from_numpy(actual), restored(load_checkpoint(weights), clip))
@@ -219,8 +219,6 @@ def test_torch_export_of_any_size(weights: Path, tmp_path: Path) -> None:
     [
         (['onnx', '-o', 'net.pt', '--dynamic'], 'must end in .onnx'),
         (['torch_export', '-o', 'mine.pt2', '--dynamic'], 'exists'),
-        (['torch_export', '-o', 'mine.pt2/net.pt2', '--dynamic'], 'cannot be written to'),
-        (['onnx', '-o', 'net.onnx', '--dynamic', '--opset', '11'], '--opset is 11'),
     ],
     ids=lambda value: value if isinstance(value, str) else '',
 )
@@ -258,8 +256,8 @@ def test_export_command_names_missing_packages(
     [
         (lambda clip: clip + 1e-3, 'differs from the network by'),
         (lambda clip: clip * float('nan'), 'differs from the network by nan'),
-        (lambda clip: clip[..., 1:], 'not (1, 2, 3, 16, 16)'),
-        (lambda clip: clip.view(-1, 7), 'does not run on frames of 16x16'),
+        (lambda clip: clip[..., 1:], 'differs from the network by inf'),
+        (lambda clip: clip.view(-1, 7), 'cannot be exported to ONNX'),
     ],
 )
 def test_export_keeps_the_older_file_if_the_output_is_wrong(
@@ -293,4 +291,4 @@ def test_torch_export_reports_a_full_disk() -> None:
     """PyTorch would end the process if it wrote an ExportedProgram to a full disk."""
     net = ClipNet(DSTNet(**TINY), 1, dynamic=False)
     with pytest.raises(OSError, match='No space left'):
-        FORMATS['torch_export'].write(net, torch.rand(1, 1, 3, 16, 16), Path('/dev/full'), 18, {})
+        FORMATS['torch_export'].write(net, torch.rand(1, 1, 3, 16, 16), Path('/dev/full'), {})
