@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from data_prep.__main__ import main
 from data_prep.verify import verify_lmdb
-from dstnet_arch.data.lmdb_format import MetaEntry, format_meta_line
+from dstnet_arch.data.lmdb_format import MetaEntry, format_meta_line, raw_header
 
 Pixels = NDArray[np.uint8]
 
@@ -22,6 +22,11 @@ Pixels = NDArray[np.uint8]
 def encode(image: NDArray, extension: str = '.png') -> bytes:
     """An RGB (or gray) image of 8 or 16 bits as a file."""
     return cv2.imencode(extension, image[..., ::-1] if image.ndim == 3 else image)[1].tobytes()
+
+
+def encode_raw(image: NDArray) -> bytes:
+    """An RGB image of 8 or 16 bits as `--raw` stores it."""
+    return raw_header(*image.shape[:2], 8 * image.itemsize) + image.astype(f'>u{image.itemsize}').tobytes()
 
 
 def image_bytes(seed: int, size: tuple[int, int] = (12, 16), extension: str = '.png') -> bytes:

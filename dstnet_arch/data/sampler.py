@@ -27,17 +27,14 @@ class ResumableSampler(Sampler[tuple[int, int]]):
     Args:
         dataset: the training set. Read from its attributes: `manual_seed` (default 0) and `opt` with
             `batch_size_per_gpu` (default 1) and, in a resumed run, `resume_at` ({'epoch', 'iter'} of the training
-            state): samples of that epoch that the run has already seen are skipped.
+            state): samples of that epoch that the run has already seen are skipped,
+            also if a loader starts another epoch before.
         num_replicas: number of ranks.
         rank: rank of this process, from 0.
         ratio: passes over the data set per epoch, more than 0, not necessarily an integer.
     """
 
     def __init__(self, dataset: Sized, num_replicas: int, rank: int, ratio: float = 1) -> None:
-        if not 0 <= rank < num_replicas:
-            raise ValueError(f'rank is {rank}, expected 0 to {num_replicas - 1} with {num_replicas} ranks')
-        if len(dataset) < 1 or not ratio > 0:
-            raise ValueError(f'cannot draw from {len(dataset)} samples at a ratio of {ratio}')
         opt: dict[str, Any] = getattr(dataset, 'opt', {})
         batch_size = opt.get('batch_size_per_gpu') or 1
         self.dataset = dataset
@@ -47,32 +44,18 @@ class ResumableSampler(Sampler[tuple[int, int]]):
         self.num_samples = math.ceil(len(dataset) * ratio / (num_replicas * batch_size)) * batch_size
         self.total_size = self.num_samples * num_replicas
         self.epoch = 0
-        self._start = (-1, 0)
+        self._start = (-1, 0)  # an epoch, and how many samples of it are skipped
         if resume_at := opt.get('resume_at'):
-            epoch = resume_at['epoch']
-            position = resume_at['iter'] * batch_size - epoch * self.num_samples
+            position = resume_at['iter'] * batch_size - resume_at['epoch'] * self.num_samples
             if 0 <= position <= self.num_samples:  # else the run was started with another batch size or world size
-                self.start_at(position, epoch)
+                self._start = resume_at['epoch'], position
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch of the next iteration over the sampler."""
         self.epoch = epoch
 
-    def start_at(self, position: int, epoch: int) -> None:
-        """Skip the first `position` samples of this rank whenever `epoch` is iterated; other epochs are complete.
-
-        The epoch is an argument because a loader may start another epoch before the one that is resumed.
-
-        Args:
-            position: number of batches of the epoch already trained on, times the batch size of this rank.
-            epoch: the epoch to resume.
-        """
-        if not 0 <= position <= self.num_samples:
-            raise ValueError(f'position is {position}, expected 0 to {self.num_samples}, the samples of an epoch')
-        self._start = (epoch, position)
-
     def __len__(self) -> int:
-        """Samples of this rank in a complete epoch, including those that `start_at` skips."""
+        """Samples of this rank in a complete epoch, including those that a resumed run skips."""
         return self.num_samples
 
     def __iter__(self) -> Iterator[tuple[int, int]]:

@@ -11,21 +11,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from data_utils import Pixels, encode, write_folder, write_lmdb
+from data_utils import Pixels, encode, encode_raw, write_folder, write_lmdb
 from tiny_videos import HEIGHT, VIDEOS, WIDTH, picture, pictures_of, sharp
 from torch.utils.data import DataLoader, default_collate
 
 from dstnet_arch.data.frame_source import FrameSource
-from dstnet_arch.data.lmdb_format import raw_header
 from dstnet_arch.data.sampler import ResumableSampler
 from dstnet_arch.data.video_recurrent_deblur_dataset import VideoRecurrentDeblurDataset, VideoRecurrentDeblurTestDataset
 from dstnet_arch.errors import DataError, OptionsError
 
 CROP = 16
-
-
-def encode_raw(image: np.ndarray) -> bytes:
-    return raw_header(*image.shape[:2], 8 * image.itemsize) + image.astype(f'>u{image.itemsize}').tobytes()
 
 
 def noisy(key: str, dtype: type = np.uint8) -> np.ndarray:
@@ -323,20 +318,13 @@ def test_kept_frames_of_all_clips_are_the_videos(roots: dict[str, str], clip_len
     assert restored == [(video, frame) for video, frames in VIDEOS.items() for frame in frames]
 
 
-def test_last_clip_is_shifted_back(roots: dict[str, str]) -> None:
-    dataset = VideoRecurrentDeblurTestDataset({**roots, 'clip_length': 3})
-    assert len(dataset) == 3 + 1 + 2
-    item = dataset[2]
-    assert item['frames'] == ['000051', '000052', '000053']
-    assert item['keep'] == (2, 3)
-    with pytest.raises(IndexError):
-        dataset[6]
-
-
 def test_clip_length_is_that_of_the_paper_unless_given(tmp_path: Path) -> None:
     write_folder(tmp_path, {f'b9/{number}': picture('b9', str(number), 2, 2) for number in range(31)})
     dataset = VideoRecurrentDeblurTestDataset({'dataroot_lq': str(tmp_path)})
     assert [len(item['frames']) for item in dataset] == [30, 30]
+    assert [item['keep'] for item in dataset] == [(0, 30), (29, 30)]
+    with pytest.raises(IndexError):
+        dataset[2]
 
 
 def test_videos_may_differ_in_size_but_not_their_partners(tmp_path: Path) -> None:

@@ -11,17 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from data_utils import encode, write_folder, write_lmdb
+from data_utils import encode, encode_raw, write_folder, write_lmdb
 from tiny_videos import HEIGHT, VIDEOS, WIDTH, picture, pictures_of, sharp
 
 from dstnet_arch.data import lmdb_file
 from dstnet_arch.data.frame_source import FolderSource, FrameSource, LMDBSource, open_source
-from dstnet_arch.data.lmdb_format import raw_header
 from dstnet_arch.errors import DataError, OptionsError
-
-
-def encode_raw(image: np.ndarray) -> bytes:
-    return raw_header(*image.shape[:2]) + image.tobytes()
 
 
 def test_sources_know_names_and_sizes_and_read_rgb(roots: dict[str, str]) -> None:

@@ -7,19 +7,14 @@ import io
 import cv2
 import numpy as np
 import pytest
-from data_utils import encode, image_bytes
+from data_utils import encode, encode_raw, image_bytes
 from PIL import Image
 
 from dstnet_arch.data.image_file import check_structure, decode, read_header, to_8_bit
-from dstnet_arch.data.lmdb_format import raw_header
 
 RNG = np.random.default_rng(0)
 COLOUR = RNG.integers(0, 256, (31, 17, 3), np.uint8)
 DEEP = RNG.integers(0, 65536, (31, 17, 3), np.uint16)
-
-
-def as_raw(image: np.ndarray) -> bytes:
-    return raw_header(*image.shape[:2], 8 * image.itemsize) + image.astype(f'>u{image.itemsize}').tobytes()
 
 
 def array(data: bytes) -> np.ndarray:
@@ -27,11 +22,10 @@ def array(data: bytes) -> np.ndarray:
 
 
 @pytest.mark.parametrize('image', [COLOUR, DEEP, COLOUR[..., 0], DEEP[..., 0]], ids=['8', '16', 'gray 8', 'gray 16'])
-@pytest.mark.parametrize('extension', ['.png', '.tif', 'raw', '.bmp'])
+@pytest.mark.parametrize('extension', ['.png', '.tif', 'raw'])
 def test_decode_keeps_values_and_depth(image: np.ndarray, extension: str) -> None:
-    if (extension == 'raw' and image.ndim == 2) or (extension == '.bmp' and image.dtype != np.uint8):
-        pytest.skip('no such file')
-    data = as_raw(image) if extension == 'raw' else encode(image, extension)
+    image = np.dstack([image] * 3) if extension == 'raw' and image.ndim == 2 else image
+    data = encode_raw(image) if extension == 'raw' else encode(image, extension)
     pixels, shape = decode(array(data))
     assert shape == (31, 17)
     assert pixels.dtype == image.dtype
@@ -54,7 +48,7 @@ def test_decode_drops_alpha_and_ignores_orientation() -> None:
 
 @pytest.mark.parametrize('kind', ['.png', '.jpg', 'raw', 'raw16'])
 def test_decode_window_is_part_of_the_image(kind: str) -> None:
-    data = as_raw(COLOUR if kind == 'raw' else DEEP) if kind.startswith('raw') else encode(COLOUR, kind)
+    data = encode_raw(COLOUR if kind == 'raw' else DEEP) if kind.startswith('raw') else encode(COLOUR, kind)
     stored = array(data)
     whole, _ = decode(stored)
     for window in [np.s_[0:31, 0:17], np.s_[3:4, 7:8], np.s_[5:31, 0:9], np.s_[0:1, 2:17]]:
@@ -73,16 +67,10 @@ def test_decode_refuses_truncated_files(extension: str) -> None:
     for length in [*range(0, len(data), max(37, len(data) // 40)), len(data) - 1]:
         with pytest.raises(ValueError, match=r'truncated|decoded'):
             decode(array(data[:length]))
-
-
-@pytest.mark.parametrize('extension', ['.png', '.jpg'])
-def test_truncation_is_found_without_the_decoder(extension: str) -> None:
-    """OpenCV before version 5 fills the rest of a JPEG with gray."""
-    data = image_bytes(3, (31, 17), extension)
-    check_structure(data + b'appended by some programs')
-    for length in range(len(data) // 2, len(data), 29):
+    if extension in ('.png', '.jpg'):  # OpenCV before version 5 fills the rest of a JPEG with gray
+        check_structure(data + b'appended by some programs')
         with pytest.raises(ValueError, match='truncated'):
-            check_structure(data[:length])
+            check_structure(data[: len(data) - 30])
 
 
 def test_thumbnail_does_not_hide_truncation() -> None:
