@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dstnet_arch.data.frame_source import FolderSource, FrameSource, image_files, name_some, open_source, size_text
+from dstnet_arch.data.folder_layouts import image_files
+from dstnet_arch.data.frame_source import FolderSource, FrameSource, name_some, open_source, size_text
 from dstnet_arch.data.lmdb_format import natural_key
 from dstnet_arch.data.pairing import open_sources
 from dstnet_arch.errors import DataError, OptionsError
