@@ -119,7 +119,7 @@ def test_error_of_weights_that_basicsr_loads_is_explained(tmp_path: Path, form: 
         torch.jit.save(torch.jit.script(torch.nn.Identity()), path)
     elif form != 'none':
         path.write_bytes(evil_files({'params': Evil(tmp_path / 'owned')})[form])
-    told = r'flow\.pth does not exist' if form == 'none' else 'can run code'
+    told = 'No such file.*flow' if form == 'none' else 'can run code'
     with pytest.raises(CheckpointError, match=told), translate_weight_errors():
         torch.load(path)
     assert not (tmp_path / 'owned').exists()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -41,20 +40,6 @@ class Protocol:
             return None
         types = {'psnr': 'calculate_psnr', 'ssim': self.ssim}
         return {name: {'type': type_, 'crop_border': self.crop_border} for name, type_ in types.items()}
-
-    def unscored_frames(self, videos: Mapping[str, Sequence[str]]) -> frozenset[tuple[str, str]]:
-        """Return the frames that are not scored, as (video, frame).
-
-        Args:
-            videos: names of the videos and of their frames in order.
-        """
-        border = self.border_frames
-        return frozenset(
-            (video, frame)
-            for video, frames in videos.items()
-            for i, frame in enumerate(frames)
-            if not border <= i < len(frames) - border
-        )
 
     def __str__(self) -> str:
         """Return a description for reports."""

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dstnet_arch.data.lmdb_format import natural_key
-from dstnet_arch.errors import DataError
+from dstnet_arch.errors import DataError, counted
 from dstnet_arch.metrics.protocols import Over, Protocol
-from dstnet_arch.metrics.table import Table, csv_text, write_text
+from dstnet_arch.metrics.tables import Table, csv_text, write_text
 
 ROWS = {'input': 'blurry input', 'restored': 'restored'}
 """Rows of a report and their names in tables."""
@@ -75,12 +75,12 @@ class ScoreBook:
             for metric, score in zip(self.columns, scores, strict=True):
                 if math.isnan(score) or score == -math.inf:
                     raise DataError(
-                        f'{place}: {metric} is {score}. The metric is not defined for this frame: check the frame, '
-                        'or remove the metric from val:metrics.'
+                        f'{place}: {metric} is {score}. The metric is not defined for this frame, for example because '
+                        'it is too small: check the frame, or remove the metric from val:metrics.'
                     )
             if (video, frame) in self._scores[row]:
                 raise DataError(f'{place} was scored twice. Names of frames must be unique within a video.')
-            self._scores[row][video, frame] = tuple(scores)
+            self._scores[row][video, frame] = scores
 
     def mean(self, row: str, over: Over | None = None) -> dict[str, float]:
         """Return the mean of each metric, infinity if all scores are infinite; `{}` if the row has no scores.
@@ -91,8 +91,7 @@ class ScoreBook:
         """
         if (over or self.protocol.over) == 'frames':
             return self._means(list(self._scores[row].values()))
-        clips = self.clip_means(row).values()
-        return {metric: _finite_mean([clip[metric] for clip in clips]) for metric in self.columns if clips}
+        return self._means([tuple(means.values()) for means in self.clip_means(row).values()])
 
     def clip_means(self, row: str) -> dict[str, dict[str, float]]:
         """Return the mean of each metric over the frames of each video: {video: {metric: mean}}."""
@@ -115,38 +114,29 @@ class ScoreBook:
             *notes: more lines to print below the table.
         """
         videos = self._videos(*ROWS)
-        frames = sum(map(len, videos.values()))
-        counts = f'{frames} frame{"s" * (frames != 1)} of {len(videos)} video{"s" * (len(videos) != 1)}'
         means = {row: self.mean(row) for row in ROWS if self._scores[row]}
-        rows = [
-            [ROWS[row], *(f'{values[metric]:.{column.digits}f}' for metric, column in self.columns.items())]
-            for row, values in means.items()
-        ]
-        if len(means) == len(ROWS):
-            rows.append(['gain', *(self._gain(metric, means) for metric in self.columns)])
+        rows = [[ROWS[row]] for row in means] + [['gain']] * (len(means) == len(ROWS))
+        own_notes = []
+        for metric, (label, digits, higher_is_better) in self.columns.items():
+            values = [mean[metric] for mean in means.values()]
+            cells = [f'{value:.{digits}f}' for value in values]
+            if len(values) == len(ROWS):
+                gain = values[1] - values[0] if higher_is_better else values[0] - values[1]
+                cells.append(f'{gain:+.{digits}f}' if math.isfinite(gain) else '-')
+            rows = [[*row, cell] for row, cell in zip(rows, cells, strict=True)]
+            for row in means:
+                if count := self.infinite(row)[metric]:
+                    text = f'{count} infinite (identical frames), not included in the mean'
+                    own_notes.append(f'{label}, {ROWS[row]}: {text}')
+            if not higher_is_better:
+                own_notes.append(f'{label}: lower is better')
+        frames = counted(sum(map(len, videos.values())), 'frame')
         return Table(
-            title=f'{self.dataset}: {counts}',
+            title=f'{self.dataset}: {frames} of {counted(len(videos), "video")}',
             header=['', *(column.label for column in self.columns.values())],
             rows=rows,
-            notes=[*self._notes(), f'Protocol {self.protocol}', *notes],
+            notes=[*own_notes, f'Protocol {self.protocol}', *notes],
         )
-
-    def _gain(self, metric: str, means: Mapping[str, Mapping[str, float]]) -> str:
-        column = self.columns[metric]
-        gain = means['restored'][metric] - means['input'][metric]
-        if not math.isfinite(gain):
-            return '-'
-        return f'{gain if column.higher_is_better else -gain:+.{column.digits}f}'
-
-    def _notes(self) -> list[str]:
-        notes = [
-            f'{column.label}, {name}: {count} infinite (identical frames), not included in the mean'
-            for metric, column in self.columns.items()
-            for row, name in ROWS.items()
-            if (count := self.infinite(row)[metric])
-        ]
-        lower = [column.label for column in self.columns.values() if not column.higher_is_better]
-        return notes + [f'{label}: lower is better' for label in lower]
 
     def summary(self, **extra: Any) -> dict[str, Any]:
         """Return the means and their meaning, ready for JSON, followed by `extra`.
@@ -190,14 +180,18 @@ class ScoreBook:
         header = [*(f'{row}_{metric}' for metric in self.columns for row in ROWS), 'protocol']
         frame_lines: list[list[object]] = [['video', 'frame', *header]]
         clip_lines: list[list[object]] = [['video', 'frames', *header]]
-        clip_means = {row: self.clip_means(row) for row in ROWS}
+        empty = ('',) * len(self.columns)
+
+        def line(first: str, second: object, scores: Iterable[Sequence[object]]) -> list[object]:
+            return [first, second, *(cell for pair in zip(*scores, strict=True) for cell in pair), self.protocol.name]
+
+        clip_means = [self.clip_means(row) for row in ROWS]
         for video, frames in self._videos(*ROWS).items():
             for frame in frames:
-                scores = {row: self._scores[row].get((video, frame)) for row in ROWS}
-                cells = [values[i] if (values := scores[row]) else '' for i in range(len(self.columns)) for row in ROWS]
-                frame_lines.append([video, frame, *cells, self.protocol.name])
-            cells = [clip_means[row].get(video, {}).get(metric, '') for metric in self.columns for row in ROWS]
-            clip_lines.append([video, len(frames), *cells, self.protocol.name])
+                scores = (self._scores[row].get((video, frame), empty) for row in ROWS)
+                frame_lines.append(line(video, frame, scores))
+            means = (tuple(of_row[video].values()) if video in of_row else empty for of_row in clip_means)
+            clip_lines.append(line(video, len(frames), means))
         text = json.dumps(self.summary(**extra), indent=2, allow_nan=False, ensure_ascii=False)
         frames_csv = folder / f'{stem}_frames.csv'
         write_text(frames_csv, csv_text(frame_lines))
@@ -214,15 +208,12 @@ class ScoreBook:
         return videos
 
     def _means(self, scores: Sequence[tuple[float, ...]]) -> dict[str, float]:
-        if not scores:
-            return {}
-        return {metric: _finite_mean([values[i] for values in scores]) for i, metric in enumerate(self.columns)}
-
-
-def _finite_mean(values: Sequence[float]) -> float:
-    finite = [value for value in values if math.isfinite(value)]
-    # fsum rounds once at the end, so the result does not depend on the order.
-    return math.fsum(finite) / len(finite) if finite else math.inf
+        means = {}
+        for metric, values in zip(self.columns, zip(*scores, strict=True), strict=False):  # empty without scores
+            finite = [value for value in values if math.isfinite(value)]
+            # fsum rounds once at the end, so the result does not depend on the order.
+            means[metric] = math.fsum(finite) / len(finite) if finite else math.inf
+        return means
 
 
 def _without_infinity(values: Mapping[str, float]) -> dict[str, float | None]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from dstnet_arch.data.frame_source import size_text
 from dstnet_arch.errors import DataError
 from dstnet_arch.metrics.psnr import batch_psnr
-from dstnet_arch.metrics.ssim import RADIUS, ssim
+from dstnet_arch.metrics.ssim import ssim
 from dstnet_arch.metrics.ssim3d import ssim3d
 
 # These give the same values as the functions registered under these names, but in batches, on any device, and on a CPU
@@ -24,12 +24,6 @@ _BATCHED: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     'calculate_ssim': ssim,
     'calculate_ssim3d': ssim3d,
 }
-_MINIMUM_SIDES = {'calculate_ssim': 2 * RADIUS + 1, 'calculate_niqe': 96}  # NIQE: one of its blocks
-
-
-def least_side(opt: Mapping[str, Any]) -> int:
-    """Return the shortest side of a frame, in pixels, that an entry of `val.metrics` can score."""
-    return 2 * int(opt.get('crop_border') or 0) + _MINIMUM_SIDES.get(opt['type'], 1)
 
 
 def needs_reference(opt: Mapping[str, Any]) -> bool:
@@ -52,13 +46,11 @@ class Scorer:
 
     Attributes:
         on_any_device: True if all metrics are computed in batches.
-        needs_reference: True if any metric compares with ground truth.
     """
 
     def __init__(self, metrics: Mapping[str, Mapping[str, Any]]) -> None:
         self._metrics = [dict(opt) for opt in metrics.values()]
         self.on_any_device = all(map(_is_batched, self._metrics))
-        self.needs_reference = any(map(needs_reference, self._metrics))
 
     def __call__(self, frames: Tensor, sharp: Tensor | None) -> list[tuple[float, ...]]:
         """Score frames.
@@ -71,19 +63,13 @@ class Scorer:
             For each frame its scores in the order of the metrics.
 
         Raises:
-            DataError: the frames differ in size from the ground truth, or are too small for one of the metrics.
+            DataError: the frames differ in size from the ground truth.
         """
         if sharp is not None and sharp.shape != frames.shape:
             raise DataError(
                 f'Frames of {size_text(frames.shape[-2:])} cannot be scored against ground truth of '
                 f'{size_text(sharp.shape[-2:])}. Deblurring keeps the size: use ground truth of the same size.'
             )
-        for opt in self._metrics:
-            if min(frames.shape[-2:]) < (least := least_side(opt)):
-                raise DataError(
-                    f'Frames of {size_text(frames.shape[-2:])} are too small for {opt["type"]}, which needs sides of '
-                    f'at least {least} pixels. Remove it from val:metrics, or set its crop_border to 0.'
-                )
         columns = [
             _batch_scores(opt, frames, sharp)
             if sharp is not None and _is_batched(opt)

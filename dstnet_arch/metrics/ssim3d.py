@@ -10,19 +10,18 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dstnet_arch.metrics.ssim import RADIUS, TAPS, blur, check_batches, ssim_sum
+from dstnet_arch.metrics.ssim import RADIUS, TAPS, blur, ssim_sum
 
 
-def _channel_matrix() -> list[list[float]]:
+def _channel_matrix() -> Tensor:
     """Window along the channels as a 3x3 matrix: row i holds the weights for output channel i.
 
     With replicate padding, taps outside the three channels read the nearest channel.
     """
-    matrix = [[0.0] * 3 for _ in range(3)]
+    matrix = np.zeros((3, 3))
     for channel in range(3):
-        for offset, tap in zip(range(-RADIUS, RADIUS + 1), TAPS, strict=True):
-            matrix[channel][min(max(channel + offset, 0), 2)] += tap
-    return matrix
+        np.add.at(matrix[channel], np.clip(channel + np.arange(-RADIUS, RADIUS + 1), 0, 2), TAPS)
+    return torch.from_numpy(matrix)
 
 
 CHANNEL_MATRIX = _channel_matrix()
@@ -49,12 +48,7 @@ def ssim3d(a: Tensor, b: Tensor) -> Tensor:
 
     Returns:
         (N,) float64 on the inputs' device, without gradients; exactly 1 for identical images.
-
-    Raises:
-        ValueError: the shapes differ or are not (N, 3, H, W).
-        TypeError: the inputs are neither uint8 nor floating point.
     """
-    check_batches('ssim3d', a, b)
     return torch.stack([_ssim3d_of_pair(x.double(), y.double()) for x, y in zip(a, b, strict=True)])
 
 
@@ -66,8 +60,7 @@ def _ssim3d_of_pair(a: Tensor, b: Tensor) -> Tensor:
 
 def _blur(volumes: Tensor) -> Tensor:
     """Apply the window along all three axes: (Q, 3, h + 10, w + 10) -> (Q, 3, h, w)."""
-    matrix = torch.tensor(CHANNEL_MATRIX, dtype=volumes.dtype, device=volumes.device)
-    return torch.einsum('ij,qjhw->qihw', matrix, blur(volumes))
+    return torch.einsum('ij,qjhw->qihw', CHANNEL_MATRIX.to(volumes), blur(volumes))
 
 
 def calculate_ssim3d(
@@ -91,34 +84,17 @@ def calculate_ssim3d(
         **kwargs: ignored; BasicSR passes all keys of the options file, e.g. `better`.
 
     Raises:
-        ValueError: the shapes differ or are not those of colour images, the border leaves no pixels, unknown
-            `input_order`, or `test_y_channel=True`.
-        TypeError: the images are neither uint8 nor floating point.
+        ValueError: the shapes differ or are not those of colour images, or `test_y_channel=True`.
     """
     if test_y_channel:
         raise ValueError('calculate_ssim3d: test_y_channel must be false: SSIM-3D is defined on all three channels')
-    if input_order not in ('HWC', 'CHW'):
-        raise ValueError(f"calculate_ssim3d: input_order is {input_order!r}; allowed: 'HWC' or 'CHW'")
-    shape = f'({"H, W, 3" if input_order == "HWC" else "3, H, W"})'
-    channels = input_order.index('C')
-    if img.shape != img2.shape or img.ndim != 3 or img.shape[channels] != 3:
+    planes = [image.transpose(2, 0, 1) if input_order == 'HWC' else image for image in (img, img2) if image.ndim == 3]
+    if img.shape != img2.shape or not planes or len(planes[0]) != 3:
         raise ValueError(
-            f'calculate_ssim3d: expected two images of one shape {shape}, got {img.shape} and {img2.shape}'
+            f'calculate_ssim3d: expected two colour images of one shape ({input_order}), got {img.shape} and '
+            f'{img2.shape}'
         )
-    height, width = (side for axis, side in enumerate(img.shape) if axis != channels)
-    if crop_border < 0 or min(height, width) <= 2 * crop_border:
-        raise ValueError(
-            f'calculate_ssim3d: crop_border is {crop_border}; it must be at least 0 and leave some of the '
-            f'{height}x{width} pixels'
-        )
-    return float(ssim3d(*(_to_batch(image, input_order, crop_border) for image in (img, img2))))
-
-
-def _to_batch(image: NDArray[Any], input_order: str, crop_border: int) -> Tensor:
-    if image.dtype != np.uint8 and not np.issubdtype(image.dtype, np.floating):
-        raise TypeError(f'calculate_ssim3d: expected uint8 or floating point values in 0..255, got {image.dtype}')
-    planes = image.transpose(2, 0, 1) if input_order == 'HWC' else image
-    _, height, width = planes.shape
-    planes = planes[:, crop_border : height - crop_border, crop_border : width - crop_border]
+    _, height, width = planes[0].shape
+    inner = (..., slice(crop_border, height - crop_border), slice(crop_border, width - crop_border))
     # Copied, because torch supports neither negative strides nor, without a warning, read-only arrays.
-    return torch.from_numpy(np.array(planes, order='C'))[None]
+    return float(ssim3d(*(torch.from_numpy(np.array(image[inner], order='C'))[None] for image in planes)))

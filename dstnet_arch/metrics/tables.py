@@ -1,4 +1,4 @@
-"""Result tables: measured scores among the scores that papers print, and the command ``dstnet tables``.
+"""Tables of scores as text, Markdown and CSV: measured scores among those that papers print, and ``dstnet tables``.
 
 `published.json` holds the printed scores: those of DSTNet's own Tables 1 to 3 (origin 'paper'), and methods and sets
 that are not in them, from other papers (origin 'quoted').
@@ -7,6 +7,8 @@ that are not in them, from other papers (origin 'quoted').
 from __future__ import annotations
 
 import argparse
+import csv
+import io
 import json
 import math
 import re
@@ -14,33 +16,104 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, NamedTuple
 
 from dstnet_arch.errors import DataError, printable
-from dstnet_arch.files import read_json
+from dstnet_arch.files import atomic_file, read_json
 from dstnet_arch.metrics.protocols import PROTOCOLS
-from dstnet_arch.metrics.table import Table, csv_text, write_text
 
 MEASURED = 'measured'
 FORMATS = ('text', 'markdown', 'csv')
-CSV_HEADER = (
-    *('table', 'rank', 'method', 'psnr', 'ssim', 'origin', 'source'),
-    *('protocol', 'date', 'dataset', 'frames', 'weights'),
-)
-"""Columns of a CSV file; those from `protocol` on are empty for printed scores."""
 
+_NUMBER = re.compile(r'([-+]?(\d+(\.\d+)?|inf)|-)?')
 _ABOUT_QUOTED = (
     "paper: DSTNet's paper (CVPR 2023), as printed; quoted: other papers. Papers compute SSIM in different ways (the "
     'measured one is SSIM-3D), so the ranks follow PSNR.'
 )
 _SUMMARIES = '*_summary.json'
-_FORMAT_BY_SUFFIX = {'.md': 'markdown', '.csv': 'csv'}
-_NAMES_SHOWN = 5
+
+
+# ---- tables in general
 
 
 @dataclass(frozen=True)
-class Row:
-    """One method in a table.
+class Table:
+    """A table for people to read; columns of numbers are right-aligned.
+
+    Attributes:
+        title: the line above the table.
+        header: names of the columns.
+        rows: the cells.
+        highlighted: indices of rows to highlight: with an asterisk in text, in bold in Markdown.
+        notes: lines below the table.
+    """
+
+    title: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    highlighted: frozenset[int] = frozenset()
+    notes: Sequence[str] = ()
+
+    def text(self) -> str:
+        """Return the table for a terminal."""
+        marks = ['', *('*' if i in self.highlighted else '' for i in range(len(self.rows)))]
+        lines = [[mark, *cells] for mark, cells in zip(marks, [self.header, *self.rows], strict=True)]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        right = [False, *self._right_aligned()]
+        text = [
+            '  '.join(
+                cell.rjust(width) if to_right else cell.ljust(width)
+                for cell, width, to_right in zip(cells, widths, right, strict=True)
+                if width
+            ).rstrip()
+            for cells in lines
+        ]
+        return '\n'.join([self.title, *text, *self.notes])
+
+    def markdown(self) -> str:
+        """Return a heading, the table and the notes as Markdown."""
+        rules = ['---:' if to_right else '---' for to_right in self._right_aligned()]
+        lines = [_line(self.header), _line(rules)]
+        for i, row in enumerate(self.rows):
+            cells = [re.sub(r'([\\|*_`<\[])', r'\\\1', cell) for cell in row]
+            lines.append(_line(f'**{cell}**' if i in self.highlighted else cell for cell in cells))
+        return '\n\n'.join([f'### {self.title}', '\n'.join(lines), *self.notes]) + '\n'
+
+    def _right_aligned(self) -> list[bool]:
+        columns = zip(*self.rows, strict=True) if self.rows else [()] * len(self.header)
+        return [all(_NUMBER.fullmatch(cell) for cell in column) for column in columns]
+
+
+def _line(cells: Iterable[str]) -> str:
+    return f'| {" | ".join(cells)} |'
+
+
+def csv_text(rows: Iterable[Sequence[object]]) -> str:
+    """Return rows as CSV; numbers keep all their digits."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator='\n').writerows(rows)
+    return text.getvalue()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically.
+
+    Raises:
+        DataError: the file cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_file(path) as file:
+            file.write(text.encode('utf-8'))
+    except (OSError, ValueError) as error:
+        raise DataError(f'Cannot write {path}: {error}. Free some space or choose another folder.') from error
+
+
+# ---- tables of methods
+
+
+class Row(NamedTuple):
+    """One method in a table of methods.
 
     Attributes:
         method: name of the method, or of the run.
@@ -66,13 +139,14 @@ class Row:
     frames: int | None = None
     weights: str = ''
 
-    @property
-    def details(self) -> str:
-        """Text of the last column."""
-        if self.origin != MEASURED:
-            return self.source
-        frames = f'{self.frames} frame{"s" * (self.frames != 1)}'
-        return ', '.join([self.date, f'{frames} of {self.dataset}', self.source, self.weights])
+    def cells(self, rank: int) -> list[str]:
+        """Return the cells of a table for people to read."""
+        psnr, ssim = ('-' if score is None else f'{score:.{n}f}' for score, n in ((self.psnr, 2), (self.ssim, 4)))
+        details = self.source
+        if self.origin == MEASURED:
+            frames = f'{self.frames} frame{"s" * (self.frames != 1)} of {self.dataset}'
+            details = ', '.join([self.date, frames, self.source, self.weights])
+        return [str(rank), self.method, psnr, ssim, self.origin, details]
 
 
 @dataclass(frozen=True)
@@ -89,34 +163,25 @@ class ResultTable:
     rows: tuple[Row, ...]
     notes: tuple[str, ...] = ()
 
-    def render(self, format_: str) -> str:
-        """Return the table in one of `FORMATS`; CSV has no header and keeps all digits."""
-        if format_ == 'csv':
-            return csv_text(
-                [
-                    *(self.title, rank, row.method, row.psnr, row.ssim, row.origin, row.source),
-                    *(row.protocol, row.date, row.dataset, row.frames, row.weights),
-                ]
-                for rank, row in enumerate(self.rows, 1)
-            )
-        table = Table(
+    def table(self) -> Table:
+        """Return the table for people to read, with the measured rows highlighted."""
+        return Table(
             title=self.title,
             header=['#', 'Method', 'PSNR (dB)', 'SSIM', 'Origin', 'Details'],
-            rows=[
-                [str(rank), row.method, _number(row.psnr, 2), _number(row.ssim, 4), row.origin, row.details]
-                for rank, row in enumerate(self.rows, 1)
-            ],
+            rows=[row.cells(rank) for rank, row in enumerate(self.rows, 1)],
             highlighted=frozenset(i for i, row in enumerate(self.rows) if row.origin == MEASURED),
             notes=self.notes,
         )
-        return table.markdown() if format_ == 'markdown' else table.text() + '\n'
 
 
 def render(tables: Sequence[ResultTable], format_: str) -> str:
-    """Return several tables as one text in one of `FORMATS`."""
+    """Return tables as one text in one of `FORMATS`. CSV keeps all digits and has a column for each field of `Row`."""
     if format_ == 'csv':
-        return csv_text([CSV_HEADER]) + ''.join(table.render('csv') for table in tables)
-    return '\n'.join(table.render(format_) for table in tables)
+        lines = [[table.title, rank, *row] for table in tables for rank, row in enumerate(table.rows, 1)]
+        return csv_text([['table', 'rank', *Row._fields], *lines])
+    if format_ == 'markdown':
+        return '\n'.join(table.table().markdown() for table in tables)
+    return '\n'.join(table.table().text() + '\n' for table in tables)
 
 
 @cache
@@ -143,125 +208,95 @@ def measured_row(summary: Mapping[str, Any]) -> Row:
 
     Args:
         summary: content of a `*_summary.json`.
-
-    Raises:
-        ValueError: an entry is missing or wrong.
     """
-    try:
-        protocol = PROTOCOLS[summary['protocol']]
-        means = summary[f'mean_over_{protocol.over}']['restored']
-        notes = [f'iteration {summary["iteration"]}'] if 'iteration' in summary else []
-        notes += ['self-ensemble'] if summary.get('self_ensemble') else []
-        notes += [precision] if (precision := summary.get('precision', 'fp32')) != 'fp32' else []
-        weights = PurePath(summary['weights'] or 'no weights given').name if 'weights' in summary else 'in training'
-        return Row(
-            method=_text(summary['run'] + (f' ({", ".join(notes)})' if notes else '')),
-            psnr=_mean(means, summary['metrics'], 'calculate_psnr', protocol.crop_border),
-            ssim=_mean(means, summary['metrics'], protocol.ssim or 'calculate_ssim3d', protocol.crop_border),
-            origin=MEASURED,
-            source=_text(summary['network']['type']),
-            protocol=protocol.name,
-            date=_text(summary['date']),
-            dataset=_text(summary['dataset']),
-            frames=int(summary['frames']),
-            weights=_text(weights),
-        )
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f'not a summary written by a test of this version ({type(error).__name__}: {error})') from None
+    protocol = PROTOCOLS[summary['protocol']]
 
+    def mean(type_: str) -> float | None:
+        for name, opt in summary['metrics'].items():
+            same_crop = (opt.get('crop_border') or 0) == protocol.crop_border
+            if opt['type'] == type_ and same_crop and not opt.get('test_y_channel'):
+                value = summary[f'mean_over_{protocol.over}']['restored'][name]
+                return math.inf if value is None else float(value)  # JSON has no infinity
+        return None
 
-def result_tables(summaries: Iterable[Mapping[str, Any]]) -> list[ResultTable]:
-    """Return one table for each test set and protocol, in the order of their first summaries.
-
-    Printed scores are included for protocol dstnet only, the one that the paper used.
-
-    Raises:
-        ValueError: a summary is wrong; see `measured_row`.
-    """
-    groups: dict[tuple[str, str], list[Row]] = {}
-    for row in map(measured_row, summaries):
-        printed = published_for(row.dataset)
-        groups.setdefault((printed['dataset'] if printed else row.dataset, row.protocol), []).append(row)
-    return [_table(*key, rows) for key, rows in groups.items()]
-
-
-def _table(dataset: str, protocol: str, rows: Sequence[Row]) -> ResultTable:
-    notes = [f'Protocol {PROTOCOLS[protocol]}.']
-    printed = published_for(dataset)
-    if not printed or protocol != 'dstnet':
-        return ResultTable(f'{dataset}, protocol {protocol}', _ranked(rows), tuple(notes))
-    notes += [
-        f'{row.method}: {row.frames} of the {printed["frames"]} frames, so not comparable.'
-        for row in rows
-        if printed['frames'] not in (None, row.frames)
-    ]
-    return ResultTable(
-        title=printed['title'],
-        rows=_ranked([*rows, *(Row(**row) for row in printed['rows'])]),
-        notes=(*notes, _ABOUT_QUOTED, *printed['notes']),
+    notes = [f'iteration {summary["iteration"]}'] if 'iteration' in summary else []
+    notes += ['self-ensemble'] if summary.get('self_ensemble') else []
+    notes += [precision] if (precision := summary.get('precision', 'fp32')) != 'fp32' else []
+    weights = PurePath(summary['weights'] or 'no weights given').name if 'weights' in summary else 'in training'
+    return Row(
+        method=summary['run'] + (f' ({", ".join(notes)})' if notes else ''),
+        psnr=mean('calculate_psnr'),
+        ssim=mean(protocol.ssim or 'calculate_ssim3d'),
+        origin=MEASURED,
+        source=summary['network']['type'],
+        protocol=protocol.name,
+        date=summary['date'],
+        dataset=summary['dataset'],
+        frames=int(summary['frames']),
+        weights=weights,
     )
 
 
-def _ranked(rows: Iterable[Row]) -> tuple[Row, ...]:
-    return tuple(sorted(rows, key=lambda row: -math.inf if row.psnr is None else row.psnr, reverse=True))
+def result_tables(rows: Iterable[Row]) -> list[ResultTable]:
+    """Return one table for each test set and protocol, in the order of their first measured rows.
+
+    Printed scores are included for protocol dstnet only, the one that the paper used.
+    """
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        printed = published_for(row.dataset)
+        groups.setdefault((printed['dataset'] if printed else row.dataset, row.protocol), []).append(row)
+    return [_result_table(*key, group) for key, group in groups.items()]
 
 
-def _mean(
-    means: Mapping[str, float | None], metrics: Mapping[str, Mapping[str, Any]], type_: str, crop_border: int
-) -> float | None:
-    """Mean of the metric with this type and crop; None if the run has none."""
-    for name, opt in metrics.items():
-        if opt['type'] == type_ and (opt.get('crop_border') or 0) == crop_border and not opt.get('test_y_channel'):
-            mean = means[name]
-            return math.inf if mean is None else float(mean)  # JSON has no infinity
-    return None
+def _result_table(dataset: str, protocol: str, rows: list[Row]) -> ResultTable:
+    title, notes = f'{dataset}, protocol {protocol}', [f'Protocol {PROTOCOLS[protocol]}.']
+    printed = published_for(dataset)
+    if printed and protocol == 'dstnet':
+        title = printed['title']
+        notes += [
+            f'{row.method}: {row.frames} of the {printed["frames"]} frames, so not comparable.'
+            for row in rows
+            if printed['frames'] not in (None, row.frames)
+        ]
+        notes += [_ABOUT_QUOTED, *printed['notes']]
+        rows = [*rows, *(Row(**row) for row in printed['rows'])]
+    rows = sorted(rows, key=lambda row: -math.inf if row.psnr is None else row.psnr, reverse=True)
+    return ResultTable(title, tuple(rows), tuple(notes))
 
 
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f'{value!r} is not a text')
-    return printable(value.replace('\n', ' '))
+# ---- the command
 
 
-def _number(score: float | None, digits: int) -> str:
-    return '-' if score is None else f'{score:.{digits}f}'
-
-
-def read_summaries(results: Sequence[Path]) -> list[Mapping[str, Any]]:
-    """Read the summaries of test runs.
+def read_results(paths: Iterable[Path]) -> list[Row]:
+    """Read the rows of test runs.
 
     Args:
-        results: folders with `*_summary.json` files, or such files.
+        paths: summaries, or folders that contain summaries at any depth.
 
     Raises:
         DataError: a folder contains none, or a file is not the summary of a run.
     """
-    files = [file for path in results for file in (_summaries_in(path) if path.is_dir() else [path])]
-    return [_read_summary(file) for file in {file.resolve(): file for file in files}.values()]
-
-
-def _summaries_in(folder: Path) -> list[Path]:
-    files = sorted(folder.glob(_SUMMARIES))
-    if not files:
-        below = sorted({str(file.parent) for file in folder.glob(f'*/{_SUMMARIES}')})
-        hint = (
-            f'Pass one of its folders: {", ".join(below[:_NAMES_SHOWN])}{", …" * (len(below) > _NAMES_SHOWN)}.'
-            if below
-            else 'A test with ground truth (dataroot_gt) writes one for each set: dstnet test -opt …'
-        )
-        raise DataError(f'{folder} contains no {_SUMMARIES}. {hint}')
-    return files
-
-
-def _read_summary(file: Path) -> Mapping[str, Any]:
-    try:
-        summary = read_json(file)
-        measured_row(summary)
-    except OSError as error:
-        raise DataError(f'Cannot read {file}: {error.strerror}. Pass the folder of a test below results/.') from None
-    except ValueError as error:
-        raise DataError(f'{file} is damaged or of another version: {error}. Run the test again.') from None
-    return summary
+    files: dict[Path, Path] = {}
+    for path in paths:
+        found = sorted(path.rglob(_SUMMARIES)) if path.is_dir() else [path]
+        if not found:
+            raise DataError(
+                f'{path} contains no {_SUMMARIES}. A test with ground truth (dataroot_gt) writes one for each set: '
+                'dstnet test -opt …'
+            )
+        files |= {file.resolve(): file for file in found}
+    rows = []
+    for file in files.values():
+        try:
+            rows.append(measured_row(read_json(file)))
+        except OSError as error:
+            raise DataError(f'Cannot read {file}: {error.strerror}. Pass a folder of results.') from None
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise DataError(
+                f'{file} is damaged or of another version ({type(error).__name__}: {error}). Run the test again.'
+            ) from None
+    return rows
 
 
 def command(arguments: Sequence[str]) -> None:
@@ -281,8 +316,9 @@ def command(arguments: Sequence[str]) -> None:
     parser.add_argument('--overwrite', action='store_true', help='replace FILE if it exists')
     args = parser.parse_args(arguments)
 
-    by_suffix = _FORMAT_BY_SUFFIX.get(args.output.suffix.lower(), 'text') if args.output else 'text'
-    text = render(result_tables(read_summaries(args.results)), args.format or by_suffix)
+    suffix = args.output.suffix.lower() if args.output else ''
+    format_ = args.format or {'.md': 'markdown', '.csv': 'csv'}.get(suffix, 'text')
+    text = printable(render(result_tables(read_results(args.results)), format_))
     if args.output is None:
         print(text, end='')
     elif args.output.exists() and not args.overwrite:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import pickle
 import random
+import textwrap
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +25,10 @@ from dstnet_arch.errors import CheckpointError, first_line
 from dstnet_arch.files import INCOMPLETE_SUFFIX, atomic_file
 from dstnet_arch.models.distributed import Ranks
 
-_NAMES_SHOWN = 5
+_PROBLEM_LENGTH = 200
 _SCHEDULER_PROGRESS = ('last_epoch', '_step_count', '_last_lr')
 _IMPLEMENTATION_FLAGS = {'fused', 'foreach', 'capturable', 'differentiable'}  # these do not change the optimiser
-
-
-# ---- weights
+_MOMENTS = {'exp_avg', 'exp_avg_sq', 'max_exp_avg_sq', 'exp_inf', 'momentum_buffer', 'square_avg', 'grad_avg', 'sum'}
 
 
 def load_weights(net: nn.Module, path: str, strict: bool = True, param_key: str | None = 'params') -> None:
@@ -50,7 +48,8 @@ def load_weights(net: nn.Module, path: str, strict: bool = True, param_key: str 
     try:
         net.load_state_dict(state_dict, strict=True)
     except RuntimeError as error:  # raised after PyTorch has loaded all weights that fit
-        problem = f'{path} does not fit {type(net).__name__}: {_first_problems(error)}'
+        details = ' '.join(textwrap.shorten(line, _PROBLEM_LENGTH) for line in str(error).splitlines()[1:4])
+        problem = f'{path} does not fit {type(net).__name__}: {details}'
         if strict:
             raise CheckpointError(
                 f'{problem} Set network_g to the network of this file, choose another file, or set '
@@ -59,39 +58,23 @@ def load_weights(net: nn.Module, path: str, strict: bool = True, param_key: str 
         get_root_logger().warning(f'{problem} The other weights were loaded.')
 
 
-def _first_problems(error: RuntimeError) -> str:
-    """The first keys of each kind of problem that `load_state_dict` reports."""
-    problems = [line.strip() for line in str(error).splitlines()[1:]]
-    for i, problem in enumerate(problems):
-        keys = problem.split(', ')
-        if problem.startswith(('Missing key', 'Unexpected key')) and len(keys) > _NAMES_SHOWN:
-            problems[i] = f'{", ".join(keys[:_NAMES_SHOWN])} and {len(keys) - _NAMES_SHOWN} more.'
-    more = f' And {len(problems) - _NAMES_SHOWN} more.' if len(problems) > _NAMES_SHOWN else ''
-    return ' '.join(problems[:_NAMES_SHOWN]) + more
-
-
 @contextmanager
 def translate_weight_errors() -> Iterator[None]:
     """Translate errors of BasicSR's networks and losses that load weights by themselves.
 
     Raises:
-        CheckpointError: their file does not exist or contains more than tensors.
+        CheckpointError: their file does not exist, cannot be downloaded, or contains more than tensors.
     """
-    option = 'It is set by network_g (spynet_path, edvr_path, load_path) or needed by train:perceptual_opt.'
     try:
         yield
-    except FileNotFoundError as error:
-        raise CheckpointError(f'The file {error.filename} does not exist. {option} Set another path.') from error
-    except (pickle.UnpicklingError, RuntimeError) as error:  # the latter for TorchScript and the oldest files
-        if 'weights_only' not in str(error):
+    except (OSError, pickle.UnpicklingError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and 'weights_only' not in str(error):
             raise
         raise CheckpointError(
-            'A weights file contains more than tensors, or no weights at all. It was not loaded, because loading it '
-            f'can run code from the file. {option} If you trust the file, save its state dict with torch.save.'
+            'Weights that network_g (spynet_path, edvr_path, load_path) or train:perceptual_opt loads cannot be read: '
+            f'{first_line(error)}. Files that contain more than tensors are refused, because they can run code: save '
+            'the state dict of a file that you trust with torch.save.'
         ) from error
-
-
-# ---- checkpoints
 
 
 def save_checkpoint(content: Mapping[str, Any], path: Path) -> None:
@@ -103,9 +86,7 @@ def save_checkpoint(content: Mapping[str, Any], path: Path) -> None:
 
     Raises:
         CheckpointError: the file cannot be written, for instance because the disk is full.
-        TypeError: see `plain`.
     """
-    content = plain(content)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         for leftover in path.parent.glob(f'.*{INCOMPLETE_SUFFIX}'):
@@ -117,24 +98,6 @@ def save_checkpoint(content: Mapping[str, Any], path: Path) -> None:
             f'Cannot write the checkpoint {path}: {first_line(error)}. Earlier checkpoints are unchanged. Free some '
             'space or fix the permissions, then continue with --auto_resume.'
         ) from error
-
-
-def plain(value: Any, name: str = 'checkpoint') -> Any:
-    """Copy nested containers and convert NumPy numbers to Python's, as required for ``weights_only`` loading.
-
-    Raises:
-        TypeError: a value has another type; the message names it.
-    """
-    if isinstance(value, np.generic):
-        return value.item()
-    if value is None or isinstance(value, (bool, int, float, str, Tensor)):
-        return value
-    if isinstance(value, Mapping):
-        return {key: plain(item, f'{name}.{key}') for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        items = [plain(item, f'{name}[{i}]') for i, item in enumerate(value)]
-        return items if isinstance(value, list) else tuple(items)
-    raise TypeError(f'{name} is of {type(value).__name__}; allowed: tensors, numbers, strings and None')
 
 
 # ---- random generators
@@ -220,11 +183,11 @@ def translate_state_errors() -> Iterator[None]:
     """
     try:
         yield
-    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        reason = first_line(error) if isinstance(error, ValueError) else f'{type(error).__name__}: {first_line(error)}'
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise CheckpointError(
-            f'The training state does not fit the options: {reason}. Resume with the network_g, train:optim_g and '
-            'train:scheduler of that run, or start a new run from its weights (path:pretrain_network_g).'
+            f'The training state does not fit the options ({type(error).__name__}: {first_line(error)}). Resume with '
+            'the network_g, train:optim_g and train:scheduler of that run, or start a new run from its weights '
+            '(path:pretrain_network_g).'
         ) from error
 
 
@@ -236,62 +199,36 @@ def resume_optimizer(optimizer: Optimizer, saved: Mapping[str, Any]) -> None:
         saved: its saved state.
 
     Raises:
-        ValueError: the state belongs to other parameters. Other errors if it is not the state of an optimiser.
+        ValueError: the state belongs to other parameters.
     """
-    example = deepcopy(optimizer)
     groups = []
     for now, before in zip(optimizer.state_dict()['param_groups'], saved['param_groups'], strict=True):
         settings = {key: value for key, value in now.items() if key not in ('params', 'lr')}
         _log_changes('train:optim_g', before, settings)
-        groups.append({**before, **settings, 'lr': float(before['lr'])})
+        groups.append({**before, **settings})
     optimizer.load_state_dict({'state': saved['state'], 'param_groups': groups})
-    _check_moments(optimizer, example)
+    for parameter, state in optimizer.state.items():
+        for name in _MOMENTS & state.keys():  # PyTorch's kernels do not check the shapes and would read beyond the end
+            if isinstance(state[name], Tensor) and state[name].shape != parameter.shape:
+                raise ValueError(f'{name} has shape {tuple(state[name].shape)} for weights of {tuple(parameter.shape)}')
 
 
-def _check_moments(optimizer: Optimizer, example: Optimizer) -> None:
-    """Compare the shapes of a loaded state with those of a fresh one, because PyTorch's kernels do not check them.
-
-    Args:
-        optimizer: after loading.
-        example: a copy from before, which is modified.
-    """
-    parameters, examples = (
-        [parameter for group in each.param_groups for parameter in group['params']] for each in (optimizer, example)
-    )
-    for parameter in examples:
-        parameter.grad = torch.zeros_like(parameter)
-    example.step()
-    for parameter, twin in zip(parameters, examples, strict=True):
-        if parameter not in optimizer.state:
-            continue
-        for name, fresh in example.state[twin].items():
-            loaded = optimizer.state[parameter].get(name)
-            if isinstance(fresh, Tensor) and torch.as_tensor(loaded).shape != fresh.shape:
-                raise ValueError(f'{name} has shape {tuple(loaded.shape)} for a parameter of {tuple(fresh.shape)}')
-
-
-def resume_scheduler(scheduler: Any, saved: Mapping[str, Any], iterations: int) -> None:
+def resume_scheduler(scheduler: Any, saved: Mapping[str, Any]) -> None:
     """Load the position in the schedule.
 
     Args:
         scheduler: created from the options.
         saved: its saved state.
-        iterations: number of finished iterations.
 
     Raises:
-        KeyError, TypeError, ValueError: it is not the state of a scheduler.
+        KeyError: it is not the state of a scheduler.
     """
     settings = {key: value for key, value in scheduler.state_dict().items() if key not in _SCHEDULER_PROGRESS}
     _log_changes('train:scheduler', saved, settings)
-    progress = {key: saved[key] for key in _SCHEDULER_PROGRESS}
-    if not all(isinstance(progress[key], int) for key in ('last_epoch', '_step_count')):
-        raise ValueError('the position in the schedule is not an integer')
-    if not 0 <= progress['last_epoch'] <= iterations:
-        raise ValueError(f'the position in the schedule is {progress["last_epoch"]} after {iterations} iterations')
-    scheduler.load_state_dict({**progress, '_last_lr': [float(lr) for lr in progress['_last_lr']]})
+    scheduler.load_state_dict({key: saved[key] for key in _SCHEDULER_PROGRESS})
 
 
 def _log_changes(section: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     for key in sorted(before.keys() & now.keys() - _IMPLEMENTATION_FLAGS):
-        if plain(before[key]) != plain(now[key]) and not key.startswith('_'):
+        if before[key] != now[key] and not key.startswith('_'):
             get_root_logger().warning(f'{section}:{key} was {before[key]}; the resumed run uses {now[key]}.')

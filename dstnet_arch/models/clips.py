@@ -68,26 +68,22 @@ class _StockClips:
     def __init__(self, dataset: Any) -> None:
         self.opt: dict[str, Any] = dataset.opt
         self._dataset = dataset
-        self._items: list[tuple[str, list[str]]] = []  # for each item its video and the frames that count
-        root = Path(self.opt['dataroot_lq'])
         if hasattr(dataset, 'data_info'):
-            self.has_gt = True
             paths = dataset.data_info['lq_path']
-            # VideoTestVimeo90KDataset stores all paths of a window.
-            places = [_place(path if isinstance(path, str) else path[len(path) // 2], root) for path in paths]
+            self.has_gt = True
         else:
             self.has_gt = bool(dataset.paths) and isinstance(dataset.paths[0], dict)
-            places = [_place(path['lq_path'] if self.has_gt else path, root) for path in dataset.paths]
+            paths = [path['lq_path'] if self.has_gt else path for path in dataset.paths]
+        places = [_place(path, Path(self.opt['dataroot_lq'])) for path in paths]
         frames_of: dict[str, list[str]] = {}
         for video, frame in places:
             frames_of.setdefault(video, []).append(frame)
         self.videos: Mapping[str, Sequence[str]] = frames_of
         self.num_frames = len(places)
+        self._items = [(video, [frame]) for video, frame in places]  # of each item its video and the frames that count
         if hasattr(dataset, 'folders'):  # complete videos
             video_of = dict(zip(dataset.data_info['folder'], (video for video, _ in places), strict=True))
             self._items = [(video_of[folder], frames_of[video_of[folder]]) for folder in dataset.folders]
-        else:
-            self._items = [(video, [frame]) for video, frame in places]
 
     def __len__(self) -> int:
         return len(self._items)
@@ -106,9 +102,10 @@ class _StockClips:
         return clip
 
 
-def _place(path: str, root: Path) -> tuple[str, str]:
+def _place(path: str | Sequence[str], root: Path) -> tuple[str, str]:
     """Return the video, i.e. the folder, and the name of a frame."""
-    file = Path(path)
+    # VideoTestVimeo90KDataset stores all paths of a window.
+    file = Path(path if isinstance(path, str) else path[len(path) // 2])
     relative = file.relative_to(root) if file.is_relative_to(root) else file  # keys of an LMDB have no root
     folder = relative.parent if relative.parent != Path() else Path(root.absolute().name)
     return folder.as_posix(), relative.stem
@@ -141,16 +138,8 @@ def load_clip(dataset: ClipDataset, index: int, with_inputs: bool) -> Clip:
         dataset: the test set.
         index: number of the clip.
         with_inputs: True if the blurry frames are scored.
-
-    Raises:
-        DataError: the data set does not yield clips.
     """
     item = dataset[index]
-    if missing := [key for key in ('lq', 'video', 'frames', 'keep') if key not in item]:
-        raise DataError(
-            f'{type(dataset).__name__} yields clips without {", ".join(missing)}. Set the type of the data set to '
-            'VideoRecurrentDeblurTestDataset.'
-        )
     keep = slice(*map(int, item['keep']))
     bit_depth = bit_depth_of(dataset)
     return Clip(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -12,7 +13,7 @@ from torch import distributed as dist
 from dstnet_arch.errors import DSTNetError, TrainingError, first_line
 
 _LONGEST_WAIT = timedelta(days=7)
-_CONTACT_LOST = ('connection', 'socket', 'broken pipe', 'timed out', 'timeout', 'remote process exited', 'aborted')
+_CONTACT_LOST = re.compile('connection|socket|broken pipe|timed out|timeout|remote process exited|aborted', re.I)
 
 T = TypeVar('T')
 
@@ -71,12 +72,9 @@ def translate_dist_errors() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if not (dist.is_available() and dist.is_initialized()):
-            raise
         text = str(error)
-        if not isinstance(error, dist.DistError) and not ('gloo' in text or 'NCCL' in text):
-            raise
-        if not any(sign in text.lower() for sign in _CONTACT_LOST):
+        communicates = dist.is_available() and (isinstance(error, dist.DistError) or 'gloo' in text or 'NCCL' in text)
+        if not communicates or not _CONTACT_LOST.search(text):
             raise
         raise TrainingError(
             f'Rank {dist.get_rank()} of {dist.get_world_size()} has lost another rank, which has ended or does not '

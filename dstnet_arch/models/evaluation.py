@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-import time
 from collections import deque
-from collections.abc import Callable, Container, Generator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import cv2
@@ -23,23 +20,6 @@ from dstnet_arch.metrics.report import Record
 from dstnet_arch.metrics.scorer import Scorer, to_picture
 from dstnet_arch.models.clips import Clip, ClipDataset, bit_depth_of, load_clip, score_values, to_levels
 from dstnet_arch.progress import Progress
-
-
-@dataclass
-class Evaluation:
-    """Result of `evaluate`.
-
-    Attributes:
-        records: scores of the blurry frames (row 'input') and the restored ones.
-        num_frame: number of restored frames.
-        seconds: total time.
-        restore_seconds: the part of it spent in the network. In the rest, it waits for loading, scoring and saving.
-    """
-
-    records: list[Record] = field(default_factory=list)
-    num_frame: int = 0
-    seconds: float = 0.0
-    restore_seconds: float = 0.0
 
 
 def image_path(folder: Path, video: str, frame: str, suffix: str | None) -> Path:
@@ -69,11 +49,10 @@ def evaluate(
     unscored: Container[tuple[str, str]] = (),
     truncate: bool = False,
     save_path: Callable[[str, str], Path] | None = None,
-    explain: Callable[[Tensor], str | None] = lambda lq: None,
     rank: int = 0,
     world_size: int = 1,
     progress: Progress | None = None,
-) -> Evaluation:
+) -> list[Record]:
     """Restore the clips `rank`, `rank + world_size`, … of a test set, and score and save their frames.
 
     While the network runs, threads load the next clip and score and save the previous frames. The number of waiting
@@ -90,78 +69,69 @@ def evaluate(
         truncate: quantise restored values by truncation instead of rounding.
         save_path: returns the path for a restored (video, frame), saved with the bit depth of the data set; None: do
             not save.
-        explain: describes the first non-finite value for a clip whose restored values are not finite.
         rank: number of this process.
         world_size: number of processes that share the clips.
         progress: receives the number of frames that all processes have finished, estimated from this one.
 
+    Returns:
+        Scores of the blurry frames (row 'input') and the restored ones.
+
     Raises:
         DataError: a clip cannot be loaded, scored or saved, or its restored values are not finite.
     """
-    result = Evaluation()
-    start = time.perf_counter()
+    records: list[Record] = []
     num_worker = max(1, (os.cpu_count() or 1) // (2 * world_size))
     pending: deque[Future[list[Record]]] = deque()
 
     def collect(at_most: int) -> None:
         while len(pending) > at_most:
-            result.records += pending.popleft().result()
-            result.num_frame += 1
+            records.extend(pending.popleft().result())
             if progress is not None:
                 progress.update(min(world_size, dataset.num_frames - progress.done))
 
+    loader = ThreadPoolExecutor(1, thread_name_prefix='load')
     pool = ThreadPoolExecutor(num_worker, thread_name_prefix='score')
-    indices = range(rank, len(dataset), world_size)
     try:
-        with closing(_load_ahead(dataset, indices, score_input and scorer is not None)) as clips:
-            for clip in clips:
-                since = time.perf_counter()
-                restored = _restored_levels(restore, clip, bit_depth_of(dataset), truncate, explain)
-                result.restore_seconds += time.perf_counter() - since
-                scored = [i for i, frame in enumerate(clip.frames) if (clip.video, frame) not in unscored]
-                if scorer is not None and score_device is not None:
-                    result.records += _score(clip, scored, restored, scorer, score_device)
-                if save_path or score_device is None:
-                    restored = restored.cpu()
-                for i, frame in enumerate(clip.frames):
-                    path = save_path(clip.video, frame) if save_path else None
-                    in_thread = scorer if score_device is None and i in scored else None
-                    pending.append(pool.submit(_finish_frame, clip, i, restored, in_thread, path))
-                    collect(at_most=4 * num_worker)
+        indices = range(rank, len(dataset), world_size)
+        for clip in _load_ahead(loader, dataset, indices, score_input and scorer is not None):
+            restored = _restored_levels(restore, clip, bit_depth_of(dataset), truncate)
+            scored = [i for i, frame in enumerate(clip.frames) if (clip.video, frame) not in unscored]
+            if scorer is not None and score_device is not None and scored:
+                records += _score(clip, scored, restored, scorer, score_device)
+            if save_path or score_device is None:
+                restored = restored.cpu()
+            for i, frame in enumerate(clip.frames):
+                path = save_path(clip.video, frame) if save_path else None
+                in_thread = scorer if score_device is None and i in scored else None
+                pending.append(pool.submit(_finish_frame, clip, i, restored, in_thread, path))
+                collect(at_most=4 * num_worker)
         collect(at_most=0)
     finally:
+        loader.shutdown(cancel_futures=True)
         pool.shutdown(cancel_futures=True)
-    result.seconds = time.perf_counter() - start
-    return result
+    return records
 
 
-def _load_ahead(dataset: ClipDataset, indices: range, with_inputs: bool) -> Generator[Clip, None, None]:
+def _load_ahead(
+    loader: ThreadPoolExecutor, dataset: ClipDataset, indices: Sequence[int], with_inputs: bool
+) -> Iterator[Clip]:
     """Load each clip while the previous one is in use."""
-    with ThreadPoolExecutor(1, thread_name_prefix='load') as loader:
-        ahead: deque[Future[Clip]] = deque()
-        for index in indices:
-            ahead.append(loader.submit(load_clip, dataset, index, with_inputs))
-            if len(ahead) > 1:
-                yield ahead.popleft().result()
-        if ahead:
-            yield ahead.popleft().result()
+    ahead: Future[Clip] | None = None
+    for index in indices:
+        ready, ahead = ahead, loader.submit(load_clip, dataset, index, with_inputs)
+        if ready:
+            yield ready.result()
+    if ahead:
+        yield ahead.result()
 
 
-def _restored_levels(
-    restore: Callable[[Tensor], Tensor],
-    clip: Clip,
-    bit_depth: int,
-    truncate: bool,
-    explain: Callable[[Tensor], str | None],
-) -> Tensor:
+def _restored_levels(restore: Callable[[Tensor], Tensor], clip: Clip, bit_depth: int, truncate: bool) -> Tensor:
     restored = restore(clip.lq)[0, clip.keep]
     finite = torch.isfinite(restored).flatten(1).all(1).tolist()
     if not all(finite):
-        reason = explain(clip.lq)
-        first = f' The first: {reason}.' if reason else ''
         raise DataError(
-            f'Frame {clip.frames[finite.index(False)]} of {clip.video}: the network returned non-finite values.{first} '
-            'Check its weights (path:pretrain_network_g), or set val:precision=fp32.'
+            f'Frame {clip.frames[finite.index(False)]} of {clip.video}: the network returned non-finite values. Check '
+            'its weights (path:pretrain_network_g), or set val:precision=fp32.'
         )
     return to_levels(restored, bit_depth, truncate)
 
@@ -173,15 +143,12 @@ def _finish_frame(clip: Clip, number: int, restored: Tensor, scorer: Scorer | No
     return _score(clip, [number], restored, scorer, restored.device) if scorer else []
 
 
-def _score(clip: Clip, numbers: Sequence[int], restored: Tensor, scorer: Scorer, device: torch.device) -> list[Record]:
+def _score(clip: Clip, numbers: list[int], restored: Tensor, scorer: Scorer, device: torch.device) -> list[Record]:
     """Score frames of a clip, given by their positions among those that count."""
-    if not numbers:
-        return []
-    chosen = list(numbers)
-    names = [clip.frames[i] for i in chosen]
+    names = [clip.frames[i] for i in numbers]
 
     def values(levels: Tensor) -> Tensor:
-        return score_values(levels[chosen].to(device))
+        return score_values(levels[numbers].to(device))
 
     try:
         targets = None if clip.targets is None else values(clip.targets)

@@ -7,7 +7,6 @@ from copy import deepcopy
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from basicsr.data import build_dataset
@@ -18,17 +17,16 @@ from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from dstnet_arch.errors import DataError, OptionsError, TrainingError
+from dstnet_arch.errors import OptionsError, TrainingError
 from dstnet_arch.memory_errors import translate_oom
 from dstnet_arch.models import checkpoints
 from dstnet_arch.models.checkpoints import save_checkpoint, translate_state_errors
 from dstnet_arch.models.distributed import Ranks
 from dstnet_arch.models.kernels import choose_kernels, resume_kernels
 from dstnet_arch.models.self_ensemble import self_ensemble
-from dstnet_arch.models.settings import check_streaming, compile_network, make_optimizer
-from dstnet_arch.models.training import TrainingStep
-from dstnet_arch.models.validation import Validator, best_to_resume, saved_means
-from dstnet_arch.nonfinite import first_nonfinite
+from dstnet_arch.models.training import TrainingStep, make_optimizer
+from dstnet_arch.models.validation import Validator
+from dstnet_arch.streaming.stages import stages_of
 from dstnet_arch.streaming.streamer import Streamer
 
 
@@ -39,8 +37,9 @@ class VideoRecurrentDeblurModel(SRModel):
     parts and their gradients are averaged, so iterations, schedule, checkpoints and logs mean the same for every k.
     `datasets.train.batch_size_per_gpu` is the batch of a step, a multiple of k.
 
-    A resumed run takes its progress (moments, learning rate, averaged weights, loss scale, random generators, best
-    scores) from the training state, and its settings (weight decay, period of the schedule, …) from the options.
+    A resumed run takes its progress (moments, learning rate, averaged weights, loss scale, random generators) from the
+    training state, the best scores so far from the files of scores, and its settings (weight decay, period of the
+    schedule, …) from the options.
 
     Attributes:
         lq: the blurry batch set by `feed_data`, (B, T, 3, H, W), RGB in [0, 1].
@@ -57,26 +56,23 @@ class VideoRecurrentDeblurModel(SRModel):
     """
 
     def __init__(self, opt: dict[str, Any]) -> None:
-        if opt['num_gpu'] != 0 and not torch.cuda.is_available():
-            raise OptionsError(
-                f'num_gpu is {opt["num_gpu"]}, but PyTorch {torch.__version__} finds no GPU. Set num_gpu to 0 or auto, '
-                'or install a PyTorch with CUDA and an NVIDIA driver for it.'
-            )
         self.ranks = Ranks(opt['rank'], opt['world_size'], opt['dist'])
         self.val_opt: dict[str, Any] = opt.get('val') or {}
         device = torch.device('cuda' if opt['num_gpu'] != 0 else 'cpu')
         self._kernels = choose_kernels(self.ranks, device)
         self.validator = Validator(opt, device, self.ranks)
-        self._last_validation: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
         with checkpoints.translate_weight_errors():
             # Stock BasicSR keeps the best scores of the metrics in the options.
             super().__init__({**opt, 'val': {**self.val_opt, 'metrics': self.validator.metrics}})
         if not self.is_train:
             get_root_logger().info(f'Precision: {self.validator.precision}')
         if self.val_opt.get('streaming'):
-            check_streaming(self.get_bare_model(self.net_g))
+            try:
+                stages_of(self._net_to_restore())
+            except TypeError as error:
+                raise OptionsError(f'val:streaming is true, but: {error} Set it to false.') from None
         if self.val_opt.get('compile') and (not self.is_train or self.ema_decay > 0):
-            compile_network(self._net_to_restore())
+            _compile(self._net_to_restore())
 
     # ---- building
 
@@ -123,7 +119,7 @@ class VideoRecurrentDeblurModel(SRModel):
                 strict = self.opt['path'].get('strict_load_g', True)
                 self.load_network(self.net_g_ema, load_path, strict, 'params_ema')
         if train_opt.get('compile'):  # also used by validation, unless there are averaged weights
-            compile_network(net)
+            _compile(net)
         self.setup_optimizers()
         self.setup_schedulers()
 
@@ -134,35 +130,20 @@ class VideoRecurrentDeblurModel(SRModel):
     # ---- training
 
     def feed_data(self, data: Mapping[str, Any]) -> None:
-        """Set the batch: 'lq' (B, T, 3, H, W) and, with ground truth, 'gt' of the same shape.
-
-        Raises:
-            DataError: 'lq' is missing.
-        """
-        if 'lq' not in data:
-            raise DataError(f'The data set yields {", ".join(data)}; video deblurring needs "lq".')
+        """Set the batch: 'lq' (B, T, 3, H, W) and, with ground truth, 'gt' of the same shape."""
         self.lq = self._to_device(data['lq'])
         if 'gt' in data:
             self.gt = self._to_device(data['gt'])
-        elif hasattr(self, 'gt'):
-            del self.gt  # of the previous batch
 
     def _to_device(self, batch: Tensor) -> Tensor:
         batch = batch.to(self.device, non_blocking=True)
         if batch.is_cuda:
             # Stock CUDAPrefetcher copies in its own stream, which could reuse this memory too early.
             batch.record_stream(torch.cuda.current_stream())
-        # On the CPU, `to` returns the caller's own tensor; a view keeps its shape if the caller squeezes that in place.
-        return batch[:]
+        return batch
 
     def optimize_parameters(self, current_iter: int) -> None:
-        """Make one step of the optimiser on the batch set by `feed_data`; see `TrainingStep.run`.
-
-        Raises:
-            DataError: the batch has no ground truth.
-        """
-        if not hasattr(self, 'gt'):
-            raise DataError('The training set yields no "gt", but training needs sharp frames. Set its dataroot_gt.')
+        """Make one step of the optimiser on the batch set by `feed_data`; see `TrainingStep.run`."""
         self._rng.before_step()
         self.training.run(self.lq, self.gt, self.optimizer_g, current_iter)
         if self.ema_decay > 0:
@@ -240,7 +221,7 @@ class VideoRecurrentDeblurModel(SRModel):
             TrainingError: a loss or the weights are not finite; nothing was saved.
             CheckpointError: a file cannot be written; earlier files are unchanged.
         """
-        self.training.loss_watch.read()
+        self.training.read_losses()
         for name, parameter in self.get_bare_model(self.net_g).named_parameters():
             if not torch.isfinite(parameter).all():
                 raise TrainingError(
@@ -280,8 +261,6 @@ class VideoRecurrentDeblurModel(SRModel):
             'precision': self.training.precision.name,
             'kernels': self._kernels,
             'rng': rng,
-            'best_metric_results': getattr(self, 'best_metric_results', {}),
-            'protocol': self.validator.protocol.name,
         }
         save_checkpoint(state, Path(self.opt['path']['training_states'], f'{current_iter}.state'))
 
@@ -301,13 +280,12 @@ class VideoRecurrentDeblurModel(SRModel):
             for optimizer, saved in zip(self.optimizers, resume_state['optimizers'], strict=True):
                 checkpoints.resume_optimizer(optimizer, saved)
             for scheduler, saved in zip(self.schedulers, resume_state['schedulers'], strict=True):
-                checkpoints.resume_scheduler(scheduler, saved, resume_state['iter'])
+                checkpoints.resume_scheduler(scheduler, saved)
             if self.training.scaler.is_enabled() and resume_state.get('scaler'):
                 self.training.scaler.load_state_dict(resume_state['scaler'])
-            self.best_metric_results = best_to_resume(resume_state, self.validator)
-            # BasicSR saves an iteration before it validates it, so the state lacks the scores of this iteration.
-            for dataset, means in saved_means(self._scores_folder(), resume_state['iter'], self.validator):
-                self._update_best(dataset, means, resume_state['iter'])
+        if self.ranks.rank == 0:
+            for iteration, dataset, means in self.validator.saved_scores(self._scores_folder, resume_state['iter']):
+                self._update_best(dataset, means, iteration)
         if (before := resume_state.get('precision', self.training.precision.name)) != self.training.precision.name:
             get_root_logger().warning(f'train:precision was {before}; the resumed run uses {self.training.precision}.')
         self._kernels = resume_kernels(resume_state, self._kernels)
@@ -323,13 +301,16 @@ class VideoRecurrentDeblurModel(SRModel):
         for phase, dataset_opt in self.opt.get('datasets', {}).items():
             if phase.split('_')[0] != 'val' or not self.validator.metrics_for(bool(dataset_opt.get('dataroot_gt'))):
                 continue
-            name = dataset_opt['name']
-            summary = self._scores_folder() / f'{name}_{iteration}_summary.json'
-            if self.ranks.gather(summary.exists)[0]:  # written by rank 0
-                continue
-            get_root_logger().info(f'{name}: running the missed validation of iteration {iteration}.')
-            dataset = build_dataset(dataset_opt)
-            self.validation(SimpleNamespace(dataset=dataset), iteration, None, self.val_opt.get('save_img', False))
+            if not self._is_validated(dataset_opt['name'], iteration):
+                get_root_logger().info(
+                    f'{dataset_opt["name"]}: running the missed validation of iteration {iteration}.'
+                )
+                dataset = build_dataset(dataset_opt)
+                self.validation(SimpleNamespace(dataset=dataset), iteration, None, self.val_opt.get('save_img', False))
+
+    def _is_validated(self, dataset: str, iteration: int) -> bool:
+        summary = self._scores_folder / f'{dataset}_{iteration}_summary.json'
+        return self.ranks.gather(summary.exists)[0]  # written by rank 0
 
     def _classes(self) -> list[str]:
         return [type(part).__name__ for part in (*self.optimizers, *self.schedulers)]
@@ -357,14 +338,14 @@ class VideoRecurrentDeblurModel(SRModel):
         folder = Path(self.opt['path']['visualization'], name)
         iteration: int | None = None
         if self.is_train:
-            self.training.loss_watch.read()
+            self.training.read_losses()
             total = int(self.opt['train'].get('total_iter', current_iter))
             # After the last iteration BasicSR validates once more, with a counter beyond the end.
-            if int(current_iter) > total and self._last_validation.get(dataset) == total:
+            if int(current_iter) > total and self._is_validated(name, total):
                 return
-            iteration = self._last_validation[dataset] = min(int(current_iter), total)
+            iteration = min(int(current_iter), total)
             folder /= str(iteration)
-        book = self.validator.run(dataset, folder, self.restore, self._first_nonfinite, save_img)
+        book = self.validator.run(dataset, folder, self.restore, save_img)
         if book is None or self.ranks.rank != 0:
             return
         self.metric_results = book.mean('restored')
@@ -373,19 +354,21 @@ class VideoRecurrentDeblurModel(SRModel):
         else:
             self._update_best(name, self.metric_results, iteration)
             best = self.best_metric_results[name]
-            self.validator.report(book, dataset, self._scores_folder(), iteration, best)
+            self.validator.report(book, dataset, self._scores_folder, iteration, best)
         if tb_logger:
             for metric, value in self.metric_results.items():
                 tb_logger.add_scalar(f'metrics/{name}/{metric}', value, current_iter)
 
-    def _first_nonfinite(self, lq: Tensor) -> str | None:
-        return first_nonfinite(self._net_to_restore(), lambda: self.restore(lq))
-
-    def _update_best(self, dataset: str, means: Mapping[str, float | None], current_iter: int | str) -> None:
+    def _update_best(self, dataset: str, means: Mapping[str, float], iteration: int) -> None:
         self._initialize_best_metric_results(dataset)
         for metric, mean in means.items():
-            # JSON has no infinity and stores None instead.
-            self._update_best_metric_result(dataset, metric, float('inf') if mean is None else mean, current_iter)
+            self._update_best_metric_result(dataset, metric, mean, iteration)
 
+    @property
     def _scores_folder(self) -> Path:
         return Path(self.opt['path']['experiments_root'], 'scores')
+
+
+def _compile(net: Any) -> None:
+    """Compile a network in place; of our networks, only the step of the propagation."""
+    getattr(net, 'compile_steps', net.compile)()

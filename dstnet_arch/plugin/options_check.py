@@ -94,13 +94,9 @@ def _check_dataset(values: Any, phase: str, run: Run) -> dict[str, Any]:
     if any(missing.values()):
         fail(*(problem(text, key) for key, text in missing.items() if text))
     try:
-        dataset: Any = targets('dataset')[section.type]({**right, 'phase': phase})
+        targets('dataset')[section.type]({**right, 'phase': phase})
     except DSTNetError as error:
         fail(problem(str(error)))
-    if phase != 'train' and dataset.gt is not None:
-        for clip, frames in dataset.gt.clips.items():
-            side = min(dataset.gt.shape(clip, frames[0])), f'{clip} in {dataset.gt.root}'
-            run.smallest = min(run.smallest or side, side)
     return right
 
 

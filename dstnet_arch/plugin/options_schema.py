@@ -57,7 +57,6 @@ class Run:
         check_paths: True if the data and weights must exist.
         dist: True if a launcher starts several processes.
         auto_resume: True if the run resumes from its last training state.
-        smallest: shortest side of the scored frames in pixels, and their place, once the data are opened.
     """
 
     opt: dict[str, Any]
@@ -65,7 +64,6 @@ class Run:
     check_paths: bool
     dist: bool
     auto_resume: bool
-    smallest: tuple[int, str] | None = None
 
     @property
     def on_cpu(self) -> bool:

@@ -13,7 +13,6 @@ from pydantic_core import PydanticCustomError
 
 from dstnet_arch.archs.checkpoint import read_state_dict
 from dstnet_arch.errors import CheckpointError
-from dstnet_arch.metrics.scorer import least_side
 from dstnet_arch.plugin.options_environment import missing_file, missing_package, missing_vgg_weights
 from dstnet_arch.plugin.options_schema import Count, Section, fail, problem, run_of, typed
 
@@ -251,19 +250,12 @@ class Train(_Computing):
         return self
 
 
-def _check_metrics(metrics: dict[Any, Any], info: ValidationInfo) -> dict[Any, Any]:
+def _check_metrics(metrics: dict[Any, Any]) -> dict[Any, Any]:
     for name, metric in metrics.items():
         if not isinstance(name, str) or not name.isprintable() or not name.strip():
             raise PydanticCustomError('name', 'text in one line as the name of each metric, such as psnr')
         if metric['type'] == 'calculate_ssim3d' and metric.get('test_y_channel'):
             fail(problem('true given, but SSIM-3D uses all channels; allowed: false', name, 'test_y_channel'))
-        smallest, least = run_of(info).smallest, least_side(metric)
-        if smallest and smallest[0] < least:
-            text = (
-                f'{metric["type"]} needs sides of at least {least} pixels, twice the crop_border included, but a frame '
-                f'of {smallest[1]} has {smallest[0]}. Use a smaller crop_border, or remove this metric.'
-            )
-            fail(problem(text, name))
     return metrics
 
 

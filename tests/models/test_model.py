@@ -22,7 +22,7 @@ from model_parts import (
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from dstnet_arch.errors import CheckpointError, DataError, OptionsError, TrainingError
+from dstnet_arch.errors import CheckpointError, OptionsError, TrainingError
 
 CHARBONNIER = {'type': 'CharbonnierLoss', 'eps': 1e-12}
 
@@ -65,13 +65,6 @@ def test_accum_iter_gives_the_gradients_and_losses_of_the_full_batch(tmp_path: P
     for name in full:
         torch.testing.assert_close(split[name], full[name], rtol=0, atol=1e-6)
         assert full[name].abs().max() > 1e-4
-
-
-def test_accum_iter_refuses_a_batch_that_it_does_not_divide(tmp_path: Path) -> None:
-    model = make_model(train_options(tmp_path, accum_iter=3))
-    model.feed_data(batch(1))
-    with pytest.raises(OptionsError, match=r'4 clips .*accum_iter=3 equal .*batch_size_per_gpu'):
-        model.optimize_parameters(1)
 
 
 def test_ema_decay_averages_weights_and_restores_with_them(tmp_path: Path) -> None:
@@ -242,15 +235,6 @@ def test_optim_g_accepts_optimizers_of_pytorch(tmp_path: Path) -> None:
         train(model, range(1, 2))
         assert type(model.optimizer_g) is getattr(torch.optim, name)
         assert model.optimizer_g.defaults.get('momentum', 0) == settings.get('momentum', 0)
-    for optim_g, message in [
-        ({'type': 'AdamV', 'lr': 1e-3}, r'type is AdamV; allowed: .*AdamW'),
-        ({'type': 'LBFGS', 'lr': 1e-3}, 'type is LBFGS; allowed'),
-        ({'type': 'lr_scheduler', 'lr': 1e-3}, 'type is lr_scheduler; allowed'),
-        ({'type': 'AdamW', 'lr': 1e-3, 'momentum': 0.9}, r'AdamW: .*momentum.* arguments: lr, betas'),
-        ({'type': 'AdamW', 'lr': 1e-3, 'betas': [0.9, 2.0]}, r'AdamW: Invalid beta'),
-    ]:
-        with pytest.raises(OptionsError, match=message):
-            make_model(train_options(tmp_path, optim_g=optim_g))
 
 
 class ToyPerceptualLoss(nn.Module):
@@ -265,8 +249,6 @@ def test_options_select_the_losses(tmp_path: Path) -> None:
     if 'ToyPerceptualLoss' not in LOSS_REGISTRY:
         LOSS_REGISTRY.register(ToyPerceptualLoss)
     losses: dict[str, Any] = {'pixel_opt': None, 'frequency_opt': None}
-    with pytest.raises(OptionsError, match='no loss'):
-        make_model(train_options(tmp_path, **losses))
     losses['frequency_opt'] = {'type': 'FrequencyLoss'}
     losses['perceptual_opt'] = {'type': 'ToyPerceptualLoss'}
     model = make_model(train_options(tmp_path, **losses))
@@ -281,21 +263,6 @@ def test_network_that_changes_the_shape_is_refused(tmp_path: Path) -> None:
     model.feed_data(batch(1))
     with pytest.raises(OptionsError, match=r'TwiceAsLarge maps .* to .*32\), .*keeps the shape'):
         model.optimize_parameters(1)
-
-
-def test_feed_data_keeps_its_own_shape(tmp_path: Path) -> None:
-    model = make_model(train_options(tmp_path))
-    data = batch(1, size=1)
-    model.feed_data(data)
-    data['lq'].squeeze_(0)
-    data['gt'].squeeze_(0)
-    assert model.lq.shape == model.gt.shape == (1, 3, 3, 16, 16)
-    model.feed_data({'lq': batch(2)['lq']})
-    assert not hasattr(model, 'gt')
-    with pytest.raises(DataError, match='dataroot_gt'):
-        model.optimize_parameters(1)
-    with pytest.raises(DataError, match=r'yields gt; .* needs "lq"'):
-        model.feed_data({'gt': data['gt']})
 
 
 def test_load_network_reads_pth_and_safetensors(tmp_path: Path) -> None:
@@ -331,16 +298,16 @@ def test_load_network_unwraps_halved_weights_of_other_tools(tmp_path: Path, pref
 def test_load_network_names_keys_that_do_not_fit(tmp_path: Path) -> None:
     state = TinyVideoNet().state_dict()
     del state['first.bias']
-    state.update({f'extra.{i}': torch.zeros(1) for i in range(9)}, **{'second.bias': torch.zeros(7)})
+    state.update({f'extra.{i}': torch.zeros(1) for i in range(40)}, **{'second.bias': torch.zeros(7)})
     path = tmp_path / 'net.pth'
     torch.save({'params': state}, path)
     opt = test_options(tmp_path)
     opt['path'].update(pretrain_network_g=str(path))
     with pytest.raises(CheckpointError) as caught:
         make_model(opt)
-    for part in ('first.bias', 'extra.0', 'and 4 more', 'size mismatch for second.bias', 'strict_load_g=false'):
+    for part in ('first.bias', 'extra.0', '[...]', 'size mismatch for second.bias', 'strict_load_g=false'):
         assert part in str(caught.value)
-    assert 'extra.8' not in str(caught.value)
+    assert 'extra.39' not in str(caught.value)
 
     opt['path'].update(strict_load_g=False)
     with logged() as lines:
@@ -366,12 +333,6 @@ def test_out_of_memory_is_translated(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(model.net_g, 'forward', lambda x: x @ torch.ones(3, 3))
     with pytest.raises(RuntimeError, match='shapes'):
         model.restore(batch(1)['lq'])
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason='there is a GPU')
-def test_missing_gpu_is_reported(tmp_path: Path) -> None:
-    with pytest.raises(OptionsError, match=r'num_gpu is 1, .* Set num_gpu to 0'):
-        make_model({**train_options(tmp_path), 'num_gpu': 1})
 
 
 def test_step_restore_and_save_draw_no_random_numbers(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from model_parts import make_model, train_options
 from torch import Tensor
 
 from dstnet_arch.archs.checkpoint import load_checkpoint
-from dstnet_arch.models.settings import make_optimizer
+from dstnet_arch.models.training import make_optimizer
 
 ROOT = Path(__file__).parents[2]
 
