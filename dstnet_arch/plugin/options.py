@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import ast
 import copy
 import os
+import re
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from importlib import import_module
@@ -85,6 +85,13 @@ class _Loader(yaml.SafeLoader):
 
 
 _Loader.add_constructor(None, _Loader.leave_out)  # every tag that SafeLoader does not know
+# YAML 1.1 reads 1e-4 as text, and a run named 2025-03-07 as a date.
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(':timestamp')]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_FLOAT = re.compile(r'[-+]?\d+(\.\d*)?[eE][-+]?\d+$')
+_Loader.add_implicit_resolver('tag:yaml.org,2002:float', _FLOAT, list('-+0123456789'))
 
 
 def read_options(path: str | Path, strict: bool = False) -> dict[str, Any]:
@@ -109,12 +116,7 @@ def read_options(path: str | Path, strict: bool = False) -> dict[str, Any]:
     try:
         loader = _Loader(text)
         opt = loader.get_single_data()
-    except (
-        yaml.YAMLError,
-        ValueError,
-        TypeError,
-        RecursionError,
-    ) as error:  # PyYAML does not convert bad values' errors
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:  # PyYAML does not convert all of them
         mark = getattr(error, 'problem_mark', None)
         reason = f'line {mark.line + 1}: {getattr(error, "problem", "")}' if mark else ' '.join(str(error).split())
         raise OptionsError(
@@ -156,7 +158,7 @@ def released_types(opt: dict[str, Any]) -> dict[str, str]:
 
 
 def force(opt: dict[str, Any], entries: Sequence[str]) -> dict[str, Any]:
-    """Apply ``--force_yml`` entries to a copy of the options as stock BasicSR does, without evaluating code.
+    """Apply ``--force_yml`` entries to a copy of the options. Their values are read as in an options file.
 
     Raises:
         OptionsError: an entry is not of the form ``key=value`` or ``section:key=value``, or names a section that the
@@ -245,17 +247,17 @@ def _is_finite(opt: dict[str, Any]) -> bool:
     return False
 
 
-def _forced_value(entry: str, value: str) -> Any:
-    from basicsr.utils.options import _postprocess_yml_value
-
+def _forced_value(entry: str, text: str) -> Any:
     try:
-        # BasicSR evaluates text that starts with a bracket as Python.
-        return ast.literal_eval(value) if value.startswith('[') else _postprocess_yml_value(value)
-    except (ValueError, SyntaxError):
-        raise OptionsError(
-            f'--force_yml {entry}: {value} is not a value. '
-            'Allowed: a number, true, false, ~, text, or a list such as [1,2].'
-        ) from None
+        loader = _Loader(text)
+        value = loader.get_single_data()
+        if not loader.problems:
+            return value
+    except (yaml.YAMLError, ValueError):
+        pass
+    raise OptionsError(
+        f'--force_yml {entry}: {text} is not a value. Allowed: a number, true, false, ~, text, or a list such as [1,2].'
+    )
 
 
 def _paths(opt: dict[str, Any], prefix: str = '') -> Iterator[str]:

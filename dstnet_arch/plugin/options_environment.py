@@ -1,10 +1,8 @@
-"""Files and packages that options need and this machine lacks: one sentence each, with the remedy."""
+"""Data and weights that options name and that do not exist: one sentence each, with the remedy."""
 
 from __future__ import annotations
 
 import os
-import urllib.request
-from importlib.util import find_spec
 from pathlib import Path
 
 from dstnet_arch.weights.released import RELEASED
@@ -48,42 +46,6 @@ def missing_file(path: str) -> str | None:
     else:
         hint = 'Give a file that exists, or ~'
     return f'{_not_found(path)} {hint}'
-
-
-def missing_package(name: str, purpose: str) -> str | None:
-    """Return the problem with a package that is not installed."""
-    return None if find_spec(name) else f'{purpose} needs {name}, which is not installed: pip install {name}'
-
-
-def missing_vgg_weights(network: str) -> str | None:
-    """Return the problem with the perceptual loss if its weights are neither on disk nor can be downloaded.
-
-    Args:
-        network: `vgg_type` of the loss, e.g. 'vgg19'.
-    """
-    import torch
-    import torchvision
-
-    try:
-        url = torchvision.models.get_model_weights(network)['IMAGENET1K_V1'].url
-    except (ValueError, KeyError):
-        return f'vgg_type {network} given; allowed: vgg11, vgg13, vgg16 or vgg19, each also with _bn.'
-    name = url.rpartition('/')[2]
-    cached = Path(torch.hub.get_dir(), 'checkpoints', name)
-    if cached.is_file() or (network == 'vgg19' and Path('experiments/pretrained_models', name).is_file()):
-        return None
-    try:
-        urllib.request.urlopen(urllib.request.Request(url, method='HEAD'), timeout=10).close()
-    except OSError:
-        return f'{network} needs {cached}, which does not exist, and {url} cannot be reached. Copy the file there.'
-    return None
-
-
-def slurm_problem() -> str | None:
-    """Return the problem with ``--launcher slurm`` outside a Slurm job."""
-    if missing := [name for name in ('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_NODELIST') if name not in os.environ]:
-        return f'--launcher slurm needs a Slurm job ({missing[0]} is not set). Start with srun, or use torchrun.'
-    return None
 
 
 def _not_found(path: str) -> str:

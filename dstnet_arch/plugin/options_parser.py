@@ -15,7 +15,6 @@ import yaml
 
 from dstnet_arch.errors import OptionsError, install_excepthook
 from dstnet_arch.plugin.options import check_options, concerns_us, find_options, force, read_options
-from dstnet_arch.plugin.options_environment import slurm_problem
 from dstnet_arch.plugin.registration import names
 
 ParseOptions = Callable[..., tuple[dict[str, Any], argparse.Namespace]]
@@ -39,8 +38,8 @@ def checked_parse_options(parse: ParseOptions) -> ParseOptions:
 
         from dstnet_arch.plugin.run_lock import hold_run
 
-        if given.launcher == 'slurm' and (problem := slurm_problem()):
-            raise OptionsError(problem)
+        if given.launcher == 'slurm' and 'SLURM_PROCID' not in os.environ:
+            raise OptionsError('--launcher slurm needs a Slurm job. Start with srun, or use torchrun.')
         # For BasicSR's own torch.load, whatever the environment says. With both set, nothing can be loaded.
         os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = '1'
         os.environ.pop('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD', None)

@@ -10,7 +10,6 @@ import importlib
 import inspect
 import re
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
@@ -72,11 +71,11 @@ class Run:
         return num_gpu == 0 or (num_gpu == 'auto' and not torch.cuda.is_available())
 
     def value(self, *path: str) -> Any:
-        """Return the value at a path of keys, with text read as a number; None if it does not exist."""
+        """Return the value at a path of keys; None if it does not exist."""
         place: Any = self.opt
         for key in path:
             place = place.get(key) if isinstance(place, dict) else None
-        return next(_parsed(place), place) if isinstance(place, str) else place
+        return place
 
 
 def run_of(info: ValidationInfo) -> Run:
@@ -104,7 +103,7 @@ def fail(*problems: InitErrorDetails) -> NoReturn:
 
 
 class Section(BaseModel):
-    """A level of an options file. Unknown keys are errors; text is read as the value that it stands for."""
+    """A level of an options file. Unknown keys are errors; quoted numbers are read as numbers."""
 
     model_config = ConfigDict(
         extra='forbid',
@@ -130,26 +129,16 @@ class Section(BaseModel):
 
     @field_validator('*', mode='wrap')
     @classmethod
-    def _read(cls, value: Any, handler: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
-        errors: list[dict[str, Any]] = []
-        for reading in _readings(value):
-            try:
-                right = handler(reading)
-            except ValidationError as error:
-                if reading is value or not errors:
-                    errors = list(error.errors(include_url=False))  # type: ignore[arg-type]
-                continue
-            if not isinstance(value, bool) or isinstance(right, bool):
-                return right
-            errors = [{'type': 'bool', 'msg': 'a number'}]  # Python would read true as 1
-        if errors[0]['type'] == 'problem':  # in a section below, and explained there
-            fail(*(problem(error['msg'], *error['loc']) for error in errors))
-        texts = [re.sub('^(Input|Value) should (be )?', '', error['msg']) for error in errors]
-        allowed = ' or '.join(dict.fromkeys(texts)).replace('a valid dictionary', 'a section of keys and values')
-        description = cls.model_fields[str(info.field_name)].description
-        raise PydanticCustomError(
-            'problem', '{text}', {'text': f'{show(value)} given; allowed: {allowed}.{_sentence(description)}'}
-        )
+    def _read(cls, value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+        try:
+            right = handler(value)
+        except ValidationError:
+            if str(value).lower() != 'none':
+                raise
+            right = handler(None)  # as BasicSR reads it on the command line
+        if isinstance(value, bool) and not isinstance(right, bool):
+            raise PydanticCustomError('number', 'a number')  # Python would read true as 1
+        return right
 
     @model_validator(mode='wrap')
     @classmethod
@@ -159,22 +148,35 @@ class Section(BaseModel):
         try:
             return handler(values)
         except ValidationError as error:
-            fail(*cls._explained(error))
+            fail(*cls._explained(error, values))
 
     @classmethod
-    def _explained(cls, error: ValidationError) -> Iterator[InitErrorDetails]:
+    def _explained(cls, error: ValidationError, values: dict[Any, Any]) -> Iterator[InitErrorDetails]:
+        """Turn pydantic's errors of this section into sentences; those of sections below are sentences already."""
         meant = set()
+        allowed: dict[Any, list[str]] = {}  # by key: what each alternative of its type accepts
         # Unknown keys come first: those that were meant are not missing, too.
         for entry in sorted(error.errors(include_url=False), key=lambda entry: entry['type'] not in _UNKNOWN):
-            *_, key = entry['loc'] or [None]
-            text = entry['msg']
-            if entry['type'] in _UNKNOWN:
+            key = entry['loc'][0] if entry['loc'] else None
+            if entry['type'] == 'problem':
+                yield problem(entry['msg'], *entry['loc'])
+            elif entry['type'] in _UNKNOWN:
                 near, text = cls._unknown_key(key)
                 meant.add(near)
-            elif entry['type'] == 'missing':
-                text = f'missing.{_sentence(cls.model_fields[cls.key_names()[str(key)]].description)}'
-            if entry['type'] != 'missing' or key not in meant:
-                yield problem(text, *entry['loc'])
+                yield problem(text, key)
+            elif entry['type'] != 'missing':
+                text = re.sub('^(Input|Value) should (be )?', '', entry['msg'])
+                allowed.setdefault(key, []).append(text.replace('a valid dictionary', 'a section of keys and values'))
+            elif key not in meant:
+                yield problem(f'missing.{cls._description(key)}', key)
+        for key, texts in allowed.items():
+            choices = ' or '.join(dict.fromkeys(texts))
+            yield problem(f'{show(values[key])} given; allowed: {choices}.{cls._description(key)}', key)
+
+    @classmethod
+    def _description(cls, key: Any) -> str:
+        text = cls.model_fields[cls.key_names()[key]].description
+        return f' {" ".join(text.split())}' if text else ''
 
     @classmethod
     def _unknown_key(cls, key: Any) -> tuple[str | None, str]:
@@ -191,27 +193,6 @@ class Section(BaseModel):
         if near:
             return near, f'unknown key. Did you mean {near}?'
         return None, f'unknown key. Allowed: {", ".join(known)}'
-
-
-def _readings(value: Any) -> Iterator[Any]:
-    """Yield the values that an entry can stand for: YAML 1.1 leaves 1e-4 and None as text."""
-    if isinstance(value, str) and value.strip().lower() in ('~', 'none', 'null'):
-        yield None
-    yield value
-    if isinstance(value, str):
-        yield from _parsed(value)
-    elif isinstance(value, list):
-        yield [next(_parsed(item), item) if isinstance(item, str) else item for item in value]
-
-
-def _parsed(text: str) -> Iterator[Any]:
-    with suppress(ValueError):
-        number = float(text)
-        yield int(number) if number.is_integer() and abs(number) < 2**53 else number
-
-
-def _sentence(text: str | None) -> str:
-    return f' {" ".join(text.split())}' if text else ''
 
 
 def yaml_text(value: Any) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from difflib import get_close_matches
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -13,14 +14,13 @@ from pydantic_core import PydanticCustomError
 
 from dstnet_arch.archs.checkpoint import read_state_dict
 from dstnet_arch.errors import CheckpointError
-from dstnet_arch.plugin.options_environment import missing_file, missing_package, missing_vgg_weights
+from dstnet_arch.plugin.options_environment import missing_file
 from dstnet_arch.plugin.options_schema import Count, Section, fail, problem, run_of, typed
 
 LOSSES = ('pixel_opt', 'frequency_opt', 'perceptual_opt')
 # Names become names of files and folders, on Windows too, with dates and numbers added.
 _FILE_NAME = r'[^/\\:\x00-\x1f]*[^/\\:\x00-\x1f.][^/\\:\x00-\x1f]*'
 _MAX_NAME_BYTES = 200
-_CROPS = {'BasicVSRPlusPlus': (4, 256)}  # accepted crop sides: multiples of the first number, at least the second
 _PARAM_KEYS = ('params', 'params_ema', 'state_dict')
 
 
@@ -91,11 +91,6 @@ class TrainDataset(Section):
     @model_validator(mode='after')
     def _check(self, info: ValidationInfo) -> TrainDataset:
         run = run_of(info)
-        network = str(run.value('network_g', 'type'))
-        multiple, least = _CROPS.get(network, (1, 1))
-        if self.gt_size % multiple or self.gt_size < least:
-            allowed = f'multiples of {multiple}, at least {least}'
-            fail(problem(f'{self.gt_size} given, which {network} does not accept; allowed: {allowed}', 'gt_size'))
         if self.persistent_workers and self.num_worker_per_gpu == 0:
             self.persistent_workers = False
         if self.prefetch_mode and run.on_cpu:
@@ -242,9 +237,6 @@ class Train(_Computing):
             problems.append(problem(text, 'accum_iter'))
         if not any(getattr(self, key) for key in LOSSES):
             problems.append(problem(f'no loss given; give at least one of {", ".join(LOSSES)}'))
-        if self.perceptual_opt and self.perceptual_opt['type'] == 'PerceptualLoss' and run.check_paths:
-            missing = missing_vgg_weights(self.perceptual_opt.get('vgg_type', 'vgg19'))
-            problems += [problem(missing, 'perceptual_opt')] if missing else []
         if problems:
             fail(*problems)
         return self
@@ -331,10 +323,9 @@ class Logger(Section):
         project = self.wandb and self.wandb.project
         if project and not self.use_tb_logger:
             fail(problem('false given with a project under logger:wandb; allowed: true', 'use_tb_logger'))
-        if self.use_tb_logger and (text := missing_package('tensorboard', 'true')):
-            fail(problem(text, 'use_tb_logger'))
-        if project and (text := missing_package('wandb', 'A project')):
-            fail(problem(text, 'wandb', 'project'))
+        for package, needed in {'tensorboard': self.use_tb_logger, 'wandb': project}.items():
+            if needed and not find_spec(package):
+                fail(problem(f'needs {package}, which is not installed: pip install {package}', 'use_tb_logger'))
         return self
 
 
