@@ -135,6 +135,12 @@ def _make_parser() -> argparse.ArgumentParser:
         choices=PRECISIONS,
         help='fp32 is exact; tf32, bf16 and fp16 are faster. Default: tf32 on GPUs that have it, else fp32',
     )
+    add(
+        '--compile',
+        action='store_true',
+        help='compile part of the network with torch.compile, which takes about a minute at the first frame. It can '
+        'pay for long videos on a GPU, rarely on a CPU. Results differ in rounding',
+    )
     place = 'a frame number from 0 (negative: from the end), or a time such as 12.5s or 00:01:02.5'
     add('--start', type=_place, metavar='PLACE', help=f'first frame to restore: {place}')
     add('--end', type=_place, metavar='PLACE', help='first frame that is not restored')

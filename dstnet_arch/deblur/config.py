@@ -31,6 +31,7 @@ class DeblurConfig:
         weights: name of released weights, or a file.
         device: PyTorch's name of the device; None: a GPU if there is one.
         precision: one of `dstnet_arch.precision.PRECISIONS`; None: tf32 on GPUs that have it, else fp32.
+        compile: compile the steps of the propagation with `torch.compile`.
         start: first frame to restore, as a number (negative: from the end) or a time in seconds.
         end: first frame after `start` not to restore.
         resume: continue an interrupted run if there is one.
@@ -50,6 +51,7 @@ class DeblurConfig:
     weights: str = 'GoPro'
     device: str | None = None
     precision: str | None = None
+    compile: bool = False
     start: Place | None = None
     end: Place | None = None
     resume: bool = False

@@ -62,7 +62,8 @@ def _check_finite(restored: Tensor, source: Source, position: int, streamer: Str
         return
     # Repeat the computation for three frames to find the layer: enough unless the error builds up over many frames.
     first = None
-    with suppress(DSTNetError, RuntimeError, MemoryError):  # report the error below
+    # Layers inside compiled code cannot be watched.
+    with suppress(DSTNetError, RuntimeError, MemoryError), torch.compiler.set_stance('force_eager'):
         frames = [source[t] for t in range(max(0, position - 1), min(position + 2, len(source)))]
         first = first_nonfinite(streamer.net, lambda: list(streamer(frames)))
     raise DataError(

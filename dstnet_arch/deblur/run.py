@@ -90,6 +90,8 @@ def run(
     device = _choose_device(config.device)
     precision = resolve_precision(config.precision, device, '--precision')
     net = load_checkpoint(resolve_weights(config.weights), device)
+    if config.compile:
+        _compile(net, device)
 
     def step(stage: str, done: int, total: int) -> None:
         if progress is not None:
@@ -111,7 +113,7 @@ def run(
             log(f'{config.output} is complete: {counted(len(source), "frame")}.')
         else:
             log(f'{config.input}: {counted(len(source), "frame")}, {size_text(source.size)}')
-            log(f'Network: {config.weights}, {precision}, {device}')
+            log(f'Network: {config.weights}, {precision}, {device}{", compiled" if config.compile else ""}')
             restored, facts = _restore(config, source, net, precision, step, warn, log)
         facts = {'duration': f'{time.monotonic() - started:.1f} s for {counted(restored, "frame")}', **facts}
         if config.compare_path or config.report_path:
@@ -131,6 +133,8 @@ def _restore(
     """Restore the frames that are missing; return their number, and facts for the report."""
     streamer = _make_streamer(net, source, precision, config)
     job = {'input': source.identity()[:16], 'weights': _digest(net)[:16], 'precision': precision.name}
+    if config.compile:
+        job['compiled'] = 'yes'  # rounds differently
     sink = open_sink(config.output, source, config.encoding, job, config.resume, config.overwrite)
     try:
         with closing(sink):
@@ -168,6 +172,19 @@ def _choose_device(name: str | None) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise OptionsError(f'--device {name} cannot be used: {first_line(error)}. Use --device cpu.') from None
     return device
+
+
+def _compile(net: VideoNet, device: torch.device) -> None:
+    """Let the network compile its steps when they first run; find out now whether anything can be compiled."""
+    try:
+        torch.compile(lambda x: 2 * x.sin())(torch.ones(64, device=device))
+    except Exception as error:  # of Dynamo, Inductor, Triton or the system
+        needs = 'Triton and a C compiler' if device.type == 'cuda' else 'a C++ compiler'
+        raise OptionsError(
+            f'--compile: PyTorch cannot compile here: {first_line(error)}. It needs {needs}. Install them, or leave '
+            '--compile out.'
+        ) from None
+    net.compile_steps()
 
 
 def _make_streamer(net: VideoNet, source: Source, precision: Precision, config: DeblurConfig) -> Streamer:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from deblur_utils import Deblur, assert_same, files, load_all, make_frames, noise, restore_clip, save
 
 from dstnet_arch.__main__ import main
@@ -72,7 +73,45 @@ def test_arguments_become_one_configuration() -> None:
     assert (config.interval, config.compare) == ('sqrt', 'split')
 
 
+@pytest.fixture
+def no_compiler_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Capture code as `torch.compile` does, and run what was captured without compilation."""
+    compile_code = torch.compile
+    monkeypatch.setattr(torch, 'compile', lambda function, **_: compile_code(function, backend='eager'))
+    torch._dynamo.reset()
+
+
+@pytest.mark.usefixtures('no_compiler_needed')
+def test_compiled_network_gives_the_same_frames(
+    deblur: Deblur, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = make_frames(tmp_path / 'blurry', 3)
+    assert deblur(source, '-o', tmp_path / 'plain')[0] == 0
+    with monkeypatch.context() as patch:
+        interrupt(patch, 2)
+        assert deblur(source, '-o', tmp_path / 'compiled', '--compile')[0] == 130
+    status, _, err = deblur(source, '-o', tmp_path / 'compiled', '--resume')
+    assert (status, 'compiled: yes, now None' in err) == (2, True)
+    status, out, _ = deblur(source, '-o', tmp_path / 'compiled', '--compile', '--resume')
+    assert (status, 'cpu, compiled\n' in out, '1 restored' in out) == (0, True, True)
+    assert torch._dynamo.utils.counters['frames']['ok'] >= 2
+    assert_same(load_all(tmp_path / 'compiled'), load_all(tmp_path / 'plain'))
+
+
 # Errors before the work
+
+
+def test_missing_compiler_is_an_error_before_the_work(
+    deblur: Deblur, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(function: Any) -> Any:
+        raise RuntimeError("InvalidCxxCompiler: No working C++ compiler found: (None, 'g++')\n\nSet TORCH_LOGS")
+
+    monkeypatch.setattr(torch, 'compile', fail)
+    status, _, err = deblur(make_frames(tmp_path / 'blurry', 1), '-o', tmp_path / 'sharp', '--compile')
+    assert status == 2
+    assert "compile here: InvalidCxxCompiler: No working C++ compiler found: (None, 'g++'). It needs a C++ c" in err
+    assert files(tmp_path) == ['blurry']
 
 
 @pytest.mark.parametrize(
@@ -143,16 +182,19 @@ def test_wrong_arguments_are_refused(deblur: Deblur, tmp_path: Path, arguments: 
         deblur(make_frames(tmp_path / 'blurry', 1), '-o', tmp_path / 'sharp', *arguments)
 
 
+@pytest.mark.usefixtures('no_compiler_needed')
 def test_nonfinite_values_are_an_error(deblur: Deblur, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = make_frames(tmp_path / 'blurry', 2)
-    for cause in ('the weights reconstruct.bias', 'the output of forward_dtff.refine.0'):
+    layer = 'the output of forward_dtff.refine.0'
+    for cause, flags in (('the weights reconstruct.bias', []), (layer, []), (layer, ['--compile'])):
         net = DSTNet(num_feat=2, num_block=1, num_cwgdn=1).eval()
         if 'weights' in cause:
             net.reconstruct.bias.data[0] = float('nan')
         else:
-            net.forward_dtff.refine[0].register_forward_hook(lambda module, given, output: output * float('inf'))
+            for parameter in net.forward_dtff.refine[0].parameters():
+                parameter.data *= 1e30
         monkeypatch.setattr('dstnet_arch.deblur.run.load_checkpoint', lambda path, device, net=net: net)
-        status, _, err = deblur(source, '-o', tmp_path / 'sharp')
+        status, _, err = deblur(source, '-o', tmp_path / 'sharp', *flags)
         assert status == 2
         assert f'Frame 000: the network returned values that are not finite. First: {cause}' in err
     assert files(tmp_path) == ['blurry']
