@@ -30,6 +30,7 @@ from dstnet_arch.streaming.memory import device_memory, tile_plans
 from dstnet_arch.streaming.stages import stages_of
 from dstnet_arch.streaming.state_store import StateStore, StoreKind, spool
 from dstnet_arch.streaming.tiles import Maps, Plan, TiledStages
+from dstnet_arch.streaming.upload import Uploader, to_floating_point
 
 Progress = Callable[[int, int], None]
 
@@ -286,6 +287,7 @@ class _FrameReader:
         self._frames, self._net = frames, net
         parameter = next(net.parameters())
         self.device, self._dtype = parameter.device, parameter.dtype
+        self._upload = Uploader(parameter.device)
         self._shape: torch.Size | None = None
 
     def __len__(self) -> int:
@@ -313,9 +315,7 @@ class _FrameReader:
 
     def prepare(self, frame: Tensor) -> Tensor:
         """Convert a frame to the network's input: (B, 3, H', W') on its device, padded."""
-        x = frame.to(self.device).to(self._dtype)
-        if frame.dtype == torch.uint8:
-            x = x / 255
+        x = to_floating_point(self._upload(frame), self._dtype)
         x = x if x.dim() == 4 else x.unsqueeze(0)
         x = reflect_pad(x, self._net.padded_side(x.shape[-2]), self._net.padded_side(x.shape[-1]))
         return x.contiguous(memory_format=torch.channels_last)
