@@ -56,11 +56,6 @@ def test_mean_over_frames_and_over_clips() -> None:
     assert means['clip2'] == {'psnr': 25.5, 'ssim3d': pytest.approx(0.85)}
 
 
-def test_mean_is_rounded_once() -> None:
-    book = make_book([Record('input', 'a', str(i), (0.1,)) for i in range(10)], {'ssim': {}})
-    assert book.mean('input') == {'ssim': 0.1}
-
-
 def test_table_shows_means_and_gain() -> None:
     assert make_book(RECORDS).table('A note').text().splitlines() == [
         'GoPro: 3 frames of 2 videos',

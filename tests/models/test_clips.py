@@ -14,7 +14,7 @@ import pytest
 import torch
 from basicsr.data import build_dataset
 from basicsr.metrics import calculate_niqe
-from model_parts import Clips, batch, loader, logged, make_model, test_options
+from model_parts import Clips, loader, logged, make_model, test_options
 
 from dstnet_arch.errors import DataError
 from dstnet_arch.models.clips import as_clips, to_levels
@@ -169,10 +169,3 @@ def test_niqe_is_computed_with_and_without_ground_truth(tmp_path: Path, has_gt: 
     images = [to_levels(frame).numpy().transpose(1, 2, 0)[..., ::-1] for frame in frames]
     assert means['niqe'] == pytest.approx(np.mean([calculate_niqe(image, 0) for image in images]))
     assert (results / 'GoPro_table.md').exists() is (has_gt and protocol == 'dstnet')
-
-
-def test_ground_truth_of_another_size_is_refused(tmp_path: Path) -> None:
-    clips = Clips('set', {'a': 3})
-    clips.clips[0]['gt'] = batch(1)['gt'][0]
-    with pytest.raises(DataError, match=r'Frames of 14x12 cannot be scored against ground truth of 16x16'):
-        make_model(test_options(tmp_path)).validation(loader(clips), 'tiny', None)

@@ -232,12 +232,3 @@ def test_torchrun_ends_at_a_damaged_image(project: Path) -> None:
     assert done.returncode != 0
     assert re.search(r'error: .*video1/\d+\.png is truncated', done.stdout), done.stdout
     assert re.search(r'rank +: [01] \(local_rank: [01]\)\s+exitcode +: 2', done.stdout), done.stdout
-
-
-@pytest.mark.slow
-def test_torchrun_trains_to_the_end(project: Path) -> None:
-    done = _torchrun(project, '-m', 'basicsr.train')
-    assert done.returncode == 0, done.stdout
-    assert (run_folder(project) / 'models' / 'net_g_latest.pth').is_file()
-    assert f'experiments/{NAME}' in done.stdout
-    assert set(_scores(run_folder(project))) == {'val_4_frames.csv', 'val_4_clips.csv', 'val_4_summary.json'}

@@ -285,16 +285,6 @@ def test_load_network_reads_pth_and_safetensors(tmp_path: Path) -> None:
     assert_equal(weights(model.net_g_ema), average.state_dict())
 
 
-@pytest.mark.parametrize('prefix', ['net_g._orig_mod.', 'generator.', 'module.', 'model.'])
-def test_load_network_unwraps_halved_weights_of_other_tools(tmp_path: Path, prefix: str) -> None:
-    net = TinyVideoNet()
-    halved = {name: value.half() for name, value in net.state_dict().items()}
-    torch.save({'state_dict': {prefix + name: value for name, value in halved.items()}}, tmp_path / 'net.pth')
-    opt = test_options(tmp_path)
-    opt['path'].update(pretrain_network_g=str(tmp_path / 'net.pth'))
-    assert_equal(weights(make_model(opt).net_g), {name: value.float() for name, value in halved.items()})
-
-
 def test_load_network_names_keys_that_do_not_fit(tmp_path: Path) -> None:
     state = TinyVideoNet().state_dict()
     del state['first.bias']
