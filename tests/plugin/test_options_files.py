@@ -99,15 +99,6 @@ def test_generated_files_are_up_to_date() -> None:
         assert (ROOT / 'options' / name).read_text(encoding='utf-8') == text, 'run: python options/generate.py'
 
 
-def test_generator_replaces_values_and_comments() -> None:
-    with_values = script('options/generate.py').with_values
-    assert with_values('a: 1  # one\nb:\n  c: 2\n', {'b:c': '3'}) == 'a: 1  # one\nb:\n  c: 3\n'
-    assert with_values('a: 1  # one\n', {'a': '2'}) == 'a: 2  # one\n'
-    assert with_values('a: 1  # one\n', {'a': '2  # two'}) == 'a: 2  # two\n'
-    with pytest.raises(KeyError, match='b:d'):
-        with_values('a: 1\nb:\n  c: 2\n', {'b:d': '3'})
-
-
 @pytest.mark.parametrize('file', TRAIN_FILES, ids=experiment_of)
 def test_test_file_fits_its_train_file(file: Path) -> None:
     train = read_options(file)

@@ -272,15 +272,6 @@ def test_help_and_version(run_python: RunPython, tmp_path: Path) -> None:
     assert run_python(script, '--version', cwd=tmp_path).stdout == f'dstnet {__version__}\n'
 
 
-@pytest.mark.parametrize(
-    ('arguments', 'expected'),
-    [([], 'no command given'), (['tran'], 'Did you mean train?'), (['xyz'], "unknown command 'xyz'")],
-)
-def test_wrong_command(arguments: list[str], expected: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(arguments) == 2
-    assert expected in capsys.readouterr().err
-
-
 def test_options_check(write: Write, capsys: pytest.CaptureFixture[str]) -> None:
     files = [str(file) for file in FILES[:3]]
     assert cli.main(['options', 'check', '--no-paths', *files]) == 0
