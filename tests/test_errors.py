@@ -14,6 +14,7 @@ from dstnet_arch.errors import DataError, explain
 
 def test_explain(monkeypatch: pytest.MonkeyPatch) -> None:
     assert explain(DataError('no file \x1b[2J')) == ('error: no file \\x1b[2J', 2)
+    monkeypatch.setattr('dstnet_arch.errors._interrupted', None)  # other tests may have set a message
     assert explain(KeyboardInterrupt()) == ('Interrupted.', 130)
     assert explain(ModuleNotFoundError('...', name='basicsr.train')) == (f'error: {errors.BASICSR_MISSING}', 2)
     assert explain(ModuleNotFoundError('...', name='numpy')) is None
