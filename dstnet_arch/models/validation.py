@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from datetime import date
 from functools import partial
 from pathlib import Path
@@ -104,9 +104,8 @@ class Validator:
             log(f'{name}: {bits}-bit images; scores and saved images keep {bits} bits.')
         scorer = Scorer(metrics)
         show_progress = self._val_opt.get('pbar', True) and self._ranks.rank == 0
-        progress = Progress(clips.num_frames, 'frame', name, log) if show_progress else None
         start = time.perf_counter()
-        try:
+        with Progress(clips.num_frames, 'frame', name, log) if show_progress else nullcontext() as progress:
             shares = self._ranks.gather(
                 lambda: evaluate(
                     clips,
@@ -122,9 +121,6 @@ class Validator:
                     progress=progress,
                 )
             )
-        finally:
-            if progress is not None:
-                progress.close()
         saved = f', saved in {folder}' if save_img else ''
         seconds = time.perf_counter() - start
         log(f'{name}: {counted(clips.num_frames, "frame")} restored in {seconds:.1f} s{saved}.')
