@@ -1,6 +1,7 @@
 """Compile every Triton kernel for GPUs, without a GPU: ``TRITON_INTERPRET=0 python compile_kernels.py 75 90``.
 
-Prints one JSON object a line: kernel, type, compute capability, registers, bytes of spilled registers, atomics.
+Prints one JSON object a line: kernel, type, compute capability, registers, bytes of spilled registers, atomics,
+sizes of frames that are compiled in.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from dstnet_arch.ops import haar_triton as haar
 from dstnet_arch.ops import pixel_filter_triton as pixel
 from dstnet_arch.ops.triton_utils import ELEMENTS, PIXELS
 
+SIZES = ('height', 'width', 'low_height', 'low_width', 'frame_stride')  # of frames, which are not compiled in
 BLOCK = {'PIXELS': PIXELS, 'CHANNELS': 64}
 KERNELS: list[tuple[Any, dict[str, Any], dict[str, int]]] = [
     *(
@@ -70,7 +72,8 @@ def compile_kernel(
     compiled = compile(source, target=GPUTarget('cuda', capability, 32), options=options)
     found = {'kernel': kernel.__name__, 'constants': constants, 'dtype': dtype, 'capability': capability}
     atomics = len(re.findall(r'\b(?:atom|red)\.', compiled.asm['ptx']))
-    return {**found, **resources(compiled.asm['cubin']), 'atomics': atomics}
+    fixed = [p.name for p in kernel.params if p.name in SIZES and not p.do_not_specialize]
+    return {**found, **resources(compiled.asm['cubin']), 'atomics': atomics, 'fixed_sizes': fixed}
 
 
 def resources(cubin: bytes) -> dict[str, int]:

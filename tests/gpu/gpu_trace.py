@@ -43,6 +43,7 @@ class Trace:
     weight_relayouts: int = 0
     relayouts: list[str] = field(default_factory=list)  # copies of a map to another layout
     not_channels_last: list[str] = field(default_factory=list)  # convolutions on, or resulting in, other layouts
+    channel_slices: list[str] = field(default_factory=list)  # gradients that are filled with zeros
     bytes: int = 0
     convolution_bytes: int = 0
     peak_bytes: int = 0
@@ -112,6 +113,8 @@ class Tracer(TorchDispatchMode):
             if name == 'convolution' and args[2] is not None:
                 trace.bias_additions += 1
                 moved += 2 * nbytes(outputs[0])
+        if name == 'slice_backward' and args[2] == 1 and is_map(outputs[0]):
+            trace.channel_slices.append(f'{tuple(inputs[0].shape)} of {tuple(outputs[0].shape)}')
         if name in ('clone', 'copy_', '_to_copy'):
             source = inputs[-1] if name == 'copy_' else inputs[0]
             if outputs[0].dim() == 4 and source.dim() == 4 and is_map(source) and changes_layout(source, outputs[0]):

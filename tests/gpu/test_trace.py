@@ -47,6 +47,7 @@ def test_training_keeps_channels_last(autocast: torch.dtype | None) -> None:
     assert_channels_last(trace)
     assert trace.weight_relayouts == 0
     assert trace.operators['dstnet::pixel_filter_backward'] == 6
+    assert trace.channel_slices == []
 
 
 def test_kernels_per_streamed_frame() -> None:

@@ -8,6 +8,7 @@ import weakref
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -114,6 +115,16 @@ def test_free_and_peak_memory_are_plausible(monkeypatch: pytest.MonkeyPatch) -> 
         assert peak_memory(torch.device('cpu')) > 10_000_000
     monkeypatch.setitem(sys.modules, 'psutil', None)  # not installed
     assert 0 < free_memory() < 1 << 50
+
+
+def test_free_memory_is_that_of_psutil_where_no_proc_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(memory, '_OWN_CGROUPS', tmp_path / 'none')
+    monkeypatch.setattr(memory, '_proc_value', lambda path, name: 0)  # as on Windows and macOS
+    psutil = SimpleNamespace(virtual_memory=lambda: SimpleNamespace(available=48 << 30))
+    monkeypatch.setitem(sys.modules, 'psutil', psutil)
+    assert free_memory() == 48 << 30
+    state_bytes = Streamer(DSTNet()).state_bytes(720, 1280)
+    assert place_states(state_bytes, 300, free_memory()) == ('host', None)  # no work is repeated
 
 
 @pytest.mark.parametrize(

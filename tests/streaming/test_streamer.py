@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 import torch
-from stream_utils import NETS, assert_exact, restore_clip, small_net, small_plus, video
+from stream_utils import GPU_TYPES, NETS, assert_exact, restore_clip, small_net, small_plus, video
 from torch import Tensor, nn
 
 from dstnet_arch.archs.video_net import VideoNet
 from dstnet_arch.errors import DataError
+from dstnet_arch.precision import tf32
 from dstnet_arch.streaming import streamer as streamer_module
 from dstnet_arch.streaming.state_store import StateStore
 from dstnet_arch.streaming.streamer import Streamer
@@ -83,11 +84,14 @@ def test_streamer_with_autocast_rounds_like_the_network(tile: Any) -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA GPU')
+@pytest.mark.parametrize('dtype', GPU_TYPES)
 @pytest.mark.parametrize('store', ['device', 'host', 'disk'])
-def test_streamer_equals_complete_clip_on_gpu(store: Any) -> None:
-    net, frames = small_net(num_feat=8).cuda(), video(9, 37, 51)
-    for interval in (None, 4):
-        assert_exact(Streamer(net, store=store, interval=interval)(frames), restore_clip(net, frames.cuda()))
+def test_streamer_equals_complete_clip_on_gpu(store: Any, dtype: torch.dtype) -> None:
+    net, frames = small_net(num_feat=8).to('cuda', dtype), video(9, 37, 51).to(dtype)
+    with tf32(False):
+        for interval in (None, 4):
+            restored = Streamer(net, store=store, interval=interval)(frames)
+            assert_exact(restored, restore_clip(net, frames.cuda()), GPU_TYPES[dtype])
 
 
 # Frames

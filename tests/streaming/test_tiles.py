@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 import torch
-from stream_utils import NETS, assert_exact, restore_clip, small_net, small_plus, video
+from stream_utils import GPU_TYPES, NETS, assert_exact, restore_clip, small_net, small_plus, video
 from torch import Tensor
 
 from dstnet_arch.archs.cwgdn import ChannelFilterNet
 from dstnet_arch.archs.dtff import GatedFusion
 from dstnet_arch.archs.video_net import VideoNet
 from dstnet_arch.arguments import Size
+from dstnet_arch.precision import tf32
 from dstnet_arch.streaming import streamer as streamer_module
 from dstnet_arch.streaming import tiles as tiles_module
 from dstnet_arch.streaming.streamer import Streamer
@@ -59,11 +60,14 @@ def test_tiles_equal_whole_frames_with_other_settings(settings: dict[str, Any]) 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA GPU')
+@pytest.mark.parametrize('dtype', GPU_TYPES)
 @pytest.mark.parametrize('maps', ['device', 'host'])
-def test_tiles_equal_whole_frames_on_gpu(maps: Any) -> None:
+def test_tiles_equal_whole_frames_on_gpu(maps: Any, dtype: torch.dtype) -> None:
     for make_net in (small_net, small_plus):
-        net, frames = make_net().cuda(), video(3, 70, 102)
-        assert_exact(Streamer(net, tile=(32, 40), maps=maps)(frames), restore_clip(net, frames.cuda()))
+        net, frames = make_net().to('cuda', dtype), video(3, 70, 102).to(dtype)
+        with tf32(False):
+            restored = Streamer(net, tile=(32, 40), maps=maps)(frames)
+            assert_exact(restored, restore_clip(net, frames.cuda()), GPU_TYPES[dtype])
 
 
 @pytest.mark.parametrize('margin', ['_MARGIN', '_STATISTICS_MARGIN', '_BLOCK_MARGIN'])
