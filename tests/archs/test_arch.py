@@ -25,6 +25,7 @@ from dstnet_arch.archs.dstnet_plus_arch import DSTNetPlus
 from dstnet_arch.archs.dtff import DTFF, GatedFusion
 from dstnet_arch.archs.propagation import propagate
 from dstnet_arch.benchmarks.plain import PlainDSTNet
+from dstnet_arch.precision import tf32
 
 DATA = Path(__file__).parents[1] / 'data'
 PACKAGE = Path(dstnet_arch.__file__).parent.parent
@@ -392,7 +393,7 @@ def test_autocast_trains(dtype: torch.dtype) -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA GPU')
 def test_gpu_gives_the_cpu_result() -> None:
     net, x = DSTNet(num_feat=16, num_block=3), clip(2, 3, 3, 37, 51).float()
-    with torch.no_grad():
+    with torch.no_grad(), tf32(False):
         expected = net(x)
         torch.testing.assert_close(net.cuda()(x.cuda()).cpu(), expected, rtol=0, atol=2e-5)
 

@@ -118,10 +118,13 @@ def test_tiles_cover_the_frame_once(height: int, width: int, tile: Size) -> None
     'error',
     [
         torch.cuda.OutOfMemoryError('CUDA out of memory.'),
+        RuntimeError('cuDNN error: CUDNN_STATUS_ALLOC_FAILED'),
+        RuntimeError('CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`'),
+        RuntimeError('GET was unable to find an engine to execute this computation'),
         RuntimeError("[enforce fail at alloc_cpu.cpp:121] data. DefaultCPUAllocator: can't allocate memory"),
         MemoryError(),
     ],
-    ids=lambda error: type(error).__name__,
+    ids=lambda error: str(error)[:30],
 )
 def test_next_plan_is_used_when_memory_runs_out(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     net, frames = small_net(num_cwgdn=1), video(2, 70, 102)
