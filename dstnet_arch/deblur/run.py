@@ -140,6 +140,8 @@ def _restore(
         with closing(sink):
             first = sink.position
             warn(sink.warnings)
+            if config.compile and streamer.plan(*source.size).tile is not None:
+                warn(['--compile has no effect, because the frames are processed in tiles.'])
             log(_describe_computation(streamer, source))
             log(f'Output: {sink.description}')
             if first:
@@ -181,8 +183,8 @@ def _compile(net: VideoNet, device: torch.device) -> None:
     except Exception as error:  # of Dynamo, Inductor, Triton or the system
         needs = 'Triton and a C compiler' if device.type == 'cuda' else 'a C++ compiler'
         raise OptionsError(
-            f'--compile: PyTorch cannot compile here: {first_line(error)}. It needs {needs}. Install them, or leave '
-            '--compile out.'
+            f'--compile: PyTorch cannot compile here: {first_line(error)}. It needs {needs}. Install what is '
+            'missing, or leave --compile out.'
         ) from None
     net.compile_steps()
 

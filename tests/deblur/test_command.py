@@ -96,6 +96,8 @@ def test_compiled_network_gives_the_same_frames(
     assert (status, 'cpu, compiled\n' in out, '1 restored' in out) == (0, True, True)
     assert torch._dynamo.utils.counters['frames']['ok'] >= 2
     assert_same(load_all(tmp_path / 'compiled'), load_all(tmp_path / 'plain'))
+    status, _, err = deblur(source, '-o', tmp_path / 'tiles', '--compile', '--tile', '32x32')
+    assert (status, err) == (0, 'warning: --compile has no effect, because the frames are processed in tiles.\n')
 
 
 # Errors before the work
