@@ -158,7 +158,7 @@ def test_averaged_checkpoints_load(weight: float) -> None:
         'text',
         {'a': 1},
         [1],
-        torch.rand(9).double(),
+        torch.linspace(0.1, 0.9, 9).double(),
         torch.tensor(5.0),
         torch.full((4,), torch.nan),
         torch.tensor([91, 93]),
