@@ -80,4 +80,6 @@ def conv_weights(conv: nn.Conv2d, x: Tensor) -> tuple[Tensor, Tensor]:
 
 def _compute_dtype(x: Tensor) -> torch.dtype:
     kind = x.device.type
+    if kind == 'meta':  # counting work: autocast does not know this device
+        return x.dtype
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype

@@ -24,6 +24,12 @@ _BATCHED: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     'calculate_ssim': ssim,
     'calculate_ssim3d': ssim3d,
 }
+_MINIMUM_SIDES = {'calculate_ssim': 11, 'calculate_niqe': 96}  # one window; one block
+
+
+def least_side(opt: Mapping[str, Any]) -> int:
+    """Return the shortest side of a frame, in pixels, that an entry of `val.metrics` can score."""
+    return 2 * int(opt.get('crop_border') or 0) + _MINIMUM_SIDES.get(opt['type'], 1)
 
 
 def needs_reference(opt: Mapping[str, Any]) -> bool:
@@ -63,13 +69,19 @@ class Scorer:
             For each frame its scores in the order of the metrics.
 
         Raises:
-            DataError: the frames differ in size from the ground truth.
+            DataError: the frames differ in size from the ground truth, or are too small for one of the metrics.
         """
         if sharp is not None and sharp.shape != frames.shape:
             raise DataError(
                 f'Frames of {size_text(frames.shape[-2:])} cannot be scored against ground truth of '
                 f'{size_text(sharp.shape[-2:])}. Deblurring keeps the size: use ground truth of the same size.'
             )
+        for opt in self._metrics:
+            if min(frames.shape[-2:]) < (least := least_side(opt)):
+                raise DataError(
+                    f'Frames of {size_text(frames.shape[-2:])} are too small for {opt["type"]}, which needs sides of '
+                    f'at least {least} pixels. Remove it from val:metrics, or use a smaller crop_border.'
+                )
         columns = [
             _batch_scores(opt, frames, sharp)
             if sharp is not None and _is_batched(opt)

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, ConfigDict, Field, ValidationError, Validat
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from dstnet_arch.errors import DSTNetError
+from dstnet_arch.metrics.scorer import least_side, needs_reference
 from dstnet_arch.plugin.options import RELEASED_TYPES
 from dstnet_arch.plugin.options_environment import missing_data
 from dstnet_arch.plugin.options_schema import Run, Section, fail, find, problem, problems_of, run_of, targets, typed
@@ -94,10 +95,26 @@ def _check_dataset(values: Any, phase: str, run: Run) -> dict[str, Any]:
     if any(missing.values()):
         fail(*(problem(text, key) for key, text in missing.items() if text))
     try:
-        targets('dataset')[section.type]({**right, 'phase': phase})
+        dataset: Any = targets('dataset')[section.type]({**right, 'phase': phase})
     except DSTNetError as error:
         fail(problem(str(error)))
+    if phase != 'train':
+        _check_frame_sizes(dataset, run.value('val', 'metrics'))
     return right
+
+
+def _check_frame_sizes(dataset: Any, metrics: Any) -> None:
+    """Refuse metrics that cannot score the smallest frames: a training run would end at its first validation."""
+    side, clip = min((min(dataset.lq.shape(clip, frames[0])), clip) for clip, frames in dataset.lq.clips.items())
+    for metric in metrics.values() if isinstance(metrics, dict) else ():
+        if not isinstance(metric, dict) or 'type' not in metric or (dataset.gt is None and needs_reference(metric)):
+            continue
+        if side < (least := least_side(metric)):
+            text = (
+                f'{metric["type"]} in val:metrics needs sides of at least {least} pixels, but a frame of {clip} has '
+                f'{side}. Remove this metric, or use a smaller crop_border.'
+            )
+            fail(problem(text))
 
 
 class Options(Section):

@@ -12,6 +12,7 @@ from basicsr.utils.registry import METRIC_REGISTRY
 from model_parts import METRICS, Clips, TinyVideoNet
 from torch import Tensor
 
+from dstnet_arch.errors import DataError
 from dstnet_arch.metrics.scorer import Scorer, to_picture
 from dstnet_arch.metrics.ssim3d import calculate_ssim3d
 from dstnet_arch.models.evaluation import evaluate
@@ -23,6 +24,16 @@ def pairs(height: int, width: int, count: int) -> tuple[Tensor, Tensor]:
     sharp = torch.randint(0, 256, (count, 3, height, width), generator=generator)
     restored = (sharp + 20 * torch.randn(sharp.shape, generator=generator)).clamp(0, 255)
     return restored.to(torch.uint8), sharp.to(torch.uint8)
+
+
+@pytest.mark.parametrize(
+    ('name', 'border', 'least'), [('ssim', 0, 11), ('ssim', 1, 13), ('psnr', 2, 5), ('niqe', 0, 96)]
+)
+def test_scorer_refuses_small_frames(name: str, border: int, least: int) -> None:
+    scorer = Scorer({'x': {'type': f'calculate_{name}', 'crop_border': border}})
+    assert np.isfinite(scorer(*pairs(least, 200, 1))[0][0])
+    with pytest.raises(DataError, match=f'200x{least - 1} are too small for calculate_{name}, .* {least} pixels'):
+        scorer(*pairs(least - 1, 200, 1))
 
 
 @pytest.mark.parametrize('border', [0, 3])

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from data_utils import put
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from options_utils import FILES, make_gopro, options, problems, section_of, value_at
@@ -262,6 +263,21 @@ def test_data_commands_exist() -> None:
 
     for command in options_environment.DATA_COMMANDS.values():
         build_parser().parse_args(command.format(folder='x').removeprefix('python -m data_prep ').split())
+
+
+@pytest.mark.parametrize(('metric', 'border', 'least'), [('calculate_ssim', 2, 15), ('calculate_psnr', 6, 13)])
+def test_metric_that_needs_larger_frames_is_refused(gopro: Path, metric: str, border: int, least: int) -> None:
+    for side in ('blur', 'sharp'):
+        put(gopro / f'{side}/clip/0.png', size=(least - 1, 40))
+    changes = {
+        'datasets:val:dataroot_lq': 'blur',
+        'datasets:val:dataroot_gt': 'sharp',
+        'val:metrics': {'score': {'type': metric, 'crop_border': border}},
+    }
+    (line,) = problems(options(changes), check_paths=True)
+    assert f'{metric} in val:metrics needs sides of at least {least} pixels' in line
+    changes['datasets:val:dataroot_gt'] = None  # no scores
+    assert problems(options(changes), check_paths=True) == []
 
 
 def test_weights_and_states_must_exist(gopro: Path) -> None:
