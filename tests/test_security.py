@@ -300,8 +300,6 @@ def test_commands_run_no_code_from_files(workplace: Path, run_python: RunPython)
     commands = [
         ['deblur', 'blur/clip', '-o', 'out', '--weights', 'evil.pth'],
         ['export', 'torch_export', '-o', 'out.pt2', '--weights', 'evil.pth', '--size', '32x32'],
-        ['benchmark', 'precision', 'blur/clip', '--weights', 'evil.pth'],
-        ['benchmark', 'latency', 'blur/clip', '--sharp', 'sharp/clip', '--weights', 'evil.pth'],
         ['visualize', 'compare', '-opt', 'test_evil.yml', '-o', 'out.png'],
         ['weights', 'verify', 'evil.pth'],
         ['weights', 'convert', 'evil.pth', '-o', 'out.safetensors'],
