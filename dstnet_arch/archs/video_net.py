@@ -150,8 +150,9 @@ class VideoNet(nn.Module):
         Args:
             options: arguments of `torch.compile`; `mode="reduce-overhead"` uses CUDA graphs.
         """
-        for dtff in (self.backward_dtff, self.forward_dtff):
-            dtff.compile(**options)
+        for name, module in self.named_children():
+            if name in ('backward_dtff', 'forward_dtff'):  # networks without propagation have neither
+                module.compile(**options)
 
     def _step(self, dtff: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
         if self.gradient_checkpointing and torch.is_grad_enabled():

@@ -446,7 +446,9 @@ def test_derived_weights_are_computed_once_in_their_context() -> None:
 # Other ways to run a step of the propagation
 
 
-@pytest.mark.parametrize('net', [small_net(), small_plus()], ids=lambda net: type(net).__name__)
+@pytest.mark.parametrize(
+    'net', [small_net(), small_plus(), small_net(propagation='none')], ids=['base', 'plus', 'w/o propagation']
+)
 def test_compiled_steps_are_traced_whole_and_give_the_same(net: DSTNet | DSTNetPlus) -> None:
     x = clip(1, 3, 3, 32, 16)
     with torch.no_grad():
