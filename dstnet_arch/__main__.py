@@ -9,7 +9,7 @@ from importlib import import_module
 
 from dstnet_arch._version import __version__
 from dstnet_arch.errors import EXIT_STATUS, escape_unencodable_output, explain
-from dstnet_arch.plugin.startup._dstnet_arch_hook import exit_on_interrupt, make_threads_sleep
+from dstnet_arch.plugin.startup._dstnet_arch_hook import exit_on_interrupt
 
 # Name -> (module:function, one line of help). The function accepts the remaining arguments and may return an exit
 # status; its module is imported only when it is called.
@@ -58,7 +58,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status: 0; 2 after an error that the user can fix, with one message on stderr; 130 after Ctrl-C.
     """
     escape_unencodable_output()
-    make_threads_sleep()
     name, *rest = list(sys.argv[1:] if arguments is None else arguments) or ['']
     if name in ('-h', '--help'):
         print(usage())

@@ -134,43 +134,6 @@ def test_dstnet_train_in_the_folder_of_a_copy_names_it(run_python: RunPython, tm
     assert done.stderr.count('\n') == 1
 
 
-# How OpenMP's threads wait
-
-REPORT_POLICY = "import os; print(os.environ.get('OMP_WAIT_POLICY'))\n"
-WITH_TORCH = "import sys; sys.modules['torch'] = sys; import basicsr\n" + REPORT_POLICY
-
-
-@pytest.mark.parametrize(
-    ('arguments', 'variables', 'policy'),
-    [
-        (['-m', 'basicsr.train'], {}, 'passive'),
-        (['-u', '-m', 'basicsr.test', '--launcher', 'pytorch'], {}, 'passive'),  # as torchrun does
-        (['-m', 'basicsr.train'], {'OMP_WAIT_POLICY': 'active'}, 'active'),
-        (['-m', 'basicsr.train'], {'GOMP_SPINCOUNT': '1000'}, None),
-        (['-c', WITH_TORCH, '-m', 'basicsr.train'], {}, None),
-        (['-m', 'basicsr.other'], {}, None),
-        (['-c', 'import basicsr\n' + REPORT_POLICY], {}, None),
-        (['-c', 'import dstnet_arch\n' + REPORT_POLICY], {}, None),
-        (['-c', 'from dstnet_arch.__main__ import main; main(["--version"])\n' + REPORT_POLICY], {}, 'passive'),
-    ],
-)
-def test_threads_sleep_while_they_wait_in_our_programs_only(
-    run_python: RunPython,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    arguments: list[str],
-    variables: dict[str, str],
-    policy: str | None,
-) -> None:
-    for name in ('OMP_WAIT_POLICY', 'GOMP_SPINCOUNT', 'KMP_BLOCKTIME'):
-        monkeypatch.delenv(name, raising=False)
-    package = fake_basicsr(tmp_path)
-    for module in ('train', 'test', 'other'):
-        (package / f'{module}.py').write_text(REPORT_POLICY)
-    done = run_python(*arguments, cwd=tmp_path, **variables)
-    assert done.stdout.splitlines()[-1] == str(policy), done.stderr
-
-
 @pytest.mark.parametrize('command', [['-m', 'dstnet_arch', 'train'], ['-m', 'basicsr.train']])
 def test_missing_basicsr_names_the_command_that_installs_it(
     run_python: RunPython, tmp_path: Path, command: list[str]

@@ -32,7 +32,6 @@ class BasicSRFinder:
             if spec is not None:
                 if pipeline:
                     exit_on_interrupt()
-                    make_threads_sleep()
                 _activate_after(spec.loader)
                 return spec
         if pipeline and not self.missing:
@@ -123,18 +122,6 @@ def _exit(number: int, frame: object) -> None:
 
     os.write(2, b'Interrupted before the run began. Earlier checkpoints are unchanged: --auto_resume continues them.\n')
     os._exit(130)
-
-
-def make_threads_sleep() -> None:
-    """Have OpenMP's threads sleep while they wait, unless the user decides how they wait or PyTorch is imported.
-
-    By default they spin. If other processes need the same cores, the spinning threads delay the one they wait for. The
-    OpenMP library reads the variable when PyTorch loads it.
-    """
-    import os
-
-    if 'torch' not in sys.modules and not {'GOMP_SPINCOUNT', 'KMP_BLOCKTIME'} & os.environ.keys():
-        os.environ.setdefault('OMP_WAIT_POLICY', 'passive')
 
 
 def _runs_pipeline() -> bool:
