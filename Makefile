@@ -36,7 +36,7 @@ demo: setup
 	$(RUN) -m basicsr.test -opt options/test_DSTNet_sample.yml
 	@echo
 	@echo "Scores of every frame and clip: $(DEMO)"
-	@$(RUN) -m dstnet_arch visualize compare -opt options/test_DSTNet_sample.yml
+	@$(RUN) -m dstnet_arch visualize compare -opt options/test_DSTNet_sample.yml -o $(DEMO)/compare.png
 
 # One thread for each process: the tests' tensors are small.
 test: lint types
