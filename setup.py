@@ -139,6 +139,7 @@ setup(
         'scipy>=1.10',
         'setuptools; python_version >= "3.12"',  # BasicSR imports distutils, which Python dropped in 3.12
         'tqdm>=4.64',
+        'typing-extensions>=4.10',  # @override, until Python 3.12 is the oldest
     ],
     extras_require=EXTRAS,
     entry_points={'console_scripts': ['dstnet = dstnet_arch.__main__:main']},

@@ -49,7 +49,7 @@ def open_source(
         show_progress: show a bar on standard error if it takes long.
 
     Raises:
-        DataError: there is no video.
+        DataError: the input contains no video.
     """
     if _URL.match(name):
         raise DataError(f'{name} is a URL. Download the video first and give the file.')

@@ -42,7 +42,7 @@ def test_self_check_passes(dtype: torch.dtype) -> None:
 FAILURES: dict[str, BaseException] = {
     'Failed to find C compiler': RuntimeError('Failed to find C compiler. Please specify via CC environment variable.'),
     'gcc': subprocess.CalledProcessError(1, ['gcc', 'main.c']),  # no Python.h
-    'Read-only': PermissionError(30, 'Read-only file system', '/root/.triton'),
+    'Read-only': PermissionError(30, 'Read-only file system', '/home/user/.triton'),
     'no kernel image': RuntimeError('CUDA error: no kernel image is available for execution on the device'),
     'sm_999': RuntimeError('Value sm_999 is not defined for option gpu-name'),
 }
