@@ -309,8 +309,10 @@ class VideoRecurrentDeblurModel(SRModel):
                 self.validation(SimpleNamespace(dataset=dataset), iteration, None, self.val_opt.get('save_img', False))
 
     def _is_validated(self, dataset: str, iteration: int) -> bool:
-        summary = self._scores_folder / f'{dataset}_{iteration}_summary.json'
-        return self.ranks.gather(summary.exists)[0]  # written by rank 0
+        return self.ranks.gather(self._summary(dataset, iteration).exists)[0]  # written by rank 0
+
+    def _summary(self, dataset: str, iteration: int) -> Path:
+        return self._scores_folder / f'{dataset}_{iteration}_summary.json'
 
     def _classes(self) -> list[str]:
         return [type(part).__name__ for part in (*self.optimizers, *self.schedulers)]
@@ -345,6 +347,10 @@ class VideoRecurrentDeblurModel(SRModel):
                 return
             iteration = min(int(current_iter), total)
             folder /= str(iteration)
+            if (
+                self.ranks.rank == 0
+            ):  # of an earlier attempt: until this one is complete, the iteration is not validated
+                self._summary(name, iteration).unlink(missing_ok=True)
         book = self.validator.run(dataset, folder, self.restore, save_img)
         if book is None or self.ranks.rank != 0:
             return

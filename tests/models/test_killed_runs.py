@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from basicsr.data import build_dataset
 from model_parts import loader, make_model, train, train_options
@@ -41,6 +42,29 @@ def test_save_does_not_reset_the_generators_of_the_data(tmp_path: Path) -> None:
     drawn = random.random(), np.random.random()  # noqa: NPY002 - by a data set without processes of its own
     train(model, range(2, 3))
     assert drawn != (random.random(), np.random.random())  # noqa: NPY002
+
+
+def test_interrupted_repetition_of_a_validation_is_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_videos(tmp_path / 'data', num_video=1, num_frame=3, size=(16, 16))
+    opt = _options(tmp_path)
+    model = make_model(opt)
+    train(model, range(1, 3))
+    model.save(0, 2)
+    data = loader(build_dataset(opt['datasets']['val']))
+    model.validation(data, 2, None)
+    summary = tmp_path / 'experiments/tiny/scores/set_2_summary.json'
+    expected = summary.read_bytes()
+
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    # The run has continued from an earlier checkpoint and is killed in the second validation of the iteration.
+    monkeypatch.setattr(model.validator, 'report', killed)
+    with pytest.raises(KeyboardInterrupt):
+        model.validation(data, 2, None)
+    assert not summary.exists()
+    _resume(tmp_path, 2)
+    assert summary.read_bytes() == expected
 
 
 def test_resume_runs_the_missed_validation(tmp_path: Path) -> None:
