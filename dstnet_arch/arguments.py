@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 from collections.abc import Callable
 from fractions import Fraction
+from pathlib import Path
 from typing import NamedTuple
+
+from dstnet_arch.errors import OptionsError
 
 _MAX_FRAME_RATE = 100_000  # frames per second
 
@@ -71,3 +75,14 @@ def real_number(minimum: float, maximum: float, exclusive: bool = False) -> Call
         return value
 
     return number
+
+
+def check_writable(folder: Path) -> None:
+    """Raise before the work if its result could not be written to a folder.
+
+    Raises:
+        OptionsError: the folder cannot be created or written to.
+    """
+    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise OptionsError(f'-o {folder}: {existing} is not a writable folder. Choose another folder.')

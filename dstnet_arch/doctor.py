@@ -23,7 +23,7 @@ from dstnet_arch.archs.video_net import VideoNet
 from dstnet_arch.arguments import Size
 from dstnet_arch.benchmarks import command as benchmark
 from dstnet_arch.benchmarks import report
-from dstnet_arch.benchmarks.compare import choose_device
+from dstnet_arch.benchmarks.compare import add_machine_arguments, choose_device
 from dstnet_arch.benchmarks.device_checks import FRAME, Check, full_checks, supported_precisions
 from dstnet_arch.errors import DSTNetError
 from dstnet_arch.ops import fused, native
@@ -43,16 +43,12 @@ def command(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         'dstnet doctor', description='Show versions, devices, kernels and precisions, and check that they work.'
     )
-    parser.add_argument('--device', help='cpu, cuda or cuda:N (default: cuda if available)')
-    parser.add_argument('--threads', type=int, help=argparse.SUPPRESS)
     parser.add_argument(
-        '--full', action='store_true', help='compare the networks with the CPU in every precision, measure memory and '
-        'time (minutes)',
-    )  # fmt: skip
-    parser.add_argument(
-        '-o', '--output', type=Path, default=Path('results/doctor'), metavar='DIR',
-        help='folder of the JSON files of --full (default: results/doctor)',
-    )  # fmt: skip
+        '--full',
+        action='store_true',
+        help='compare the networks with the CPU in every precision, and measure memory and time (minutes)',
+    )
+    add_machine_arguments(parser, output='results/doctor')
     args = parser.parse_args(arguments)
     choose_device(args)
     device: torch.device = args.device

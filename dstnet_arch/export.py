@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from dstnet_arch._version import __version__
 from dstnet_arch.archs.checkpoint import load_checkpoint
 from dstnet_arch.archs.video_net import VideoNet, stored_config
-from dstnet_arch.arguments import Size, size, whole_number
+from dstnet_arch.arguments import Size, check_writable, size, whole_number
 from dstnet_arch.errors import DSTNetError, OptionsError, first_line
 from dstnet_arch.files import incomplete_path
 from dstnet_arch.streaming.stages import stages_of
@@ -317,6 +317,7 @@ def _check(args: argparse.Namespace) -> None:
         raise OptionsError(f'-o {output} is a folder. Give the name of a file.')
     if output.exists() and not args.overwrite:
         raise OptionsError(f'{output} exists. Give another name with -o, or replace it with --overwrite.')
+    check_writable(output.parent)
     missing = [package for package in chosen.packages if find_spec(package) is None]
     if missing:
         raise OptionsError(f'{chosen.title} needs {" and ".join(missing)}: pip install {" ".join(missing)}')

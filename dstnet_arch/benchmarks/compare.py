@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dstnet_arch.archs.video_net import VideoNet
-from dstnet_arch.arguments import Size, size, whole_number
+from dstnet_arch.arguments import Size, check_writable, size, whole_number
 from dstnet_arch.benchmarks import report
 from dstnet_arch.benchmarks.harness import Workload, measure, ratio, saved_for_backward
 from dstnet_arch.benchmarks.networks import PLAIN, Network, UnavailableError, find, select
@@ -91,7 +91,7 @@ def choose_device(args: argparse.Namespace) -> None:
     Raises:
         OptionsError: the device does not exist, or `args.output` cannot be written.
     """
-    report.check_writable(args.output)
+    check_writable(args.output)
     if args.threads:
         torch.set_num_threads(args.threads)
     name = args.device or ('cuda' if torch.cuda.is_available() else 'cpu')

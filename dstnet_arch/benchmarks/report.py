@@ -19,7 +19,7 @@ import torch
 import dstnet_arch
 from dstnet_arch._version import __version__
 from dstnet_arch.benchmarks.harness import Measurement, Spread, spread
-from dstnet_arch.errors import DSTNetError, OptionsError
+from dstnet_arch.errors import DSTNetError
 from dstnet_arch.files import atomic_file
 
 SCHEMA = 2
@@ -59,17 +59,6 @@ def commit() -> str | None:
 
     changes = ask('status', '--porcelain', '--untracked-files=no')
     return ask('rev-parse', 'HEAD') + ('+changes' if changes else '') or None
-
-
-def check_writable(folder: Path) -> None:
-    """Raise before a measurement if its result could not be written.
-
-    Raises:
-        OptionsError: the folder cannot be created or written to.
-    """
-    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise OptionsError(f'-o {folder}: {existing} is not a writable folder. Choose another folder.')
 
 
 def write_json(
