@@ -22,7 +22,7 @@ from dstnet_arch.archs.checkpoint import load_checkpoint
 from dstnet_arch.errors import DataError, OptionsError
 from dstnet_arch.reproduce import Reproduction
 from dstnet_arch.weights import released
-from dstnet_arch.weights.released import git_ids
+from dstnet_arch.weights.released import git_blob_id
 
 DATA = Path(__file__).parent / 'data'
 SMALL = ['--force_yml', 'network_g:num_feat=4', 'network_g:num_block=2', 'num_gpu=0']
@@ -54,7 +54,7 @@ def weights_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str
         }
     torch.save({'params': state}, folder / 'GOPRO.pth')
     declared = [
-        replace(r, blob_id=git_ids(folder / 'GOPRO.pth')[0]) if r.name == 'GoPro' else r for r in released.RELEASED
+        replace(r, blob_id=git_blob_id(folder / 'GOPRO.pth')) if r.name == 'GoPro' else r for r in released.RELEASED
     ]
     monkeypatch.setattr(released, 'RELEASED', tuple(declared))
     handler = partial(SimpleHTTPRequestHandler, directory=str(folder))

@@ -9,12 +9,8 @@ from pathlib import Path
 
 from dstnet_arch.errors import EXIT_STATUS, CheckpointError, OptionsError, message_of
 from dstnet_arch.weights import released as known
-from dstnet_arch.weights.released import find_released, identify, is_lfs_pointer
+from dstnet_arch.weights.released import find_released, identify
 from dstnet_arch.weights.store import DEFAULT_FOLDER, get_weights
-
-_DESCRIPTION = f"""\
-Weights that the authors of DSTNet released at {known.REPOSITORY}
-({known.names()}), and weight files in general."""
 
 _VERIFY = """\
 Identify each FILE by its content: which released file it is, or which network it is of. No code in a file is executed.
@@ -31,55 +27,34 @@ def command(arguments: Sequence[str]) -> int | None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog='dstnet weights', description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser('dstnet weights', description=f'Weights released at {known.REPOSITORY}.')
     actions = parser.add_subparsers(dest='action', required=True, metavar='ACTION')
+    folder = argparse.ArgumentParser(add_help=False)
+    folder.add_argument('--folder', type=Path, default=Path(DEFAULT_FOLDER), help='default: %(default)s')
 
-    action = actions.add_parser('list', help='list the released weights')
+    action = actions.add_parser('list', help='list the released weights', parents=[folder])
     action.set_defaults(run=_list)
-    _add_folder(action)
 
-    text = 'download released weights, or resume a download, and check their content'
-    action = actions.add_parser('get', help=text, description=f'{text.capitalize()} by their git blob ids.')
+    action = actions.add_parser('get', help='download released weights and check their content', parents=[folder])
     action.set_defaults(run=_get)
     action.add_argument('names', nargs='+', metavar='NAME', help=f'{known.names()}, or all')
-    _add_folder(action)
     action.add_argument('--base-url', metavar='URL', help="folder on a mirror, instead of the authors' repository")
 
     action = actions.add_parser('verify', help='identify weight files', description=_VERIFY)
     action.set_defaults(run=_verify)
     action.add_argument('files', nargs='+', type=Path, metavar='FILE')
 
-    text = 'change the format or key names of weights; the values do not change'
-    action = actions.add_parser('convert', help=text, description=f'{text.capitalize()}.')
+    action = actions.add_parser('convert', help='change the format or the key names; the values do not change')
     action.set_defaults(run=_convert)
     action.add_argument('file', type=Path, metavar='FILE', help='any checkpoint')
-    action.add_argument(
-        '-o',
-        '--output',
-        type=Path,
-        required=True,
-        metavar='OUT',
-        help=".safetensors, or .pth with {'params': ...} as BasicSR expects",
-    )
-    action.add_argument(
-        '--to',
-        choices=['ours', 'released'],
-        default='ours',
-        help="key names: of this project (default) or of the authors' files",
-    )
-    action.add_argument(
-        '--param-key', metavar='KEY', help='which weights, if the file holds several (default: params_ema, then params)'
-    )
+    output = ".safetensors, or .pth with {'params': ...} as BasicSR expects"
+    action.add_argument('-o', '--output', type=Path, required=True, metavar='OUT', help=output)
+    names = "key names: of this project (default) or of the authors' files"
+    action.add_argument('--to', choices=['ours', 'released'], default='ours', help=names)
+    key = 'which weights, if the file holds several (default: params_ema, then params)'
+    action.add_argument('--param-key', metavar='KEY', help=key)
     action.add_argument('--overwrite', action='store_true', help='replace an existing OUT')
     return parser
-
-
-def _add_folder(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        '--folder', type=Path, default=Path(DEFAULT_FOLDER), help='folder of released weights (default: %(default)s)'
-    )
 
 
 def _list(args: argparse.Namespace) -> None:
@@ -93,22 +68,18 @@ def _list(args: argparse.Namespace) -> None:
         size = f'~{4 * r.num_values / 1e6:.0f} MB'
         print(row.format(r.name, r.file, r.network, f'{r.num_values:,}', size, f'{r.psnr} ({r.table})', state))
     print(
-        '\n'
-        'PSNR in dB, quoted from the paper. The paper does not say for which exposure its figure for BSD is; the\n'
+        '\nPSNR in dB, quoted from the paper. The paper does not say for which exposure its figure for BSD is; the\n'
         "authors' options test BSD.pth on 1ms-8ms. Parameters include 1,024 frozen Haar filter values.\n"
         f'From {known.REPOSITORY} (MIT license). Download: dstnet weights get NAME'
     )
 
 
 def _get(args: argparse.Namespace) -> None:
-    names = [r.name for r in known.RELEASED] if 'all' in args.names else args.names
-    chosen = []
-    for name in names:
-        released = find_released(name)
-        if released is None:
-            raise OptionsError(f'{name} is unknown. Allowed: {known.names()}, or all.{known.suggestion(name)}')
-        chosen.append(released)
-    for released in chosen:
+    wanted = [r.name for r in known.RELEASED] if 'all' in args.names else args.names
+    found = {name: find_released(name) for name in wanted}
+    if unknown := [name for name, released in found.items() if released is None]:
+        raise OptionsError(f'{unknown[0]} is unknown. Allowed: {known.names()}, or all.')
+    for released in filter(None, found.values()):
         path = get_weights(released, args.folder, args.base_url)
         print(f"{path}: verified as the authors' {released.file}")
 
@@ -118,17 +89,12 @@ def _verify(args: argparse.Namespace) -> int:
 
 
 def _verify_one(path: Path) -> int:
-    if path.is_file():
-        if released := identify(path):
-            print(f"{path}: the authors' {released.file} ({released.name}, {released.network}), byte for byte")
-            return 0
-        if is_lfs_pointer(path):
-            print(f'error: {path} is a Git LFS pointer, not the file. Run: git lfs pull', file=sys.stderr)
-            return EXIT_STATUS
-
     from dstnet_arch.archs.checkpoint import load_checkpoint
     from dstnet_arch.weights.convert import describe
 
+    if path.is_file() and (released := identify(path)):
+        print(f"{path}: the authors' {released.file} ({released.name}, {released.network}), byte for byte")
+        return 0
     try:
         net = load_checkpoint(path)
     except CheckpointError as error:

@@ -15,7 +15,6 @@ from dstnet_arch.archs.released_keys import from_released, to_released
 from dstnet_arch.archs.video_net import CONFIG_KEY, VideoNet, stored_config
 from dstnet_arch.errors import CheckpointError, first_line
 from dstnet_arch.files import atomic_file
-from dstnet_arch.weights.released import git_ids
 
 SUFFIXES = ('.safetensors', '.pth')
 
@@ -27,12 +26,9 @@ def convert(
 ) -> VideoNet:
     """Write weights in another format or with other key names; the values do not change by a bit.
 
-    A ``.pth`` file holds ``{'params': …}``, as BasicSR expects. The metadata of a ``.safetensors`` file contain the
-    network and the git blob id of the source file.
-
     Args:
         source: Any file for `read_state_dict`.
-        target: New file, ``.safetensors`` or ``.pth``.
+        target: New file: ``.safetensors``, with the network in its metadata, or ``.pth`` with ``{'params': …}``.
         key_names: 'ours', or 'released' for the authors' code.
         param_key: Which weights of `source`, see `read_state_dict`.
         overwrite: Replace an existing file.
@@ -54,14 +50,9 @@ def convert(
     weights = from_released(net.released_keys, state_dict)
     weights[CONFIG_KEY] = net.state_dict()[CONFIG_KEY]
     if key_names == 'released':
-        weights = _released(net, weights, source)
-    metadata = {
-        'format': 'pt',  # expected by other programs
-        'network': json.dumps(stored_config(net.get_extra_state()), sort_keys=True),
-        'key_names': key_names,
-        'source_git_blob': git_ids(source)[0],
-    }
-    _write(weights, target, metadata)
+        weights = to_released(net.released_keys, weights)
+        _check_configuration(net, weights, source)
+    _write(weights, target, json.dumps(stored_config(net.get_extra_state()), sort_keys=True))
     return net
 
 
@@ -70,22 +61,20 @@ def describe(net: VideoNet) -> str:
     return f'{type(net).__name__}({", ".join(f"{k}={v!r}" for k, v in net.config.items())})'
 
 
-def _released(net: VideoNet, ours: Mapping[str, Tensor], source: Path) -> dict[str, Tensor]:
-    """Translate to the released names. Released files store no configuration, so it must follow from the shapes."""
-    released = to_released(net.released_keys, ours)
+def _check_configuration(net: VideoNet, released: Mapping[str, Tensor], source: Path) -> None:
+    """Released files store no configuration, so it must follow from the shapes."""
     try:
         back = load_checkpoint(released)
     except CheckpointError:
         back = None
-    if back is None or back.config != net.config or type(back) is not type(net):
+    if back is None or describe(back) != describe(net):
         raise CheckpointError(
             f'{source} is of {describe(net)}, which the released format cannot represent. Convert it with our key '
             'names (--to ours).'
         )
-    return released
 
 
-def _write(weights: Mapping[str, Tensor], target: Path, metadata: dict[str, str]) -> None:
+def _write(weights: Mapping[str, Tensor], target: Path, network: str) -> None:
     from safetensors.torch import save
 
     dense = {k: v.detach().cpu().contiguous() for k, v in weights.items()}
@@ -93,7 +82,7 @@ def _write(weights: Mapping[str, Tensor], target: Path, metadata: dict[str, str]
         target.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(target) as file:
             if target.suffix == '.safetensors':
-                file.write(save(dense, metadata))
+                file.write(save(dense, {'format': 'pt', 'network': network}))  # other programs expect the format
             else:
                 torch.save({'params': dense}, file)
     except (OSError, RuntimeError) as error:  # torch.save reports a full disk as either

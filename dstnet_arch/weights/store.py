@@ -3,24 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 
 from dstnet_arch.errors import CheckpointError
-from dstnet_arch.weights import released as known
-from dstnet_arch.weights.released import Released, find_released, git_ids, identify
+from dstnet_arch.weights.released import REPOSITORY, Released, find_released, identify, names
 
 DEFAULT_FOLDER = 'weights'
 
-_RETRIES = 3  # of a busy server
-_BACKOFF = 1.0  # seconds before the second retry, doubled for each further one
+_SOURCE = f'{REPOSITORY}/raw/d42c1e3/experiments'
 _TIMEOUT = (10.0, 30.0)  # seconds to wait for a connection, and for the next bytes
-_CHUNK = 2**16
-
-
-class DownloadError(CheckpointError):
-    """Weights cannot be downloaded."""
 
 
 def resolve_weights(name_or_path: str | PathLike[str], folder: str | PathLike[str] = DEFAULT_FOLDER) -> Path:
@@ -32,8 +24,7 @@ def resolve_weights(name_or_path: str | PathLike[str], folder: str | PathLike[st
         folder: Folder of released weights.
 
     Raises:
-        CheckpointError: unknown name and no such file; or another file is in the place of the released one.
-        DownloadError: the download failed.
+        CheckpointError: unknown name and no such file; or as `get_weights`.
     """
     released = find_released(str(name_or_path))
     if released is not None:
@@ -42,8 +33,7 @@ def resolve_weights(name_or_path: str | PathLike[str], folder: str | PathLike[st
     if path.is_file():
         return path
     raise CheckpointError(
-        f'Weights {name_or_path} do not exist (seen from {Path.cwd()}), and are not released ones: {known.names()}.'
-        f'{known.suggestion(path.stem)}'
+        f'Weights {name_or_path} do not exist (seen from {Path.cwd()}), and are not released ones: {names()}.'
     )
 
 
@@ -61,50 +51,46 @@ def get_weights(released: Released, folder: str | PathLike[str] = DEFAULT_FOLDER
         The path of the file.
 
     Raises:
-        CheckpointError: another file is in its place; it is not changed.
-        DownloadError: the file cannot be downloaded or written.
+        CheckpointError: the file cannot be downloaded or written, or another file is in its place; that one is not
+            changed.
     """
     from filelock import FileLock
+    from requests import HTTPError, RequestException
 
     path = Path(folder) / released.file
+    url = f'{(base_url or _SOURCE).rstrip("/")}/{released.file}'
     try:
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(path.with_name(f'.{path.name}.lock')):
                 if not path.exists():  # another process may have downloaded it
-                    _download(released, path, [base_url] if base_url else known.SOURCES)
+                    _download(released, url, path)
         if identify(path) != released:
             raise CheckpointError(
                 f"{path} is not the authors' {released.file}. Move it away, or choose another folder, to download the "
                 'released file; or give its path to use this one.'
             )
+    except RequestException as error:
+        reason = str(error) if isinstance(error, HTTPError) else type(error).__name__  # other texts are long
+        raise CheckpointError(
+            f'{url} cannot be downloaded ({reason}). Run the command again to resume, or download {released.file} by '
+            f'other means to {path}.'
+        ) from None
     except OSError as error:
-        raise DownloadError(f'{path} cannot be read or written: {error.strerror or error}.') from None
+        raise CheckpointError(f'{path} cannot be read or written: {error.strerror or error}.') from None
     return path
 
 
-def _download(released: Released, path: Path, urls: Sequence[str]) -> None:
-    from requests import HTTPError, RequestException
-
+def _download(released: Released, url: str, path: Path) -> None:
     part = path.with_name(f'{path.name}.part')
-    problems = []
-    for url in (f'{folder.rstrip("/")}/{released.file}' for folder in urls):
-        try:
-            _fetch(url, part)
-        except HTTPError as error:
-            problems.append(f'{url} answers {error.response.status_code} {error.response.reason}')
-        except RequestException as error:  # their texts contain addresses of objects
-            problems.append(f'{url}: {type(error).__name__}')
-        else:
-            if identify(part) == released:
-                os.replace(part, path)
-                return
-            problems.append(f'{url} has the git blob id {git_ids(part)[0]}, not {released.blob_id}')
-            part.unlink()
-    raise DownloadError(
-        f'{released.file} cannot be downloaded: {"; ".join(problems)}. Run the command again to resume, or download '
-        f'{released.file} by other means to {path}.'
-    )
+    _fetch(url, part)
+    if identify(part) != released:
+        part.unlink()
+        raise CheckpointError(
+            f"{url} is not the authors' {released.file}: its content differs. Run the command again, or download the "
+            f'file by other means to {path}.'
+        )
+    os.replace(part, path)
 
 
 def _fetch(url: str, part: Path) -> None:
@@ -114,19 +100,17 @@ def _fetch(url: str, part: Path) -> None:
     from tqdm import tqdm
     from urllib3 import Retry
 
-    busy = [requests.codes.too_many_requests, *range(500, 600)]
-    retries = Retry(_RETRIES, connect=0, read=0, status_forcelist=busy, backoff_factor=_BACKOFF, raise_on_status=False)
+    busy = [requests.codes.too_many_requests, requests.codes.bad_gateway, requests.codes.service_unavailable]
+    retries = Retry(3, connect=0, read=0, status_forcelist=busy, backoff_factor=1, raise_on_status=False)
     have = part.stat().st_size if part.exists() else 0
-    headers = {'Accept-Encoding': 'identity'} | ({'Range': f'bytes={have}-'} if have else {})
+    headers = {'Accept-Encoding': 'identity', 'Range': f'bytes={have}-'}
     with requests.Session() as session:
         for scheme in ('https://', 'http://'):
             session.mount(scheme, HTTPAdapter(max_retries=retries))
         with session.get(url, headers=headers, stream=True, timeout=_TIMEOUT) as response:
-            if have and response.status_code == requests.codes.requested_range_not_satisfiable:
+            if response.status_code == requests.codes.requested_range_not_satisfiable:
                 return  # complete, or of another file
             response.raise_for_status()
-            if 'html' in response.headers.get('Content-Type', ''):
-                raise DownloadError(f'{url} is a web page, not the file. Does this network need a login?')
             if response.status_code != requests.codes.partial_content:
                 have = 0  # the server sends the complete file
             total = have + int(response.headers.get('Content-Length', 0))
@@ -134,6 +118,6 @@ def _fetch(url: str, part: Path) -> None:
                 open(part, 'ab' if have else 'wb') as file,
                 tqdm(desc=part.stem, initial=have, total=total, unit='B', unit_scale=True, disable=None) as bar,
             ):
-                for chunk in response.iter_content(_CHUNK):
+                for chunk in response.iter_content(2**16):
                     file.write(chunk)
                     bar.update(len(chunk))
