@@ -3,6 +3,7 @@
 #   make test           lint, types and tests
 #   make test-extended  slower checks: documentation, notebook, browser, kernels, more damaged files
 #   make lint           ruff, import rules, spelling
+#   make docs           the documentation site, in site/
 # The environment is made in .venv. To choose another one: make VENV=... PYTHON=... demo
 
 PYTHON ?= python3
@@ -14,10 +15,10 @@ DEMO := results/test_DSTNet_sample
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup demo test test-extended lint types soak fuzz clean
+.PHONY: help setup demo test test-extended lint types docs soak fuzz clean
 
 help:
-	@sed -n '2,6s/^# //p' Makefile
+	@sed -n '2,7s/^# //p' Makefile
 
 setup: $(READY)
 
@@ -25,7 +26,7 @@ $(READY): setup.py pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.10 or later is needed: make PYTHON=python3.12" if sys.version_info < (3, 10) else 0)'
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m dstnet_arch setup-basicsr
-	$(RUN) -m pip install --no-build-isolation -e '.[test,dev]'
+	$(RUN) -m pip install --no-build-isolation -e '.[test,dev,docs]'
 	@touch $@
 
 demo: setup
@@ -54,6 +55,9 @@ lint: setup
 types: setup
 	$(RUN) -m mypy
 
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict
+
 # Minutes to hours, and not part of the tests: kill runs at random and compare the results; read damaged files.
 soak: setup
 	$(RUN) tests/soak/kills.py --kills 50
@@ -64,5 +68,5 @@ fuzz: setup
 
 # Removes what is built and cached. Environments, data, runs and results stay.
 clean:
-	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf build dist site *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find dstnet_arch data_prep tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -83,6 +83,7 @@ EXTRAS = {
         'types-requests',
         'types-tqdm',
     ],
+    'docs': ['ipykernel', 'mkdocs-material', 'mkdocstrings[python]', 'nbclient'],  # the site; the notebook's test
     'fuzz': ["atheris; sys_platform == 'linux'"],
 }
 EXTRAS['test'] += EXTRAS['video'] + EXTRAS['export']
