@@ -10,7 +10,7 @@ from pathlib import Path
 
 from data_prep import synthesize_command
 from data_prep.layouts import LAYOUTS, Layout, describe_folders
-from dstnet_arch.arguments import whole_number
+from dstnet_arch.arguments import command_parser, whole_number
 from dstnet_arch.errors import EXIT_STATUS, INTERRUPTED, DSTNetError, escape_unencodable_output, printable
 
 _CONVERT_TEXT = """\
@@ -35,10 +35,10 @@ are written to OUTPUT/raw in GoPro's layout and converted like any other data se
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of all sub-commands; the converters are made from the descriptions in `layouts.py`."""
-    parser = argparse.ArgumentParser(
-        prog='python -m data_prep',
-        description='Make data sets for training and testing.',
-        epilog='python -m data_prep COMMAND --help explains a command, with an example.',
+    parser = command_parser(
+        'python -m data_prep',
+        'Make data sets for training and testing.',
+        'python -m data_prep COMMAND --help explains a command, with an example.',
     )
     commands = parser.add_subparsers(dest='command', required=True, metavar='COMMAND')
     for layout in LAYOUTS:

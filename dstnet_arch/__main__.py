@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+import traceback
+from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from importlib import import_module
 
 from dstnet_arch._version import __version__
 from dstnet_arch.errors import EXIT_STATUS, escape_unencodable_output, explain
 from dstnet_arch.plugin.startup._dstnet_arch_hook import exit_on_interrupt
+from dstnet_arch.progress import NORMAL, is_verbose, set_verbosity
 
 # Name -> (module:function, one line of help). The function accepts the remaining arguments and may return an exit
 # status; its module is imported only when it is called.
@@ -26,6 +28,7 @@ COMMANDS = {
     'complexity': ('dstnet_arch.benchmarks.complexity:command', 'count parameters and operations of the networks'),
     'benchmark': ('dstnet_arch.benchmarks:command', 'measure time and memory of the networks'),
     'doctor': ('dstnet_arch.doctor:command', 'show versions and devices, and check that the kernels work'),
+    'completion': ('dstnet_arch.completion:command', 'print a script for tab completion in bash, zsh or tcsh'),
     'setup-basicsr': ('dstnet_arch.plugin.setup_basicsr:command', 'install stock BasicSR, which train and test need'),
 }
 
@@ -44,8 +47,18 @@ def usage() -> str:
             '',
             'commands:',
             *lines,
+            '',
+            'All commands accept -q (print only results, warnings and errors) and -v (also durations, tracebacks).',
+            'Exit status: 0 success; 1 a check failed, or an unexpected error; 2 wrong input; 130 Ctrl-C.',
         ]
     )
+
+
+def load(name: str) -> Callable[[Sequence[str]], int | None]:
+    """Import a command; return its function, which accepts the arguments and may return an exit status."""
+    module, _, function = COMMANDS[name][0].partition(':')
+    command: Callable[[Sequence[str]], int | None] = getattr(import_module(module), function)
+    return command
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -55,9 +68,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: the command line without the program's name; by default that of this process.
 
     Returns:
-        The exit status: 0; 2 after an error that the user can fix, with one message on stderr; 130 after Ctrl-C.
+        The exit status: 0; 1 if a check of the command failed; 2 after an error that the user can fix, with one
+        message on stderr; 130 after Ctrl-C. Unexpected errors are raised, and Python then exits with 1.
     """
     escape_unencodable_output()
+    set_verbosity(NORMAL)
     name, *rest = list(sys.argv[1:] if arguments is None else arguments) or ['']
     if name in ('-h', '--help'):
         print(usage())
@@ -73,13 +88,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_STATUS
     if arguments is None and name in ('train', 'test'):  # not in a notebook, whose kernel would end with the process
         exit_on_interrupt()  # until the options are parsed
-    module, _, function = COMMANDS[name][0].partition(':')
     try:
-        return getattr(import_module(module), function)(rest) or 0
+        return load(name)(rest) or 0
     except (Exception, KeyboardInterrupt) as error:
         explained = explain(error)
         if explained is None:
             raise
+        if is_verbose():
+            traceback.print_exception(error)
         print(explained[0], file=sys.stderr)
         return explained[1]
 

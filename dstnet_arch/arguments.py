@@ -1,18 +1,56 @@
-"""Types of command-line arguments for argparse."""
+"""Parsers of commands, and types of their arguments."""
 
 from __future__ import annotations
 
 import argparse
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from dstnet_arch.errors import OptionsError
+from dstnet_arch.progress import QUIET, VERBOSE, set_verbosity
 
 _MAX_FRAME_RATE = 100_000  # frames per second
+
+
+def command_parser(prog: str, description: str, epilog: str | None = None) -> argparse.ArgumentParser:
+    """Return a parser with -q and -v, which apply when they are parsed. Its sub-commands have them, too.
+
+    Args:
+        prog: name of the command.
+        description: text above the options. It is wrapped unless it or `epilog` consists of several lines.
+        epilog: text below the options.
+    """
+    return _Parser(prog, description=description, epilog=epilog)
+
+
+def take_verbosity(arguments: Sequence[str]) -> list[str]:
+    """Apply -q and -v of a command whose parser does not know them; return the other arguments."""
+    return _Parser(add_help=False, allow_abbrev=False).parse_known_args(arguments)[1]
+
+
+class _Parser(argparse.ArgumentParser):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        if '\n' in f'{kwargs.get("description")}{kwargs.get("epilog")}':  # its lines are broken already
+            kwargs.setdefault('formatter_class', argparse.RawDescriptionHelpFormatter)
+        super().__init__(*args, **kwargs)
+        group = self.add_mutually_exclusive_group()
+        for names, level, text in (
+            (('-q', '--quiet'), QUIET, 'print only results, warnings and errors'),
+            (('-v', '--verbose'), VERBOSE, 'also print how long stages take, and the traceback of an error'),
+        ):
+            group.add_argument(*names, action=_SetVerbosity, const=level, nargs=0, help=text)
+
+
+class _SetVerbosity(argparse.Action):
+    def __init__(self, option_strings: Sequence[str], dest: str, **kwargs: Any) -> None:
+        super().__init__(option_strings, dest=argparse.SUPPRESS, default=argparse.SUPPRESS, **kwargs)
+
+    def __call__(self, *_: object) -> None:
+        set_verbosity(self.const)
 
 
 class Size(NamedTuple):

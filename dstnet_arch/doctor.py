@@ -5,7 +5,6 @@ Needs PyTorch alone. ``--full`` runs the networks on the device and compares the
 
 from __future__ import annotations
 
-import argparse
 import os
 import platform
 import shutil
@@ -20,7 +19,7 @@ import torch
 from dstnet_arch._version import __version__
 from dstnet_arch.archs.dstnet_arch import DSTNet
 from dstnet_arch.archs.video_net import VideoNet
-from dstnet_arch.arguments import Size
+from dstnet_arch.arguments import Size, command_parser
 from dstnet_arch.benchmarks import command as benchmark
 from dstnet_arch.benchmarks import report
 from dstnet_arch.benchmarks.compare import add_machine_arguments, choose_device
@@ -40,8 +39,8 @@ _SIDES = (360, 480, 720, 1080, 1440, 2160, 2880, 4320)  # heights of 16:9 frames
 
 def command(arguments: Sequence[str]) -> int:
     """Run ``dstnet doctor``; the exit status is 1 if a check fails."""
-    parser = argparse.ArgumentParser(
-        'dstnet doctor', description='Show versions, devices, kernels and precisions, and check that they work.'
+    parser = command_parser(
+        'dstnet doctor', 'Show versions, devices, kernels and precisions, and check that they work.'
     )
     parser.add_argument(
         '--full',

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from dstnet_arch._version import __version__
 from dstnet_arch.archs.checkpoint import load_checkpoint
 from dstnet_arch.archs.video_net import VideoNet, stored_config
-from dstnet_arch.arguments import Size, check_writable, size, whole_number
+from dstnet_arch.arguments import Size, check_writable, command_parser, size, whole_number
 from dstnet_arch.errors import DSTNetError, OptionsError, first_line
 from dstnet_arch.files import incomplete_path
 from dstnet_arch.streaming.stages import stages_of
@@ -289,12 +289,7 @@ def command(arguments: Sequence[str]) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        'dstnet export',
-        description=_DESCRIPTION,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser('dstnet export', _DESCRIPTION, _EPILOG)
     parser.add_argument('format', choices=FORMATS, metavar='FORMAT', help=', '.join(FORMATS))
     parser.add_argument('-o', '--output', type=Path, required=True, metavar='FILE')
     parser.add_argument(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import subprocess
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dstnet_arch._version import __version__
+from dstnet_arch.arguments import command_parser
 from dstnet_arch.errors import DataError, DSTNetError, OptionsError
 from dstnet_arch.files import atomic_file, read_json
 
@@ -81,7 +81,7 @@ class Reproduction:
 
 def command(arguments: Sequence[str]) -> int:
     """Run ``dstnet reproduce``; the exit status is 0 if the printed scores are reproduced, otherwise 1."""
-    parser = argparse.ArgumentParser('dstnet reproduce', description=_DESCRIPTION)
+    parser = command_parser('dstnet reproduce', _DESCRIPTION)
     parser.add_argument('dataset', choices=('gopro', 'dvd', 'bsd'))
     parser.add_argument('--data', type=Path, required=True, metavar='DIR', help='the data set, downloaded or converted')
     parser.add_argument('--network', choices=list(NETWORKS), default='DSTNet', help='default: DSTNet')

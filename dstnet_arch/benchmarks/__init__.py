@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from importlib import import_module
+
+from dstnet_arch.arguments import command_parser
 
 # Kind -> (module, function, help). The module is imported when the kind is called; it defines add_arguments(parser).
 KINDS = {
@@ -16,7 +17,7 @@ KINDS = {
 
 def command(arguments: Sequence[str]) -> None:
     """Run ``dstnet benchmark``."""
-    parser = argparse.ArgumentParser(prog='dstnet benchmark', description='Measure time and memory.')
+    parser = command_parser('dstnet benchmark', 'Measure time and memory.')
     kinds = parser.add_subparsers(dest='kind', required=True, metavar='KIND')
     parsers = {kind: kinds.add_parser(kind, help=text, description=text) for kind, (_, _, text) in KINDS.items()}
     for kind in parsers.keys() & set(arguments[:1]):

@@ -8,7 +8,7 @@ from pathlib import Path
 from textwrap import fill
 from typing import Any
 
-from dstnet_arch.arguments import Size, size
+from dstnet_arch.arguments import Size, command_parser, size
 from dstnet_arch.benchmarks import report
 from dstnet_arch.benchmarks.compare import Case, add_run_arguments, choose_device, clip_shape, workload
 from dstnet_arch.benchmarks.flops import count
@@ -58,11 +58,10 @@ are GMACs at 256x256. Quoted: reported by papers, not measured here; seconds for
 
 def command(arguments: Sequence[str]) -> None:
     """Run ``dstnet complexity``."""
-    parser = argparse.ArgumentParser(
-        prog='dstnet complexity',
-        description='Parameters, multiply-adds, time and memory of networks, beside the figures of papers.',
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = command_parser(
+        'dstnet complexity',
+        'Parameters, multiply-adds, time and memory of networks, beside the figures of papers.',
+        _EPILOG,
     )
     parser.add_argument('--networks', nargs='+', default=['all'], metavar='NAME', help='names or groups (default: all)')
     parser.add_argument(

@@ -12,13 +12,13 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Literal, get_args
 
-from dstnet_arch.arguments import frame_rate
+from dstnet_arch.arguments import command_parser, frame_rate
 from dstnet_arch.deblur.batch import Ranks, restore_all, split_inputs
 from dstnet_arch.deblur.config import CompareMode, DeblurConfig
 from dstnet_arch.deblur.run import StoppedError, run
 from dstnet_arch.errors import EXIT_STATUS, counted, printable
 from dstnet_arch.precision import PRECISIONS
-from dstnet_arch.progress import Progress
+from dstnet_arch.progress import Progress, say
 from dstnet_arch.streaming.state_store import StoreKind
 from dstnet_arch.video.sinks import OutputOptions
 from dstnet_arch.video.source import Place
@@ -77,8 +77,10 @@ def _restore(config: DeblurConfig) -> None:
 
 
 def _print(line: str) -> None:
-    file = sys.stderr if line.startswith(('warning: ', 'error: ', 'Interrupted.')) else sys.stdout
-    print(printable(line), file=file, flush=True)
+    if line.startswith(('warning: ', 'error: ', 'Interrupted.')):
+        print(printable(line), file=sys.stderr, flush=True)
+    else:
+        say(printable(line))
 
 
 class _Bars:
@@ -86,12 +88,11 @@ class _Bars:
 
     def __init__(self) -> None:
         self._bar: Progress | None = None
-        self._job = 0
 
     def step(self, stage: str, done: int, total: int) -> None:
         if self._bar is None or total != self._bar.total or done <= self._bar.done:
             self.close()
-            self._bar = Progress(total, 'step', stage)
+            self._bar = Progress(total, 'step', stage, done=done)  # their duration is unknown
         self._bar.relabel(stage)
         self._bar.update(done - self._bar.done)
 
@@ -114,12 +115,7 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[list[str], DeblurConfig]:
 
 
 def _make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        'dstnet deblur',
-        description=_DESCRIPTION,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser('dstnet deblur', _DESCRIPTION, _EPILOG)
     add = parser.add_argument
     add('input', metavar='INPUT', nargs='+', help='video file, folder of images, or pattern')
     add('-o', '--output', metavar='OUTPUT', type=Path, required=True, help='video file or folder')

@@ -6,7 +6,6 @@ that are not in them, from other papers (origin 'quoted').
 
 from __future__ import annotations
 
-import argparse
 import csv
 import io
 import json
@@ -18,6 +17,7 @@ from functools import cache
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
+from dstnet_arch.arguments import command_parser
 from dstnet_arch.errors import DataError, printable
 from dstnet_arch.files import atomic_file, read_json
 from dstnet_arch.metrics.protocols import PROTOCOLS
@@ -305,9 +305,7 @@ def command(arguments: Sequence[str]) -> None:
     Raises:
         DataError: a summary cannot be read or the output cannot be written.
     """
-    parser = argparse.ArgumentParser(
-        prog='dstnet tables', description="Show the scores of test runs in the paper's tables, one table per set."
-    )
+    parser = command_parser('dstnet tables', "Show the scores of test runs in the paper's tables, one table per set.")
     parser.add_argument(
         'results', nargs='+', type=Path, metavar='RESULTS', help='folder of a test, e.g. results/test_DSTNet_GoPro'
     )

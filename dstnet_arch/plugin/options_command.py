@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import argparse
 import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from dstnet_arch.arguments import command_parser
 from dstnet_arch.errors import DSTNetError, OptionsError, message_of
 from dstnet_arch.plugin.options import check_options, concerns_us, find_options, options_folder, read_options
 
 
 def command(arguments: Sequence[str]) -> int:
     """Run ``dstnet options check FILE...``, ``list`` or ``copy DIR``."""
-    parser = argparse.ArgumentParser(prog='dstnet options', description='Check, list and copy options files.')
+    parser = command_parser('dstnet options', 'Check, list and copy options files.')
     actions = parser.add_subparsers(dest='action', required=True, metavar='ACTION')
     check = actions.add_parser('check', help='check options files without running anything')
     check.add_argument('files', nargs='+', metavar='FILE', help='options file, or the name of a packaged one')

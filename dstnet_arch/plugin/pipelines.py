@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
+from dstnet_arch.arguments import take_verbosity
 from dstnet_arch.errors import DSTNetError
 from dstnet_arch.plugin.options import find_options, read_options
 from dstnet_arch.plugin.options_parser import given_options
@@ -38,6 +39,7 @@ def test(arguments: Sequence[str]) -> None:
 
 
 def _run(name: str, arguments: Sequence[str]) -> None:
+    arguments = take_verbosity(arguments)
     require_basicsr()
     try:
         module = import_module(f'basicsr.{name}')

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import os
 import shutil
@@ -13,6 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
+from dstnet_arch.arguments import command_parser
 from dstnet_arch.errors import DSTNetError
 
 REQUIREMENT = 'basicsr==1.4.2'
@@ -24,9 +24,9 @@ BUILD_HELP = Path(__file__).with_name('basicsr_build')
 
 def command(arguments: Sequence[str]) -> int:
     """Run ``dstnet setup-basicsr``. Arguments after ``--`` are passed on to pip."""
-    parser = argparse.ArgumentParser(
-        prog='dstnet setup-basicsr',
-        description=f'Install {REQUIREMENT} from PyPI into this Python environment. '
+    parser = command_parser(
+        'dstnet setup-basicsr',
+        f'Install {REQUIREMENT} from PyPI into this Python environment. '
         'It is needed for train and test, and not for deblur, data_prep and the network.',
     )
     parser.add_argument('pip_arguments', nargs='*', metavar='-- PIP_ARGUMENT', help='more arguments for pip install')

@@ -6,12 +6,14 @@ import argparse
 from collections.abc import Sequence
 from importlib import import_module
 
+from dstnet_arch.arguments import command_parser
+
 KINDS = ('compare', 'crops', 'profile')
 
 
 def command(arguments: Sequence[str]) -> None:
     """Run ``dstnet visualize``; each kind of figure is a module with its own arguments."""
-    parser = argparse.ArgumentParser(prog='dstnet visualize', description='Make figures from the results of a test.')
+    parser = command_parser('dstnet visualize', 'Make figures from the results of a test.')
     kinds = parser.add_subparsers(dest='kind', required=True, metavar='KIND')
     for name in KINDS:
         kind = import_module(f'dstnet_arch.visualize.{name}')

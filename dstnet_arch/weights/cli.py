@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from dstnet_arch.arguments import command_parser
 from dstnet_arch.errors import EXIT_STATUS, CheckpointError, OptionsError, message_of
 from dstnet_arch.weights import released as known
 from dstnet_arch.weights.released import find_released, identify
@@ -27,7 +28,7 @@ def command(arguments: Sequence[str]) -> int | None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser('dstnet weights', description=f'Weights released at {known.REPOSITORY}.')
+    parser = command_parser('dstnet weights', f'Weights released at {known.REPOSITORY}.')
     actions = parser.add_subparsers(dest='action', required=True, metavar='ACTION')
     folder = argparse.ArgumentParser(add_help=False)
     folder.add_argument('--folder', type=Path, default=Path(DEFAULT_FOLDER), help='default: %(default)s')

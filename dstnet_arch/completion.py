@@ -1,0 +1,90 @@
+"""``dstnet completion``: tab completion for shells."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import Any, NoReturn
+from unittest import mock
+
+from dstnet_arch.__main__ import COMMANDS, load
+from dstnet_arch.arguments import command_parser
+from dstnet_arch.errors import OptionsError
+
+_DESCRIPTION = """\
+Print a script that completes the commands and options of dstnet when you press Tab. To install it:
+
+  bash:  dstnet completion bash > ~/.local/share/bash-completion/completions/dstnet
+  zsh:   dstnet completion zsh > FOLDER/_dstnet, where FOLDER is in $fpath
+"""
+
+
+def command(arguments: Sequence[str]) -> None:
+    """Run ``dstnet completion``.
+
+    Raises:
+        OptionsError: shtab is not installed.
+    """
+    parser = command_parser('dstnet completion', _DESCRIPTION)
+    parser.add_argument('shell', choices=('bash', 'zsh', 'tcsh'))
+    shell = parser.parse_args(arguments).shell
+    try:
+        import shtab
+    except ImportError:
+        raise OptionsError("shtab is not installed. Install it with: pip install 'dstnet-arch[completion]'") from None
+    print(shtab.complete(complete_parser(shtab.FILE), shell))
+
+
+def complete_parser(files: dict[str, str]) -> argparse.ArgumentParser:
+    """Return a parser of ``dstnet`` with all commands and their options.
+
+    Args:
+        files: what marks an argument as the name of a file.
+    """
+    parser = argparse.ArgumentParser('dstnet')
+    parser.add_argument('-V', '--version', action='store_true', help='show the version')
+    commands = parser.add_subparsers()
+    for name, (_, text) in COMMANDS.items():
+        found = _basicsr_parser() if name in ('train', 'test') else _parser_of(name)
+        commands.add_parser(name, help=text, parents=[found], add_help=False)
+        _mark_files(found, files)
+    return parser
+
+
+class _FoundError(Exception):
+    """Carries a parser out of the command that has made it."""
+
+
+def _parser_of(name: str) -> argparse.ArgumentParser:
+    def found(parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        raise _FoundError(parser)
+
+    with mock.patch.object(argparse.ArgumentParser, 'parse_args', found):
+        try:
+            load(name)([])
+        except _FoundError as error:
+            return error.args[0]
+    raise AssertionError(f'dstnet {name} has no parser')
+
+
+def _basicsr_parser() -> argparse.ArgumentParser:
+    """Return a parser with the options of BasicSR, which makes its own after other work."""
+    parser = command_parser('', '')
+    parser.add_argument('-opt', help='options file')
+    parser.add_argument('--launcher', choices=('none', 'pytorch', 'slurm'))
+    parser.add_argument('--auto_resume', action='store_true')
+    parser.add_argument('--debug', action='store_true')
+    parser.add_argument('--force_yml', nargs='+', metavar='KEY=VALUE', help='override values of the options file')
+    return parser
+
+
+def _mark_files(parser: argparse.ArgumentParser, files: dict[str, str]) -> None:
+    action: Any
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for nested in action.choices.values():
+                _mark_files(nested, files)
+        elif action.choices is not None:
+            action.choices = list(action.choices)  # shtab accepts no dict
+        elif action.nargs != 0:
+            action.complete = files
