@@ -71,6 +71,8 @@ def read_version() -> str:
 
 EXTRAS = {
     'video': ['mmcv-lite>=2.2.0', 'mmengine>=0.10.7'],  # data_prep synthesize reads videos through mmcv
+    'completion': ['shtab>=1.7'],  # makes the scripts of dstnet completion
+    'ui': ['gradio>=6'],  # the page of dstnet ui
     'export': ['onnx', 'onnxruntime', 'onnxscript'],
     'test': ['hypothesis', 'pytest', 'pytest-xdist', 'PyWavelets'],
     'dev': [
@@ -86,7 +88,7 @@ EXTRAS = {
     'docs': ['ipykernel', 'mkdocs-material', 'mkdocstrings[python]', 'nbclient'],  # the site; the notebook's test
     'fuzz': ["atheris; sys_platform == 'linux'"],
 }
-EXTRAS['test'] += EXTRAS['video'] + EXTRAS['export']
+EXTRAS['test'] += EXTRAS['completion'] + EXTRAS['ui'] + EXTRAS['video'] + EXTRAS['export']
 
 setup(
     name='dstnet-arch',

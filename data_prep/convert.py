@@ -168,7 +168,7 @@ def _read_headers(
     by_clip: dict[Clip, list[Frame]] = {}
     with (
         ThreadPoolExecutor(default_threads()) as pool,
-        Progress(len(jobs), 'frame', f'Checking {source}') as progress,
+        Progress(len(jobs), 'frame', f'checking {source}') as progress,
     ):
         for (clip, side, _, _), result in zip(jobs, pool.map(read, jobs), strict=True):
             progress.update()

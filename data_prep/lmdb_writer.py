@@ -222,7 +222,7 @@ def _copy(env: lmdb.Environment, partial: Path, frames: Sequence[Frame], kept: s
     batch = IMAGES_PER_THREAD * threads
     with (
         ThreadPoolExecutor(threads) as pool,
-        Progress(len(frames), 'frame', name, done=len(kept)) as progress,
+        Progress(len(frames), 'frame', f'writing {name}', done=len(kept)) as progress,
     ):
         for start in range(0, len(todo), batch):
             loaded = pool.map(_load, todo[start : start + batch])

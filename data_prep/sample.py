@@ -184,7 +184,7 @@ def _render(raw: Path, seed: int, plans: Sequence[ClipPlan], camera: Camera, rec
     photographs = {plan.photograph: _load_photograph(plan.photograph) for plan in plans}
     partial = raw.with_name(raw.name + PARTIAL_SUFFIX)
     shutil.rmtree(partial, ignore_errors=True)  # left by an interrupted run
-    with Progress(sum(plan.num_frames for plan in plans), 'frame', 'Rendering') as progress:
+    with Progress(sum(plan.num_frames for plan in plans), 'frame', 'rendering') as progress:
         for index, plan in enumerate(plans):
             # Random numbers of its own, so that a clip does not depend on the others.
             path = camera_path(np.random.default_rng([seed, index]), plan.num_frames, plan.blur_length, camera)

@@ -85,7 +85,7 @@ def synthesize(
         videos = [_plan(footage, splits[footage.name], settings) for footage in footages]
         _remove_earlier(videos, output, overwrite)
         total = sum(len(plan.centres) for video in videos for plan in video.plans)
-        with Progress(total, 'pair', 'Synthesizing') as progress:
+        with Progress(total, 'pair', 'synthesizing') as progress:
             for video in videos:
                 frames = enumerate(video.footage.frames())
                 for plan in video.plans:

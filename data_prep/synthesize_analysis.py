@@ -74,7 +74,7 @@ def analyse(footage: Footage) -> Analysis:
     steps: list[float] = []
     last_thumbnail: NDArray[np.float32] | None = None
     sampled: Image | None = None
-    with Progress(footage.listed, 'frame', f'Analysing {footage.path.name}') as progress:
+    with Progress(footage.listed, 'frame', f'analysing {footage.path.name}') as progress:
         for count, frame in enumerate(footage.frames(), start=1):
             size = size if count > 1 else (frame.shape[0], frame.shape[1])
             if frame.shape[:2] != size:

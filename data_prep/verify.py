@@ -153,7 +153,7 @@ def _decode_all(env: lmdb.Environment, entries: dict[str, MetaEntry], threads: i
 
     # Keys that are not ASCII are reported as missing from meta_info.txt.
     keys = sorted(key for key in report.keys if '\\' not in key)
-    with ThreadPoolExecutor(threads) as pool, Progress(len(keys), 'frame', report.name) as progress:
+    with ThreadPoolExecutor(threads) as pool, Progress(len(keys), 'frame', f'verifying {report.name}') as progress:
         for key, fault in zip(keys, pool.map(find_fault, keys), strict=True):
             progress.update()
             if fault:

@@ -48,7 +48,7 @@ def usage() -> str:
             'commands:',
             *lines,
             '',
-            'All commands accept -q (print only results, warnings and errors) and -v (also durations, tracebacks).',
+            'All commands accept -q (only results, warnings and errors) and -v (also durations, tracebacks).',
             'Exit status: 0 success; 1 a check failed, or an unexpected error; 2 wrong input; 130 Ctrl-C.',
         ]
     )

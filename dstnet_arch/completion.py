@@ -35,7 +35,7 @@ def command(arguments: Sequence[str]) -> None:
     print(shtab.complete(complete_parser(shtab.FILE), shell))
 
 
-def complete_parser(files: dict[str, str]) -> argparse.ArgumentParser:
+def complete_parser(files: Any) -> argparse.ArgumentParser:
     """Return a parser of ``dstnet`` with all commands and their options.
 
     Args:
@@ -78,7 +78,7 @@ def _basicsr_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _mark_files(parser: argparse.ArgumentParser, files: dict[str, str]) -> None:
+def _mark_files(parser: argparse.ArgumentParser, files: Any) -> None:
     action: Any
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -39,12 +41,44 @@ def test_unknown_command(arguments: list[str], expected: str, capsys: pytest.Cap
 def test_every_command_has_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert __main__.main(['--help']) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines[-len(__main__.COMMANDS) :]] == list(__main__.COMMANDS)
+    assert [line.split()[0] for line in lines if re.match('  [a-z]', line)] == list(__main__.COMMANDS)
+    assert lines[-1].startswith('Exit status: 0 success; 1 ')
     assert max(map(len, lines)) <= 100
     for name in set(__main__.COMMANDS) - {'train', 'test'}:  # BasicSR's own
         with pytest.raises(SystemExit) as ended:
             __main__.main([name, '--help'])
         assert ended.value.code == 0, name
+
+
+def test_verbose_error_has_a_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    for option, has_traceback in (('-v', True), ('-q', False)):
+        assert __main__.main(['deblur', 'missing.mp4', '-o', 'out.mp4', option]) == 2
+        err = capsys.readouterr().err
+        assert ('Traceback' in err) is has_traceback
+        assert err.splitlines()[-1].startswith('error: INPUT missing.mp4 does not exist.')
+
+
+def test_completion_knows_commands_options_and_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip('shtab')
+    (tmp_path / 'blurry.mp4').touch()
+    assert __main__.main(['completion', 'bash']) == 0
+    script = tmp_path / 'dstnet.bash'
+    script.write_text(capsys.readouterr().out)
+    complete = (
+        f'source {script}; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _shtab_dstnet; printf "%s\\n" "${{COMPREPLY[@]}}"'
+    )
+    for typed, expected in (
+        ('deb', {'deblur'}),
+        ('deblur --preci', {'--precision'}),
+        ('deblur --precision f', {'fp32', 'fp16'}),
+        ('deblur blur', {'blurry.mp4'}),
+        ('weights ver', {'verify'}),
+        ('visualize crops --quie', {'--quiet'}),
+        ('test --auto', {'--auto_resume'}),
+    ):
+        words = ['bash', '-c', complete, 'bash', 'dstnet', *typed.split()]
+        done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+        assert set(done.stdout.split()) == expected, done.stderr
 
 
 def test_names_that_the_terminal_cannot_encode_are_escaped(run_python: RunPython, tmp_path: Path) -> None:

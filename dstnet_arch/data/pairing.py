@@ -54,7 +54,7 @@ def find_problems(lq: FrameSource, gt: FrameSource | None, smallest_side: int = 
     problems = Problems()
     if gt:
         _find_missing_partners(lq, gt, problems)
-    with Progress(sum(map(len, lq.clips.values())), 'frame', f'Checking {lq.root}') as progress:
+    with Progress(sum(map(len, lq.clips.values())), 'frame', f'checking {lq.root}') as progress:
         for clip, frames in lq.clips.items():
             sizes = _find_sizes(lq, clip, problems)
             for size in sizes:

@@ -128,7 +128,7 @@ def _run(args: argparse.Namespace) -> None:
         if value is not None and not 0 <= value < size:
             raise OptionsError(f'{option} is {value}; in frames of {width}x{height} it must be from 0 to {size - 1}.')
     profiles = {}
-    with Progress(len(frames) * len(footage.tracks), 'frame', 'Reading') as progress:
+    with Progress(len(frames) * len(footage.tracks), 'frame', 'reading') as progress:
         for track in footage.tracks:
             profiles[track.name] = temporal_profile(_read(track, frames, progress), args.column, args.row)
     what = f'column {args.column}' if args.row is None else f'row {args.row}'
