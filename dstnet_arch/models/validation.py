@@ -105,7 +105,9 @@ class Validator:
         scorer = Scorer(metrics)
         show_progress = self._val_opt.get('pbar', True) and self._ranks.rank == 0
         start = time.perf_counter()
-        with Progress(clips.num_frames, 'frame', f'testing {name}', log) if show_progress else nullcontext() as progress:
+        with (
+            Progress(clips.num_frames, 'frame', f'testing {name}', log) if show_progress else nullcontext() as progress
+        ):
             shares = self._ranks.gather(
                 lambda: evaluate(
                     clips,

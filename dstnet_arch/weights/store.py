@@ -7,6 +7,7 @@ from os import PathLike
 from pathlib import Path
 
 from dstnet_arch.errors import CheckpointError
+from dstnet_arch.progress import Progress
 from dstnet_arch.weights.released import REPOSITORY, Released, find_released, identify, names
 
 DEFAULT_FOLDER = 'weights'
@@ -97,7 +98,6 @@ def _fetch(url: str, part: Path) -> None:
     """Download a file, and resume if `part` contains its beginning."""
     import requests
     from requests.adapters import HTTPAdapter
-    from tqdm import tqdm
     from urllib3 import Retry
 
     busy = [requests.codes.too_many_requests, requests.codes.bad_gateway, requests.codes.service_unavailable]
@@ -116,8 +116,8 @@ def _fetch(url: str, part: Path) -> None:
             total = have + int(response.headers.get('Content-Length', 0))
             with (
                 open(part, 'ab' if have else 'wb') as file,
-                tqdm(desc=part.stem, initial=have, total=total, unit='B', unit_scale=True, disable=None) as bar,
+                Progress(total, 'byte', f'downloading {part.stem}', done=have) as progress,
             ):
                 for chunk in response.iter_content(2**16):
                     file.write(chunk)
-                    bar.update(len(chunk))
+                    progress.update(len(chunk))
