@@ -3,28 +3,143 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Sequence
-from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from dstnet_arch.arguments import command_parser
+from dstnet_arch.arguments import check_writable
+from dstnet_arch.errors import OptionsError
 
-KINDS = ('compare', 'crops', 'profile')
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from dstnet_arch.visualize.sources import Footage
+
+FORMATS = ('.png', '.pdf', '.svg')
+KINDS = {
+    'compare': 'one frame of several sources, side by side or split',
+    'crops': 'marked crops of one frame of several sources, with scores of the full frame (Figures 4 to 8)',
+    'profile': 'a column or row of pixels over time, for several sources (Figure 9)',
+}
+_EPILOG = """\
+A source is an LMDB, a folder of clip folders, or the folder of one clip. Captions show PSNR and SSIM-3D of the full
+frame if one source is called sharp.
+
+examples:
+  dstnet visualize {0} -opt options/test_DSTNet_GoPro.yml --clip GOPR0384_11_00 -o {0}.png
+  dstnet visualize {0} blurry=datasets/GoPro/test_blur.lmdb restored=results/NAME/visualization/GoPro -o {0}.pdf"""
+_VIDEO = """
+
+For a comparison as video, use ffmpeg:
+  ffmpeg -framerate 24 -pattern_type glob -i 'BLURRY/*.png' -framerate 24 -pattern_type glob -i 'RESTORED/*.png' \\
+      -filter_complex hstack compared.mp4"""
 
 
 def command(arguments: Sequence[str]) -> None:
-    """Run ``dstnet visualize``; each kind of figure is a module with its own arguments."""
-    parser = command_parser('dstnet visualize', 'Make figures from the results of a test.')
+    """Run ``dstnet visualize``."""
+    args = _parser().parse_args(arguments)
+    if args.output.suffix.lower() not in FORMATS:
+        raise OptionsError(f'-o {args.output}: unsupported file type. Use one of {", ".join(FORMATS)}.')
+    if args.output.exists() and (args.output.is_dir() or not args.overwrite):
+        raise OptionsError(f'{args.output} exists. Give another name with -o, or replace the file with --overwrite.')
+    check_writable(args.output.parent)
+
+    from dstnet_arch.visualize.figures import save_figure
+    from dstnet_arch.visualize.sources import open_footage
+
+    draw = {'compare': _compare, 'crops': _crops, 'profile': _profile}[args.kind]
+    save_figure(draw(args, open_footage(args)), args.output)
+    print(f'Written: {args.output}')
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser('dstnet visualize', description='Make figures from the results of a test.')
     kinds = parser.add_subparsers(dest='kind', required=True, metavar='KIND')
-    for name in KINDS:
-        kind = import_module(f'dstnet_arch.visualize.{name}')
-        kind.add_arguments(
-            kinds.add_parser(
-                name,
-                help=kind.HELP,
-                description=f'{kind.HELP[0].upper()}{kind.HELP[1:]}.',
-                epilog=kind.EXAMPLES,
-                formatter_class=argparse.RawDescriptionHelpFormatter,
-            )
+    for kind, text in KINDS.items():
+        added = kinds.add_parser(
+            kind,
+            help=text,
+            description=f'Show {text}.',
+            epilog=_EPILOG.format(kind) + _VIDEO * (kind == 'compare'),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-    args = parser.parse_args(arguments)
-    args.run(args)
+        add = added.add_argument
+        add('sources', nargs='*', type=_source, metavar='NAME=FOLDER', help='what to show')
+        add('-opt', metavar='FILE', help='options of a test with saved images: adds blurry, restored and sharp')
+        add('--suffix', metavar='NAME', help='ignore "_NAME" at the end of frame names (default: val.suffix of -opt)')
+        add('--clip', help='clip to show (default: the first that all sources have)')
+        add('--frame', metavar='[CLIP/]FRAME', help='frame to show (default: the middle one)')
+        add('-o', '--output', type=Path, default=Path(f'{kind}.png'), metavar='FILE', help=', '.join(FORMATS))
+        add('--overwrite', action='store_true', help='replace an existing file')
+        if kind == 'compare':
+            add('--split', action='store_true', help='show a part of each source in one frame')
+        if kind == 'crops':
+            text = 'area in pixels; repeatable (default: where the sources differ most)'
+            add('--crop', dest='crops', action='append', type=_area, metavar='X,Y,W,H', help=text)
+        if kind == 'profile':
+            where = added.add_mutually_exclusive_group()
+            where.add_argument('--column', type=int, metavar='X', help='default: the middle column')
+            where.add_argument('--row', type=int, metavar='Y', help='row instead of a column')
+            add('--start', metavar='FRAME', help='first frame (default: the first of the clip)')
+            add('--end', metavar='FRAME', help='last frame, inclusive (default: the last of the clip)')
+    return parser
+
+
+def _source(text: str) -> tuple[str, Path]:
+    name, _, path = text.partition('=')
+    if not name or not path:
+        raise argparse.ArgumentTypeError(f'{text!r} is not a source; write NAME=FOLDER, e.g. blurry=datasets/test/blur')
+    return name, Path(path)
+
+
+def _area(text: str) -> tuple[int, ...]:
+    if not re.fullmatch(r'\d+(,\d+){3}', text):
+        raise argparse.ArgumentTypeError(f'{text!r} is not an area; write LEFT,TOP,WIDTH,HEIGHT, e.g. 400,200,160,120')
+    return tuple(map(int, text.split(',')))
+
+
+def _compare(args: argparse.Namespace, footage: Footage) -> Figure:
+    from dstnet_arch.visualize.figures import compare_figure
+
+    frame = footage.choose_frame(args.frame)
+    print(f'Frame {footage.title(frame)}')
+    return compare_figure(footage.read(frame), args.split)
+
+
+def _crops(args: argparse.Namespace, footage: Footage) -> Figure:
+    from dstnet_arch.visualize.figures import Crop, crops_figure, find_crop, scores
+
+    frame = footage.choose_frame(args.frame)
+    images = footage.read(frame)
+    height, width = next(iter(images.values())).shape[:2]
+    crops = [Crop(*area) for area in args.crops or []]
+    for crop in crops:
+        if crop.left + crop.width > width or crop.top + crop.height > height or min(crop.width, crop.height) < 1:
+            raise OptionsError(f'--crop {",".join(map(str, crop))} is empty or exceeds the frames of {width}x{height}.')
+    crops = crops or [find_crop(list(images.values()), max(1, height // 6), max(1, width // 6))]
+    print(f'Frame {footage.title(frame)}, crops {" ".join(",".join(map(str, crop)) for crop in crops)}')
+    captions = scores(images)
+    print(*captions.values(), sep='\n')
+    return crops_figure(images, crops, captions, footage.title(frame))
+
+
+def _profile(args: argparse.Namespace, footage: Footage) -> Figure:
+    from dstnet_arch.progress import Progress
+    from dstnet_arch.visualize.figures import profile_figure, temporal_profile
+
+    frames = footage.choose_frames(args.start, args.end)
+    shown = frames[len(frames) // 2] if args.frame is None else footage.choose_frame(args.frame)
+    first = next(iter(footage.read(shown).values()))
+    height, width = first.shape[:2]
+    if args.column is None and args.row is None:
+        args.column = width // 2
+    for option, value, size in (('--column', args.column, width), ('--row', args.row, height)):
+        if value is not None and not 0 <= value < size:
+            raise OptionsError(f'{option} is {value}; in frames of {width}x{height} it must be from 0 to {size - 1}.')
+    profiles = {}
+    with Progress(len(footage.tracks), 'source', 'Reading') as progress:
+        for track in footage.tracks:
+            profiles[track.name] = temporal_profile(map(track.read, frames), args.column, args.row)
+            progress.update()
+    return profile_figure(first, profiles, footage.title(shown), args.column, args.row)

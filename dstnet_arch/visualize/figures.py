@@ -1,20 +1,21 @@
-"""Images, labels and output files shared by all figures. matplotlib is imported when a figure is made."""
+"""The figures, drawn with matplotlib, which is imported when a figure is made."""
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Callable
-from functools import cache
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from dstnet_arch.data.image_file import to_8_bit
-from dstnet_arch.errors import DataError, OptionsError
+from dstnet_arch.errors import DataError
 from dstnet_arch.files import atomic_file
 from dstnet_arch.metrics.psnr import psnr
+from dstnet_arch.metrics.ssim3d import calculate_ssim3d
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,47 +25,177 @@ Image = NDArray[Any]
 
 SHARP = 'sharp'
 """Name of the source that is the ground truth of scores."""
-PICTURES = ('.png', '.jpg', '.jpeg')
-DRAWINGS = (*PICTURES, '.pdf', '.svg')
 COLORS = ('#f0e442', '#56b4e9', '#d55e00', '#009e73', '#cc79a7', '#e69f00')
 """Distinguishable with colour vision deficiency (Okabe and Ito)."""
+GAP = 8
+"""Pixels between the frames of `compare_figure`."""
 
 
-def add_output_arguments(parser: argparse.ArgumentParser, default: str, kinds: tuple[str, ...] = DRAWINGS) -> None:
-    """Define -o, for files of these extensions, and --overwrite."""
-    parser.add_argument(
-        '-o',
-        '--output',
-        type=Path,
-        default=Path(default),
-        metavar='FILE',
-        help=f'{", ".join(kinds)} (default: {default})',
-    )
-    parser.add_argument('--overwrite', action='store_true', help='replace an existing file')
+class Crop(NamedTuple):
+    """An area of a frame, in pixels from its upper left corner."""
+
+    left: int
+    top: int
+    width: int
+    height: int
+
+    def of(self, image: Image) -> Image:
+        """Return this area of an image."""
+        return image[self.top : self.top + self.height, self.left : self.left + self.width]
 
 
-def check_output(path: Path, overwrite: bool, kinds: tuple[str, ...] = DRAWINGS) -> None:
-    """Check an output file before the work.
+def scores(frames: Mapping[str, Image]) -> dict[str, str]:
+    """Return the captions of frames: the name and, if there is ground truth, PSNR in dB and SSIM-3D."""
+    captions = {name: name for name in frames}
+    for name in captions.keys() - {SHARP} if SHARP in frames else ():
+        image, sharp = frames[name], frames[SHARP]
+        ssim = calculate_ssim3d(to_8_bit(image), to_8_bit(sharp))
+        if image.dtype != sharp.dtype:
+            image, sharp = (x if x.dtype == np.uint16 else x.astype(np.uint16) * 257 for x in (image, sharp))
+        captions[name] = f'{name}: {psnr(image, sharp):.2f} dB, {ssim:.4f}'
+    return captions
 
-    Raises:
-        OptionsError: the extension is not one of `kinds`, or the file exists.
+
+def compare_figure(frames: Mapping[str, Image], split: bool = False) -> Figure:
+    """Show frames under their captions, pixel by pixel if saved as PNG.
+
+    Args:
+        frames: Name -> (H, W, 3), RGB, uint8 or uint16, n of the same size.
+        split: Show one frame of which each source fills a vertical part, instead of all frames side by side.
+
+    Returns:
+        A figure of L + H rows, where L = max(32, H / 16) is the height of the captions, and W columns if `split`,
+        else n * W + (n - 1) * `GAP`.
     """
-    if path.suffix.lower() not in kinds:
-        raise OptionsError(f'-o {path}: unsupported file type. Use one of {", ".join(kinds)}.')
-    if path.exists() and (path.is_dir() or not overwrite):
-        raise OptionsError(f'{path} exists. Give another name with -o, or replace the file with --overwrite.')
+    from matplotlib.figure import Figure
+
+    count = len(frames)
+    height, width = next(iter(frames.values())).shape[:2]
+    strip = max(32, height // 16)
+    edges = [round(width * number / count) for number in range(count + 1)]
+    total = width if split else count * (width + GAP) - GAP
+    figure = Figure(((total + 0.01) / 100, (strip + height + 0.01) / 100), dpi=100)  # matplotlib rounds down
+    for number, (name, caption) in enumerate(scores(frames).items()):
+        if split:
+            left = edges[number] + (2 if number else 0)  # a white line between the parts
+            part = frames[name][:, left : edges[number + 1]]
+        else:
+            left, part = number * (width + GAP), frames[name]
+        figure.figimage(to_8_bit(part), left, 0)
+        size = min(strip / 2, 1.5 * part.shape[1] / len(caption)) * 0.72  # points; captions stay above their frames
+        figure.text((left + 2) / total, 1 - strip / 2 / (strip + height), caption, va='center', fontsize=size)
+    return figure
 
 
-def save_picture(image: Image, path: Path) -> None:
-    """Write an image as PNG or JPEG, atomically; missing folders are created.
+def find_crop(frames: Sequence[Image], height: int, width: int) -> Crop:
+    """Return the area of this size where frames differ most (sum of squared differences over all pairs).
 
-    Raises:
-        DataError: the file cannot be written.
+    If all frames are equal, it is the area with the strongest edges.
     """
-    from PIL import Image as Pillow
+    eight_bit = [to_8_bit(frame).astype(np.float64) for frame in frames]
+    energy = np.zeros(frames[0].shape[:2])
+    for a, b in combinations(eight_bit, 2):
+        energy += np.square(a - b).sum(2)
+    if not energy.any():
+        energy = np.square(cv2.Laplacian(eight_bit[0], cv2.CV_64F)).sum(2)
+    sums = cv2.boxFilter(energy, cv2.CV_64F, (width, height), anchor=(0, 0), normalize=False)
+    areas = sums[: len(sums) - height + 1, : sums.shape[1] - width + 1]
+    top, left = np.unravel_index(areas.argmax(), areas.shape)
+    return Crop(int(left), int(top), width, height)
 
-    kind = 'PNG' if path.suffix.lower() == '.png' else 'JPEG'
-    _save(path, lambda file: Pillow.fromarray(image).save(file, kind, quality=95))
+
+def crops_figure(frames: Mapping[str, Image], crops: Sequence[Crop], captions: Mapping[str, str], title: str) -> Figure:
+    """Draw the first frame with coloured rectangles on the left, and these areas of each source on the right.
+
+    Args:
+        frames: Name -> (H, W, 3), RGB, uint8 or uint16, all of the same size.
+        crops: Areas of the frame.
+        captions: Name -> text below the crops of this source.
+        title: Text below the frame.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Rectangle
+
+    rows = 1 if len(frames) <= 4 else 2
+    columns = -(-len(frames) // rows)
+    frame = next(iter(frames.values()))
+    height, width = frame.shape[:2]
+    size = 4.8  # height of the frame in inches
+    wide = size * width / height
+    # Width of the crops if all crops of a column have the height of the frame.
+    narrow = size / rows / sum(crop.height / max(crop.width for crop in crops) for crop in crops)
+    dpi = max(150, -(-height // size))
+    figure = Figure((wide + columns * narrow, size + 0.4 * (rows + 1)), dpi=dpi, layout='constrained')
+    grid = figure.add_gridspec(rows * len(crops), columns + 1, width_ratios=[wide, *[narrow] * columns])
+
+    def draw(place: Any, image: Image, text: str) -> Any:
+        axes = figure.add_subplot(place, xticks=[], yticks=[], xlabel=text)
+        axes.imshow(to_8_bit(image), interpolation='nearest')
+        return axes
+
+    overview = draw(grid[:, 0], frame, title)
+    for number, crop in enumerate(crops):
+        color = COLORS[number % len(COLORS)]
+        corner = (crop.left - 0.5, crop.top - 0.5)
+        overview.add_patch(Rectangle(corner, crop.width, crop.height, fill=False, color=color, linewidth=2))
+        for index, (name, image) in enumerate(frames.items()):
+            row, column = divmod(index, columns)
+            text = captions[name] if number == len(crops) - 1 else ''
+            axes = draw(grid[row * len(crops) + number, 1 + column], crop.of(image), text)
+            axes.spines[:].set(color=color, linewidth=2)
+    return figure
+
+
+def temporal_profile(frames: Iterable[Image], column: int | None = None, row: int | None = None) -> Image:
+    """Collect one column or one row of each frame.
+
+    Args:
+        frames: T frames of (H, W, 3), consumed one by one.
+        column: Pixels from the left.
+        row: Pixels from the top, if `column` is None.
+
+    Returns:
+        (H, T, 3) for a column, time running to the right; (T, W, 3) for a row, time running down.
+    """
+    # Copies: views would keep complete frames in memory.
+    if column is not None:
+        return np.stack([frame[:, column].copy() for frame in frames], axis=1)
+    return np.stack([frame[row].copy() for frame in frames], axis=0)
+
+
+def profile_figure(
+    frame: Image, profiles: Mapping[str, Image], title: str, column: int | None = None, row: int | None = None
+) -> Figure:
+    """Draw a frame with the column or row marked, and the profiles under their names.
+
+    Args:
+        frame: (H, W, 3), RGB, uint8 or uint16.
+        profiles: Name -> result of `temporal_profile`.
+        title: Title of the frame.
+        column: Column of the profiles.
+        row: Row of the profiles, if `column` is None.
+    """
+    from matplotlib.figure import Figure
+
+    height, width = frame.shape[:2]
+    count = len(profiles)
+    ratio = height / width
+    if column is not None:
+        figure = Figure((10 / ratio, 5.6), dpi=150, layout='constrained')
+        axes = figure.subplots(1, count + 1, squeeze=False, width_ratios=[count, *[1] * count])[0]
+        axes[0].axvline(column, color=COLORS[0], linestyle=':')
+        axes[-1].set_xlabel('time')
+    else:
+        figure = Figure((5, 5 * ratio * (1 + count) + 0.4 * count), dpi=150, layout='constrained')
+        axes = figure.subplots(count + 1, 1, squeeze=False)[:, 0]
+        axes[0].axhline(row, color=COLORS[0], linestyle=':')
+        axes[-1].set_ylabel('time')
+    axes[0].imshow(to_8_bit(frame))
+    for axis, profile in zip(axes[1:], profiles.values(), strict=True):
+        axis.imshow(to_8_bit(profile), aspect='auto', interpolation='nearest')
+    for axis, text in zip(axes, [title, *profiles], strict=True):
+        axis.set(title=text, xticks=[], yticks=[])
+    return figure
 
 
 def save_figure(figure: Figure, path: Path) -> None:
@@ -73,49 +204,9 @@ def save_figure(figure: Figure, path: Path) -> None:
     Raises:
         DataError: the file cannot be written.
     """
-    _save(path, lambda file: figure.savefig(file, format=path.suffix[1:].lower()))
-
-
-def _save(path: Path, write: Callable[[BinaryIO], Any]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(path) as file:
-            write(file)
+            figure.savefig(file, format=path.suffix[1:].lower())
     except OSError as error:
         raise DataError(f'{path} cannot be written: {error.strerror or error}.') from None
-
-
-def labelled(image: Image, text: str) -> Image:
-    """Put a line of text above an image, smaller or cut off if it is too long.
-
-    Args:
-        image: (H, W, 3), RGB, uint8 or uint16.
-        text: The text.
-
-    Returns:
-        (max(32, H / 16) + H, W, 3), uint8.
-    """
-    from PIL import Image as Pillow
-    from PIL import ImageDraw
-
-    width, height = image.shape[1], max(32, image.shape[0] // 16)
-    size = height * 4 // 9
-    size = max(9, min(size, int(size * (width - 4) / max(1, _font(size).getlength(text)))))
-    strip = Pillow.new('RGB', (width, height), 'white')
-    ImageDraw.Draw(strip).text((2, height / 2), text, fill='black', font=_font(size), anchor='lm')
-    return np.concatenate([np.asarray(strip), to_8_bit(image)])
-
-
-@cache
-def _font(size: int) -> Any:
-    import matplotlib
-    from PIL import ImageFont
-
-    return ImageFont.truetype(str(Path(matplotlib.get_data_path(), 'fonts', 'ttf', 'DejaVuSans.ttf')), size)
-
-
-def score(image: Image, target: Image) -> float:
-    """Return the PSNR in dB of two images, which may have different bit depths."""
-    if image.dtype != target.dtype:
-        image, target = (x if x.dtype == np.uint16 else x.astype(np.uint16) * 257 for x in (image, target))
-    return psnr(image, target)

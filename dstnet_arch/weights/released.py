@@ -11,12 +11,12 @@ REPOSITORY = 'https://github.com/xuboming8/DSTNet'
 
 @dataclass(frozen=True)
 class Released:
-    """A released file.
+    r"""A released file.
 
     Attributes:
         name: Name on the command line.
         file: File name in the authors' repository.
-        blob_id: Git's id of the file: SHA-1 of ``blob <size>\\0`` and the content.
+        blob_id: Git's id of the file: SHA-1 of ``blob <size>\0`` and the content.
         network: Network, as the paper calls it.
         num_values: Number of values in its tensors, including 1,024 of frozen Haar filters.
         psnr: Mean PSNR in dB on the test set, quoted from the paper.
