@@ -115,6 +115,19 @@ def real_number(minimum: float, maximum: float, exclusive: bool = False) -> Call
     return number
 
 
+def check_output(path: Path, suffixes: Sequence[str], overwrite: bool) -> None:
+    """Check an output file before the work.
+
+    Raises:
+        OptionsError: its name does not end in one of `suffixes`, it exists, or its folder is not writable.
+    """
+    if path.suffix.lower() not in suffixes:
+        raise OptionsError(f'-o {path}: unsupported file type. Use one of {", ".join(suffixes)}.')
+    if path.exists() and (path.is_dir() or not overwrite):
+        raise OptionsError(f'{path} exists. Give another name with -o, or replace the file with --overwrite.')
+    check_writable(path.parent)
+
+
 def check_writable(folder: Path) -> None:
     """Raise before the work if its result could not be written to a folder.
 

@@ -1,9 +1,6 @@
 """``dstnet export``: networks as ONNX or `torch.export` files for other programs.
 
-`VideoNet.forward` itself cannot be exported: without gradients it processes a clip in chunks whose number depends on
-the frame size, takes fast paths of one device, and pads by code that branches on the size. `ClipNet` runs the same
-stages on all frames at once, on the path of training, and computes the padding. The number of frames is fixed, because
-exporters unroll the loop over frames.
+Exporters cannot trace `VideoNet.forward`: its chunks, fast paths and padding depend on the frame size.
 """
 
 from __future__ import annotations
@@ -13,15 +10,13 @@ import copy
 import io
 import json
 import math
-import os
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -29,21 +24,18 @@ from torch import Tensor, nn
 from dstnet_arch._version import __version__
 from dstnet_arch.archs.checkpoint import load_checkpoint
 from dstnet_arch.archs.video_net import VideoNet, stored_config
-from dstnet_arch.arguments import Size, check_writable, command_parser, size, whole_number
+from dstnet_arch.arguments import Size, check_output, command_parser, size, whole_number
 from dstnet_arch.errors import DSTNetError, OptionsError, first_line
-from dstnet_arch.files import incomplete_path
+from dstnet_arch.files import output_file
 from dstnet_arch.streaming.stages import stages_of
 from dstnet_arch.weights import resolve_weights
 
 TOLERANCE = 1e-4
 """Maximum difference of the exported network, relative to the largest value (0.025 grey levels)."""
 MIN_DYNAMIC_SIDE = 17
-"""Smallest side of frames with --dynamic: smaller ones give feature maps of a single pixel, which exporters treat as a
-special case."""
+"""Smallest side with --dynamic: exporters treat feature maps of a single pixel as a special case."""
 OPSET = 18
 """Version of ONNX's operators: the oldest one that PyTorch's exporter writes."""
-INPUT, OUTPUT = 'clip', 'restored'
-"""Names of the input and output in ONNX."""
 METADATA = 'dstnet'
 """Prefix of the metadata keys in ONNX, and name of the JSON file in a `torch.export` file."""
 
@@ -61,8 +53,7 @@ The number of frames is fixed. The frame size is fixed, too, or, with --dynamic,
 
   onnx          for ONNX Runtime, OpenVINO, TensorRT and others; needs the packages onnx, onnxscript and onnxruntime
   torch_export  an ExportedProgram for PyTorch without this package
-"""
-_EPILOG = """\
+
 examples:
   dstnet export onnx --weights GoPro --size 1280x720 --frames 5 -o dstnet.onnx
   dstnet export torch_export --weights experiments/NAME/models/net_g_latest.pth --dynamic -o dstnet.pt2"""
@@ -122,15 +113,13 @@ class ClipNet(nn.Module):
 
 
 class Format(NamedTuple):
-    """An export format."""
+    """An export format: its title, suffix, required packages, and functions that make a file's content and load it."""
 
     title: str
     suffix: str
     packages: tuple[str, ...]
-    """Required packages besides PyTorch."""
-    write: Callable[[ClipNet, Tensor, Path, Mapping[str, str]], None]
-    """Called with the network, an example clip, the path and the metadata."""
-    load: Callable[[Path], Run]
+    encode: Callable[[ClipNet, Tensor, Mapping[str, str]], bytes]
+    decode: Callable[[bytes], Run]
 
 
 def export(net: VideoNet, path: Path, format: str, num_frame: int, size: Size | None = None) -> dict[Size, float]:
@@ -154,35 +143,26 @@ def export(net: VideoNet, path: Path, format: str, num_frame: int, size: Size | 
     metadata = {
         'network': json.dumps(stored_config(net.get_extra_state()), sort_keys=True),
         'version': __version__,
-        'torch': torch.__version__,
         'frames': str(num_frame),
         'size': str(size or 'any'),
-        'layout': '(1, frames, 3, height, width), RGB',
-        'range': '0 to 1; the output is not clamped',
     }
-    incomplete = incomplete_path(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')
             clip_net = ClipNet(net, num_frame, dynamic=size is None)
-            chosen.write(clip_net, _clip(num_frame, sizes[0]), incomplete, metadata)
-            run = chosen.load(incomplete)
+            content = chosen.encode(clip_net, _clip(num_frame, sizes[0]), metadata)
+            run = chosen.decode(content)
             differences = {tried: _difference(net, run, num_frame, tried) for tried in sizes}
-        os.replace(incomplete, path)
     except DSTNetError:
         raise
-    except OSError as error:
-        raise DSTNetError(f'{path} cannot be written: {error.strerror or error}.') from None
     except Exception as error:  # exporters raise whatever their parts raise
         advice = ' Export for one size, without --dynamic, or to another format.' if size is None else ''
         raise DSTNetError(
             f'{type(net).__name__} cannot be exported to {chosen.title}: {_root_reason(error)} '
             f'(PyTorch {torch.__version__}).{advice}'
         ) from error
-    finally:
-        with suppress(OSError):
-            incomplete.unlink(missing_ok=True)
+    with output_file(path) as file:
+        file.write(content)
     return differences
 
 
@@ -204,48 +184,33 @@ def _clip(num_frame: int, size: Size) -> Tensor:
     return torch.rand(1, num_frame, 3, size.height, size.width, generator=torch.Generator().manual_seed(0))
 
 
-# Formats
-
-
-def _write_onnx(net: ClipNet, clip: Tensor, path: Path, metadata: Mapping[str, str]) -> None:
+def _encode_onnx(net: ClipNet, clip: Tensor, metadata: Mapping[str, str]) -> bytes:
     import onnx
 
-    exported = _program(net, clip)
-    program = torch.onnx.export(
-        exported, dynamo=True, opset_version=OPSET, input_names=[INPUT], output_names=[OUTPUT], verbose=False
-    )
+    names: dict[str, Any] = {'input_names': ['clip'], 'output_names': ['restored']}
+    program = torch.onnx.export(_program(net, clip), dynamo=True, opset_version=OPSET, verbose=False, **names)
     assert program is not None
     model = program.model_proto
-    graph = model.graph
-    if net.dynamic:
-        for value in (graph.input[0], graph.output[0]):
-            for dim, name in zip(value.type.tensor_type.shape.dim[-2:], ('height', 'width'), strict=True):
-                dim.dim_param = name
-    del graph.value_info[:]  # hints with generated names of sizes
-    for node in graph.node:
+    for node in model.graph.node:
         del node.metadata_props[:]  # source lines, with paths of this machine
-    model.producer_name, model.producer_version = 'dstnet-arch', __version__
     onnx.helper.set_model_props(model, {f'{METADATA}.{key}': value for key, value in metadata.items()})
-    onnx.save(model, path)
+    return model.SerializeToString()
 
 
-def _load_onnx(path: Path) -> Run:
+def _decode_onnx(content: bytes) -> Run:
     onnxruntime = import_module('onnxruntime')  # has no type information
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    session = onnxruntime.InferenceSession(path.read_bytes(), options, providers=['CPUExecutionProvider'])
-    return lambda clip: torch.from_numpy(session.run([OUTPUT], {INPUT: clip.numpy()})[0])
+    session = onnxruntime.InferenceSession(content, providers=['CPUExecutionProvider'])
+    return lambda clip: torch.from_numpy(session.run(['restored'], {'clip': clip.numpy()})[0])
 
 
-def _write_torch_export(net: ClipNet, clip: Tensor, path: Path, metadata: Mapping[str, str]) -> None:
-    content = io.BytesIO()  # on a full disk, PyTorch would end the process
+def _encode_torch_export(net: ClipNet, clip: Tensor, metadata: Mapping[str, str]) -> bytes:
+    content = io.BytesIO()
     torch.export.save(_program(net, clip), content, extra_files={f'{METADATA}.json': json.dumps(dict(metadata))})
-    path.write_bytes(content.getbuffer())
+    return content.getvalue()
 
 
-def _load_torch_export(path: Path) -> Run:
-    with path.open('rb') as file:
-        return torch.export.load(file).module()
+def _decode_torch_export(content: bytes) -> Run:
+    return torch.export.load(io.BytesIO(content)).module()
 
 
 def _program(net: ClipNet, clip: Tensor) -> torch.export.ExportedProgram:
@@ -262,22 +227,18 @@ def _root_reason(error: BaseException) -> str:
 
 
 FORMATS: dict[str, Format] = {
-    'onnx': Format('ONNX', '.onnx', ('onnx', 'onnxscript', 'onnxruntime'), _write_onnx, _load_onnx),
-    'torch_export': Format('torch.export', '.pt2', (), _write_torch_export, _load_torch_export),
+    'onnx': Format('ONNX', '.onnx', ('onnx', 'onnxscript', 'onnxruntime'), _encode_onnx, _decode_onnx),
+    'torch_export': Format('torch.export', '.pt2', (), _encode_torch_export, _decode_torch_export),
 }
 
 
-# Command
-
-
 def command(arguments: Sequence[str]) -> None:
-    """Run ``dstnet export``.
-
-    Raises:
-        DSTNetError: an argument is wrong, a package is missing, or as `resolve_weights`, `load_checkpoint`, `export`.
-    """
+    """Run ``dstnet export``."""
     args = _parser().parse_args(arguments)
-    _check(args)
+    chosen = FORMATS[args.format]
+    check_output(args.output, (chosen.suffix,), args.overwrite)
+    if missing := [package for package in chosen.packages if find_spec(package) is None]:
+        raise OptionsError(f'{chosen.title} needs {" and ".join(missing)}: pip install {" ".join(missing)}')
     net = load_checkpoint(resolve_weights(args.weights)).float()
     print('Exporting and checking; this takes seconds to minutes.', file=sys.stderr)
     differences = export(net, args.output, args.format, args.frames, args.size)
@@ -285,34 +246,17 @@ def command(arguments: Sequence[str]) -> None:
         print(f'Checked on {args.frames} frames of {checked}: the largest difference is {value:.1e}.')
     sizes = str(args.size) if args.size else f'any size from {MIN_DYNAMIC_SIDE}x{MIN_DYNAMIC_SIDE}'
     megabytes = args.output.stat().st_size / 1e6
-    print(f'{args.output}: {FORMATS[args.format].title}, {args.frames} frames of {sizes}, {megabytes:.1f} MB')
+    print(f'{args.output}: {chosen.title}, {args.frames} frames of {sizes}, {megabytes:.1f} MB')
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = command_parser('dstnet export', _DESCRIPTION, _EPILOG)
+    parser = command_parser('dstnet export', _DESCRIPTION)
     parser.add_argument('format', choices=FORMATS, metavar='FORMAT', help=', '.join(FORMATS))
     parser.add_argument('-o', '--output', type=Path, required=True, metavar='FILE')
-    parser.add_argument(
-        '--weights', default='GoPro', metavar='NAME', help='released weights, or a file (default: GoPro)'
-    )
+    parser.add_argument('--weights', default='GoPro', metavar='NAME', help='released weights, or a file (GoPro)')
     parser.add_argument('--frames', type=whole_number(1), default=5, metavar='T', help='frames per clip (default: 5)')
     sizes = parser.add_mutually_exclusive_group(required=True)
     sizes.add_argument('--size', type=size, metavar='WxH', help='size of the frames, e.g. 1280x720')
     sizes.add_argument('--dynamic', action='store_true', help='accept frames of any size')
     parser.add_argument('--overwrite', action='store_true', help='replace an existing FILE')
     return parser
-
-
-def _check(args: argparse.Namespace) -> None:
-    """Check everything that can be checked before weights are downloaded."""
-    chosen, output = FORMATS[args.format], args.output
-    if output.suffix.lower() != chosen.suffix:
-        raise OptionsError(f'-o {output}: the name of a {chosen.title} file must end in {chosen.suffix}.')
-    if output.is_dir():
-        raise OptionsError(f'-o {output} is a folder. Give the name of a file.')
-    if output.exists() and not args.overwrite:
-        raise OptionsError(f'{output} exists. Give another name with -o, or replace it with --overwrite.')
-    check_writable(output.parent)
-    missing = [package for package in chosen.packages if find_spec(package) is None]
-    if missing:
-        raise OptionsError(f'{chosen.title} needs {" and ".join(missing)}: pip install {" ".join(missing)}')

@@ -1,4 +1,4 @@
-"""Atomic files, and JSON. Needs the standard library only."""
+"""Atomic files, and JSON."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
+
+from dstnet_arch.errors import DSTNetError
 
 INCOMPLETE_SUFFIX = '.incomplete'
 
@@ -36,6 +38,21 @@ def atomic_file(path: Path, durable: bool = False) -> Iterator[BinaryIO]:
         raise
     if durable:
         _sync_folder(path.parent)
+
+
+@contextmanager
+def output_file(path: Path, error_type: type[DSTNetError] = DSTNetError) -> Iterator[BinaryIO]:
+    """Open `atomic_file` for a result of a command; missing folders are created.
+
+    Raises:
+        DSTNetError: the file cannot be written; of class `error_type`.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_file(path) as file:
+            yield file
+    except OSError as error:
+        raise error_type(f'{path} cannot be written: {error.strerror or error}.') from None
 
 
 def incomplete_path(path: Path) -> Path:

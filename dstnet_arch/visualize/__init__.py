@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dstnet_arch.arguments import check_writable
+from dstnet_arch.arguments import check_output, command_parser
 from dstnet_arch.errors import OptionsError
+from dstnet_arch.files import output_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -20,7 +21,7 @@ FORMATS = ('.png', '.pdf', '.svg')
 KINDS = {
     'compare': 'one frame of several sources, side by side or split',
     'crops': 'marked crops of one frame of several sources, with scores of the full frame (Figures 4 to 8)',
-    'profile': 'a column or row of pixels over time, for several sources (Figure 9)',
+    'profile': 'a column of pixels over time, for several sources (Figure 9)',
 }
 _EPILOG = """\
 A source is an LMDB, a folder of clip folders, or the folder of one clip. Captions show PSNR and SSIM-3D of the full
@@ -39,22 +40,19 @@ For a comparison as video, use ffmpeg:
 def command(arguments: Sequence[str]) -> None:
     """Run ``dstnet visualize``."""
     args = _parser().parse_args(arguments)
-    if args.output.suffix.lower() not in FORMATS:
-        raise OptionsError(f'-o {args.output}: unsupported file type. Use one of {", ".join(FORMATS)}.')
-    if args.output.exists() and (args.output.is_dir() or not args.overwrite):
-        raise OptionsError(f'{args.output} exists. Give another name with -o, or replace the file with --overwrite.')
-    check_writable(args.output.parent)
+    check_output(args.output, FORMATS, args.overwrite)
 
-    from dstnet_arch.visualize.figures import save_figure
     from dstnet_arch.visualize.sources import open_footage
 
     draw = {'compare': _compare, 'crops': _crops, 'profile': _profile}[args.kind]
-    save_figure(draw(args, open_footage(args)), args.output)
+    figure = draw(args, open_footage(args))
+    with output_file(args.output) as file:
+        figure.savefig(file, format=args.output.suffix[1:].lower())
     print(f'Written: {args.output}')
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser('dstnet visualize', description='Make figures from the results of a test.')
+    parser = command_parser('dstnet visualize', 'Make figures from the results of a test.')
     kinds = parser.add_subparsers(dest='kind', required=True, metavar='KIND')
     for kind, text in KINDS.items():
         added = kinds.add_parser(
@@ -62,7 +60,6 @@ def _parser() -> argparse.ArgumentParser:
             help=text,
             description=f'Show {text}.',
             epilog=_EPILOG.format(kind) + _VIDEO * (kind == 'compare'),
-            formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         add = added.add_argument
         add('sources', nargs='*', type=_source, metavar='NAME=FOLDER', help='what to show')
@@ -78,9 +75,7 @@ def _parser() -> argparse.ArgumentParser:
             text = 'area in pixels; repeatable (default: where the sources differ most)'
             add('--crop', dest='crops', action='append', type=_area, metavar='X,Y,W,H', help=text)
         if kind == 'profile':
-            where = added.add_mutually_exclusive_group()
-            where.add_argument('--column', type=int, metavar='X', help='default: the middle column')
-            where.add_argument('--row', type=int, metavar='Y', help='row instead of a column')
+            add('--column', type=int, metavar='X', help='pixels from the left (default: the middle column)')
             add('--start', metavar='FRAME', help='first frame (default: the first of the clip)')
             add('--end', metavar='FRAME', help='last frame, inclusive (default: the last of the clip)')
     return parser
@@ -108,16 +103,15 @@ def _compare(args: argparse.Namespace, footage: Footage) -> Figure:
 
 
 def _crops(args: argparse.Namespace, footage: Footage) -> Figure:
-    from dstnet_arch.visualize.figures import Crop, crops_figure, find_crop, scores
+    from dstnet_arch.visualize.figures import crops_figure, find_crop, scores
 
     frame = footage.choose_frame(args.frame)
     images = footage.read(frame)
     height, width = next(iter(images.values())).shape[:2]
-    crops = [Crop(*area) for area in args.crops or []]
-    for crop in crops:
-        if crop.left + crop.width > width or crop.top + crop.height > height or min(crop.width, crop.height) < 1:
-            raise OptionsError(f'--crop {",".join(map(str, crop))} is empty or exceeds the frames of {width}x{height}.')
-    crops = crops or [find_crop(list(images.values()), max(1, height // 6), max(1, width // 6))]
+    crops = args.crops or [find_crop(list(images.values()), max(1, width // 6), max(1, height // 6))]
+    for x, y, w, h in crops:
+        if x + w > width or y + h > height or min(w, h) < 1:
+            raise OptionsError(f'--crop {x},{y},{w},{h} is empty or exceeds the frames of {width}x{height}.')
     print(f'Frame {footage.title(frame)}, crops {" ".join(",".join(map(str, crop)) for crop in crops)}')
     captions = scores(images)
     print(*captions.values(), sep='\n')
@@ -131,15 +125,13 @@ def _profile(args: argparse.Namespace, footage: Footage) -> Figure:
     frames = footage.choose_frames(args.start, args.end)
     shown = frames[len(frames) // 2] if args.frame is None else footage.choose_frame(args.frame)
     first = next(iter(footage.read(shown).values()))
-    height, width = first.shape[:2]
-    if args.column is None and args.row is None:
-        args.column = width // 2
-    for option, value, size in (('--column', args.column, width), ('--row', args.row, height)):
-        if value is not None and not 0 <= value < size:
-            raise OptionsError(f'{option} is {value}; in frames of {width}x{height} it must be from 0 to {size - 1}.')
+    width = first.shape[1]
+    column = width // 2 if args.column is None else args.column
+    if not 0 <= column < width:
+        raise OptionsError(f'--column is {column}; it must be from 0 to {width - 1}.')
     profiles = {}
-    with Progress(len(footage.tracks), 'source', 'Reading') as progress:
-        for track in footage.tracks:
-            profiles[track.name] = temporal_profile(map(track.read, frames), args.column, args.row)
+    with Progress(len(footage.tracks), 'source', 'reading') as progress:
+        for name in footage.tracks:
+            profiles[name] = temporal_profile((footage.read_from(name, frame) for frame in frames), column)
             progress.update()
-    return profile_figure(first, profiles, footage.title(shown), args.column, args.row)
+    return profile_figure(first, column, profiles, footage.title(shown))

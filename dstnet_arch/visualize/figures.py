@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import combinations
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from dstnet_arch.data.image_file import to_8_bit
-from dstnet_arch.errors import DataError
-from dstnet_arch.files import atomic_file
 from dstnet_arch.metrics.psnr import psnr
 from dstnet_arch.metrics.ssim3d import calculate_ssim3d
 
@@ -31,17 +27,8 @@ GAP = 8
 """Pixels between the frames of `compare_figure`."""
 
 
-class Crop(NamedTuple):
-    """An area of a frame, in pixels from its upper left corner."""
-
-    left: int
-    top: int
-    width: int
-    height: int
-
-    def of(self, image: Image) -> Image:
-        """Return this area of an image."""
-        return image[self.top : self.top + self.height, self.left : self.left + self.width]
+Crop = tuple[int, int, int, int]
+"""An area of a frame: left, top, width and height in pixels."""
 
 
 def scores(frames: Mapping[str, Image]) -> dict[str, str]:
@@ -87,21 +74,13 @@ def compare_figure(frames: Mapping[str, Image], split: bool = False) -> Figure:
     return figure
 
 
-def find_crop(frames: Sequence[Image], height: int, width: int) -> Crop:
-    """Return the area of this size where frames differ most (sum of squared differences over all pairs).
-
-    If all frames are equal, it is the area with the strongest edges.
-    """
-    eight_bit = [to_8_bit(frame).astype(np.float64) for frame in frames]
-    energy = np.zeros(frames[0].shape[:2])
-    for a, b in combinations(eight_bit, 2):
-        energy += np.square(a - b).sum(2)
-    if not energy.any():
-        energy = np.square(cv2.Laplacian(eight_bit[0], cv2.CV_64F)).sum(2)
+def find_crop(frames: Sequence[Image], width: int, height: int) -> Crop:
+    """Return the area of this size in which frames differ most (variance over the frames, summed over the area)."""
+    energy = np.var([to_8_bit(frame) for frame in frames], axis=0).sum(2)
     sums = cv2.boxFilter(energy, cv2.CV_64F, (width, height), anchor=(0, 0), normalize=False)
     areas = sums[: len(sums) - height + 1, : sums.shape[1] - width + 1]
     top, left = np.unravel_index(areas.argmax(), areas.shape)
-    return Crop(int(left), int(top), width, height)
+    return int(left), int(top), width, height
 
 
 def crops_figure(frames: Mapping[str, Image], crops: Sequence[Crop], captions: Mapping[str, str], title: str) -> Figure:
@@ -123,7 +102,7 @@ def crops_figure(frames: Mapping[str, Image], crops: Sequence[Crop], captions: M
     size = 4.8  # height of the frame in inches
     wide = size * width / height
     # Width of the crops if all crops of a column have the height of the frame.
-    narrow = size / rows / sum(crop.height / max(crop.width for crop in crops) for crop in crops)
+    narrow = size / rows / sum(height / max(width for _, _, width, _ in crops) for _, _, _, height in crops)
     dpi = max(150, -(-height // size))
     figure = Figure((wide + columns * narrow, size + 0.4 * (rows + 1)), dpi=dpi, layout='constrained')
     grid = figure.add_gridspec(rows * len(crops), columns + 1, width_ratios=[wide, *[narrow] * columns])
@@ -134,79 +113,44 @@ def crops_figure(frames: Mapping[str, Image], crops: Sequence[Crop], captions: M
         return axes
 
     overview = draw(grid[:, 0], frame, title)
-    for number, crop in enumerate(crops):
+    for number, (left, top, crop_width, crop_height) in enumerate(crops):
         color = COLORS[number % len(COLORS)]
-        corner = (crop.left - 0.5, crop.top - 0.5)
-        overview.add_patch(Rectangle(corner, crop.width, crop.height, fill=False, color=color, linewidth=2))
+        mark = Rectangle((left - 0.5, top - 0.5), crop_width, crop_height, fill=False, color=color, linewidth=2)
+        overview.add_patch(mark)
         for index, (name, image) in enumerate(frames.items()):
             row, column = divmod(index, columns)
             text = captions[name] if number == len(crops) - 1 else ''
-            axes = draw(grid[row * len(crops) + number, 1 + column], crop.of(image), text)
+            area = image[top : top + crop_height, left : left + crop_width]
+            axes = draw(grid[row * len(crops) + number, 1 + column], area, text)
             axes.spines[:].set(color=color, linewidth=2)
     return figure
 
 
-def temporal_profile(frames: Iterable[Image], column: int | None = None, row: int | None = None) -> Image:
-    """Collect one column or one row of each frame.
-
-    Args:
-        frames: T frames of (H, W, 3), consumed one by one.
-        column: Pixels from the left.
-        row: Pixels from the top, if `column` is None.
-
-    Returns:
-        (H, T, 3) for a column, time running to the right; (T, W, 3) for a row, time running down.
-    """
-    # Copies: views would keep complete frames in memory.
-    if column is not None:
-        return np.stack([frame[:, column].copy() for frame in frames], axis=1)
-    return np.stack([frame[row].copy() for frame in frames], axis=0)
+def temporal_profile(frames: Iterable[Image], column: int) -> Image:
+    """Collect one column of T frames of (H, W, 3), which are consumed one by one: (H, T, 3)."""
+    return np.stack([frame[:, column].copy() for frame in frames], axis=1)  # a view would keep the complete frame
 
 
-def profile_figure(
-    frame: Image, profiles: Mapping[str, Image], title: str, column: int | None = None, row: int | None = None
-) -> Figure:
-    """Draw a frame with the column or row marked, and the profiles under their names.
+def profile_figure(frame: Image, column: int, profiles: Mapping[str, Image], title: str) -> Figure:
+    """Draw a frame with the column marked, and the profiles under their names.
 
     Args:
         frame: (H, W, 3), RGB, uint8 or uint16.
+        column: Pixels from the left.
         profiles: Name -> result of `temporal_profile`.
         title: Title of the frame.
-        column: Column of the profiles.
-        row: Row of the profiles, if `column` is None.
     """
     from matplotlib.figure import Figure
 
     height, width = frame.shape[:2]
     count = len(profiles)
-    ratio = height / width
-    if column is not None:
-        figure = Figure((10 / ratio, 5.6), dpi=150, layout='constrained')
-        axes = figure.subplots(1, count + 1, squeeze=False, width_ratios=[count, *[1] * count])[0]
-        axes[0].axvline(column, color=COLORS[0], linestyle=':')
-        axes[-1].set_xlabel('time')
-    else:
-        figure = Figure((5, 5 * ratio * (1 + count) + 0.4 * count), dpi=150, layout='constrained')
-        axes = figure.subplots(count + 1, 1, squeeze=False)[:, 0]
-        axes[0].axhline(row, color=COLORS[0], linestyle=':')
-        axes[-1].set_ylabel('time')
+    figure = Figure((10 * width / height, 5.6), dpi=150, layout='constrained')
+    axes = figure.subplots(1, count + 1, squeeze=False, width_ratios=[count, *[1] * count])[0]
+    axes[0].axvline(column, color=COLORS[0], linestyle=':')
+    axes[-1].set_xlabel('time')
     axes[0].imshow(to_8_bit(frame))
     for axis, profile in zip(axes[1:], profiles.values(), strict=True):
         axis.imshow(to_8_bit(profile), aspect='auto', interpolation='nearest')
     for axis, text in zip(axes, [title, *profiles], strict=True):
         axis.set(title=text, xticks=[], yticks=[])
     return figure
-
-
-def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure in the format of its extension, atomically; missing folders are created.
-
-    Raises:
-        DataError: the file cannot be written.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_file(path) as file:
-            figure.savefig(file, format=path.suffix[1:].lower())
-    except OSError as error:
-        raise DataError(f'{path} cannot be written: {error.strerror or error}.') from None

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from dstnet_arch.data.folder_layouts import image_files
 from dstnet_arch.data.frame_source import FolderSource, FrameSource, name_some, open_source, size_text
@@ -15,25 +15,12 @@ from dstnet_arch.data.pairing import open_sources
 from dstnet_arch.errors import DataError, OptionsError
 
 
-@dataclass(frozen=True)
-class Track:
-    """One source's frames of the clip.
+class Place(NamedTuple):
+    """Where a source has a frame."""
 
-    Attributes:
-        name: Name of the source.
-        source: Where the frames are.
-        clip: Name of the clip in this source.
-        frames: Frame -> its name in this source, which may have a suffix.
-    """
-
-    name: str
     source: FrameSource
     clip: str
-    frames: Mapping[str, str]
-
-    def read(self, frame: str) -> Any:
-        """Read a frame: (H, W, 3), RGB, uint8 or uint16."""
-        return self.source.read(self.clip, self.frames[frame])
+    frame: str
 
 
 @dataclass(frozen=True)
@@ -42,19 +29,24 @@ class Footage:
 
     Attributes:
         clip: Name of the clip for titles; empty if every source is the folder of one clip.
-        tracks: The clip in each source.
+        tracks: Name of the source -> frame -> its place.
     """
 
     clip: str
-    tracks: Sequence[Track]
+    tracks: Mapping[str, Mapping[str, Place]]
 
     def title(self, frame: str) -> str:
         """Return `CLIP/FRAME`."""
         return f'{self.clip}/{frame}' if self.clip else frame
 
+    def read_from(self, name: str, frame: str) -> Any:
+        """Read a frame of one source: (H, W, 3), RGB, uint8 or uint16."""
+        source, *place = self.tracks[name][frame]
+        return source.read(*place)
+
     def read(self, frame: str) -> dict[str, Any]:
-        """Read the frame from each source."""
-        return {track.name: track.read(frame) for track in self.tracks}
+        """Read the frame of each source."""
+        return {name: self.read_from(name, frame) for name in self.tracks}
 
     def choose_frame(self, wanted: str | None) -> str:
         """Return `wanted`, or the middle one of the frames that all sources have; errors as `choose_frames`."""
@@ -68,10 +60,10 @@ class Footage:
             OptionsError: there are no such frames.
             DataError: the sources have no frames in common, or in different sizes.
         """
-        shared = [frame for frame in self.tracks[0].frames if all(frame in track.frames for track in self.tracks)]
-        shared.sort(key=natural_key)
+        tracks = list(self.tracks.values())
+        shared = sorted(set(tracks[0]).intersection(*tracks[1:]), key=natural_key)
         if not shared:
-            names = ', '.join(f'{next(iter(track.frames.values()))} in {track.name}' for track in self.tracks)
+            names = ', '.join(f'{next(iter(track.values())).frame} in {name}' for name, track in self.tracks.items())
             raise DataError(
                 f'The sources have no frame names in common; the first frames are {names}. If names end in "_NAME", '
                 'use --suffix NAME.'
@@ -85,7 +77,9 @@ class Footage:
         if not chosen:
             raise OptionsError(f'--start {start} comes after --end {end}. Swap them.')
         sizes = {
-            track.source.shape(track.clip, track.frames[frame]): track.name for frame in chosen for track in self.tracks
+            place.source.shape(place.clip, place.frame): name
+            for name, track in self.tracks.items()
+            for place in map(track.__getitem__, chosen)
         }
         if len(sizes) > 1:
             found = ', '.join(f'{size_text(size)} in {name}' for size, name in sizes.items())
@@ -103,7 +97,10 @@ def open_footage(args: argparse.Namespace) -> Footage:
     if '/' in (args.frame or ''):
         args.clip, _, args.frame = args.frame.rpartition('/')
     single = {name for name, path in args.sources if path.is_dir() and image_files(path)}  # folders of one clip
-    given = [(name, _open_clip(path) if name in single else open_source(path)) for name, path in args.sources]
+    given = [
+        (name, FolderSource(path.parent, {path.name: path}) if name in single else open_source(path))
+        for name, path in args.sources
+    ]
     if args.opt:
         given = _open_test(args, given)
     sources = dict(given)
@@ -113,16 +110,11 @@ def open_footage(args: argparse.Namespace) -> Footage:
         raise OptionsError('Two sources have the same name. Names must be unique.')
     several = {name: source for name, source in sources.items() if name not in single}
     clip = _choose_clip(several, args.clip, ambiguous=bool(single)) if several else ''
-    tracks = []
+    tracks = {}
     for name, source in sources.items():
         own = clip if name in several else next(iter(source.clips))
-        frames = {frame.removesuffix(f'_{args.suffix}'): frame for frame in source.clips[own]}
-        tracks.append(Track(name, source, own, frames))
+        tracks[name] = {f.removesuffix(f'_{args.suffix}'): Place(source, own, f) for f in source.clips[own]}
     return Footage(clip, tracks)
-
-
-def _open_clip(folder: Path) -> FrameSource:
-    return FolderSource(folder.parent, {folder.name: folder})
 
 
 def _open_test(args: argparse.Namespace, others: list[tuple[str, FrameSource]]) -> list[tuple[str, FrameSource]]:

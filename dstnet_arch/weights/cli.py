@@ -59,20 +59,13 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _list(args: argparse.Namespace) -> None:
-    row = '{:8} {:16} {:9} {:>10} {:>7}  {:15} {}'
-    print(row.format('name', 'file', 'network', 'parameters', 'size', 'PSNR', f'in {args.folder}'))
     for r in known.RELEASED:
         path = args.folder / r.file
-        state = '-'
+        state = 'not downloaded'
         if path.is_file():
             state = 'verified' if identify(path) == r else "not the authors' file"
-        size = f'~{4 * r.num_values / 1e6:.0f} MB'
-        print(row.format(r.name, r.file, r.network, f'{r.num_values:,}', size, f'{r.psnr} ({r.table})', state))
-    print(
-        '\nPSNR in dB, quoted from the paper. The paper does not say for which exposure its figure for BSD is; the\n'
-        "authors' options test BSD.pth on 1ms-8ms. Parameters include 1,024 frozen Haar filter values.\n"
-        f'From {known.REPOSITORY} (MIT license). Download: dstnet weights get NAME'
-    )
+        print(f'{r.name:8} {r.network:9} {path}: {state}')
+    print("BSD: the authors' options test it on 1ms-8ms. Download: dstnet weights get NAME")
 
 
 def _get(args: argparse.Namespace) -> None:

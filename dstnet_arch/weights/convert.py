@@ -14,7 +14,7 @@ from dstnet_arch.archs.checkpoint import load_checkpoint, read_state_dict
 from dstnet_arch.archs.released_keys import from_released, to_released
 from dstnet_arch.archs.video_net import CONFIG_KEY, VideoNet, stored_config
 from dstnet_arch.errors import CheckpointError, first_line
-from dstnet_arch.files import atomic_file
+from dstnet_arch.files import output_file
 
 SUFFIXES = ('.safetensors', '.pth')
 
@@ -78,12 +78,11 @@ def _write(weights: Mapping[str, Tensor], target: Path, network: str) -> None:
     from safetensors.torch import save
 
     dense = {k: v.detach().cpu().contiguous() for k, v in weights.items()}
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_file(target) as file:
-            if target.suffix == '.safetensors':
-                file.write(save(dense, {'format': 'pt', 'network': network}))  # other programs expect the format
-            else:
-                torch.save({'params': dense}, file)
-    except (OSError, RuntimeError) as error:  # torch.save reports a full disk as either
-        raise CheckpointError(f'{target} cannot be written: {first_line(error)}.') from None
+    with output_file(target, CheckpointError) as file:
+        if target.suffix == '.safetensors':
+            file.write(save(dense, {'format': 'pt', 'network': network}))  # other programs expect the format
+            return
+        try:
+            torch.save({'params': dense}, file)
+        except RuntimeError as error:  # how torch.save reports a full disk
+            raise OSError(first_line(error)) from None

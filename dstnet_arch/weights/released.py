@@ -18,29 +18,19 @@ class Released:
         file: File name in the authors' repository.
         blob_id: Git's id of the file: SHA-1 of ``blob <size>\0`` and the content.
         network: Network, as the paper calls it.
-        num_values: Number of values in its tensors, including 1,024 of frozen Haar filters.
-        psnr: Mean PSNR in dB on the test set, quoted from the paper.
-        table: Table of the paper.
     """
 
     name: str
     file: str
     blob_id: str
     network: str
-    num_values: int
-    psnr: float
-    table: str
 
-
-_BASE, _LARGE = 7_450_819, 16_965_027
 
 RELEASED = (
-    Released('GoPro', 'GOPRO.pth', '11e52c76f3b5a190e45e0e638008100d876535fe', 'DSTNet', _BASE, 34.16, 'Table 1'),
-    Released(
-        'GoPro-L', 'GOPRO_Large.pth', 'ba5179ba5e9d2b37cb4d81afffcba187d3d037b4', 'DSTNet-L', _LARGE, 35.05, 'Table 1'
-    ),
-    Released('DVD', 'DVD.pth', 'f2e15877fb78c13ca8a8fddc46bd13ca4309deaf', 'DSTNet', _BASE, 33.79, 'Table 2'),
-    Released('BSD', 'BSD.pth', '1dd35d47707671e20b2db6e9d0db72503b621a32', 'DSTNet', _BASE, 34.45, 'Table 3'),
+    Released('GoPro', 'GOPRO.pth', '11e52c76f3b5a190e45e0e638008100d876535fe', 'DSTNet'),
+    Released('GoPro-L', 'GOPRO_Large.pth', 'ba5179ba5e9d2b37cb4d81afffcba187d3d037b4', 'DSTNet-L'),
+    Released('DVD', 'DVD.pth', 'f2e15877fb78c13ca8a8fddc46bd13ca4309deaf', 'DSTNet'),
+    Released('BSD', 'BSD.pth', '1dd35d47707671e20b2db6e9d0db72503b621a32', 'DSTNet'),
 )
 
 

@@ -16,20 +16,19 @@ _SOURCE = f'{REPOSITORY}/raw/d42c1e3/experiments'
 _TIMEOUT = (10.0, 30.0)  # seconds to wait for a connection, and for the next bytes
 
 
-def resolve_weights(name_or_path: str | PathLike[str], folder: str | PathLike[str] = DEFAULT_FOLDER) -> Path:
-    """Return the path of weights, and download them if they are released ones that are not in `folder`.
+def resolve_weights(name_or_path: str | PathLike[str]) -> Path:
+    """Return the path of weights, and download them if they are released ones that are not in `DEFAULT_FOLDER`.
 
     Args:
         name_or_path: Name of released weights (GoPro, GoPro-L, DVD, BSD) or path of any file. Use a path with a folder
             (``./GoPro``) for a file with the name of released weights.
-        folder: Folder of released weights.
 
     Raises:
         CheckpointError: unknown name and no such file; or as `get_weights`.
     """
     released = find_released(str(name_or_path))
     if released is not None:
-        return get_weights(released, folder)
+        return get_weights(released)
     path = Path(name_or_path)
     if path.is_file():
         return path
@@ -97,27 +96,20 @@ def _download(released: Released, url: str, path: Path) -> None:
 def _fetch(url: str, part: Path) -> None:
     """Download a file, and resume if `part` contains its beginning."""
     import requests
-    from requests.adapters import HTTPAdapter
-    from urllib3 import Retry
 
-    busy = [requests.codes.too_many_requests, requests.codes.bad_gateway, requests.codes.service_unavailable]
-    retries = Retry(3, connect=0, read=0, status_forcelist=busy, backoff_factor=1, raise_on_status=False)
     have = part.stat().st_size if part.exists() else 0
     headers = {'Accept-Encoding': 'identity', 'Range': f'bytes={have}-'}
-    with requests.Session() as session:
-        for scheme in ('https://', 'http://'):
-            session.mount(scheme, HTTPAdapter(max_retries=retries))
-        with session.get(url, headers=headers, stream=True, timeout=_TIMEOUT) as response:
-            if response.status_code == requests.codes.requested_range_not_satisfiable:
-                return  # complete, or of another file
-            response.raise_for_status()
-            if response.status_code != requests.codes.partial_content:
-                have = 0  # the server sends the complete file
-            total = have + int(response.headers.get('Content-Length', 0))
-            with (
-                open(part, 'ab' if have else 'wb') as file,
-                Progress(total, 'byte', f'downloading {part.stem}', done=have) as progress,
-            ):
-                for chunk in response.iter_content(2**16):
-                    file.write(chunk)
-                    progress.update(len(chunk))
+    with requests.get(url, headers=headers, stream=True, timeout=_TIMEOUT) as response:
+        if response.status_code == requests.codes.requested_range_not_satisfiable:
+            return  # complete, or of another file
+        response.raise_for_status()
+        if response.status_code != requests.codes.partial_content:
+            have = 0  # the server sends the complete file
+        total = have + int(response.headers.get('Content-Length', 0))
+        with (
+            open(part, 'ab' if have else 'wb') as file,
+            Progress(total, 'byte', f'downloading {part.stem}', done=have) as progress,
+        ):
+            for chunk in response.iter_content(2**16):
+                file.write(chunk)
+                progress.update(len(chunk))

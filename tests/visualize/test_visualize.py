@@ -18,12 +18,10 @@ from dstnet_arch.metrics.psnr import psnr
 from dstnet_arch.metrics.ssim3d import calculate_ssim3d
 from dstnet_arch.visualize.figures import (
     GAP,
-    Crop,
     compare_figure,
     crops_figure,
     find_crop,
     profile_figure,
-    save_figure,
     scores,
     temporal_profile,
 )
@@ -97,7 +95,7 @@ def refused(command: str, capsys: pytest.CaptureFixture[str]) -> str:
 @pytest.mark.parametrize('split', [False, True])
 def test_compare_figure_shows_the_pixels(tmp_path: Path, split: bool) -> None:
     blurry, sharp = pictures(4, count=2)
-    save_figure(compare_figure({'blurry': blurry, 'sharp': sharp}, split), tmp_path / 'sheet.png')
+    compare_figure({'blurry': blurry, 'sharp': sharp}, split).savefig(tmp_path / 'sheet.png')
     if split:
         sheet = read(tmp_path / 'sheet.png')
         assert sheet.shape == (STRIP + HEIGHT, WIDTH, 3)
@@ -126,17 +124,17 @@ def test_scores_are_in_the_captions_at_full_depth() -> None:
 @pytest.mark.parametrize('count', [3, 5])
 def test_crops_figure_shows_marked_areas_of_each_source(count: int) -> None:
     frames = {f'source {number}': image for number, image in enumerate(pictures(1, count=count))}
-    crops = [Crop(3, 5, 20, 10), Crop(70, 51, 20, 10)]
+    crops = [(3, 5, 20, 10), (70, 51, 20, 10)]
     figure = crops_figure(frames, crops, {name: f'of {name}' for name in frames}, 'a title')
     overview, *others = figure.axes
     np.testing.assert_array_equal(overview.images[0].get_array(), frames['source 0'])
     assert overview.get_xlabel() == 'a title'
     assert [patch.get_bbox().bounds for patch in overview.patches] == [(2.5, 4.5, 20, 10), (69.5, 50.5, 20, 10)]
     shown = iter(others)
-    for crop, patch in zip(crops, overview.patches, strict=True):
+    for (x, y, w, h), patch in zip(crops, overview.patches, strict=True):
         for image in frames.values():
             axes = next(shown)
-            np.testing.assert_array_equal(axes.images[0].get_array(), crop.of(image))
+            np.testing.assert_array_equal(axes.images[0].get_array(), image[y : y + h, x : x + w])
             assert axes.spines['left'].get_edgecolor() == patch.get_edgecolor()
     assert [axes.get_xlabel() for axes in others[-count:]] == [f'of {name}' for name in frames]
     figure.canvas.draw()
@@ -154,50 +152,33 @@ def test_find_crop_is_where_frames_differ_most(height: int, width: int) -> None:
         for left in range(41 - width)
     }
     left, top = max(areas, key=areas.__getitem__)
-    assert find_crop([a, b], height, width) == (left, top, width, height)
+    assert find_crop([a, b], width, height) == (left, top, width, height)
 
 
-def test_find_crop_of_equal_frames_is_where_edges_are() -> None:
-    frame = np.full((40, 40, 3), 128, np.uint8)
-    frame[30, 31] = 255
-    left, top, _, _ = find_crop([frame, frame], 8, 8)
-    assert left <= 31 < left + 8
-    assert top <= 30 < top + 8
-
-
-def test_temporal_profile_collects_columns_and_rows() -> None:
+def test_temporal_profile_collects_columns_and_holds_one_frame() -> None:
     images = pictures(0)
-    columns, rows = temporal_profile(iter(images), column=5), temporal_profile(iter(images), row=60)
-    assert columns.shape == (HEIGHT, len(FRAMES), 3)
-    assert rows.shape == (len(FRAMES), WIDTH, 3)
-    for time, image in enumerate(images):
-        np.testing.assert_array_equal(columns[:, time], image[:, 5])
-        np.testing.assert_array_equal(rows[time], image[60])
-
-
-def test_temporal_profile_holds_one_frame() -> None:
     alive: list[weakref.ref[Image]] = []
 
     def frames() -> Iterator[Image]:
-        for _ in range(5):
-            frame = np.zeros((8, 8, 3), np.uint8)
+        for image in images:
+            frame = image.copy()
             alive.append(weakref.ref(frame))
             yield frame
             del frame
             assert sum(reference() is not None for reference in alive) <= 1
 
-    temporal_profile(frames(), column=3)
-    temporal_profile(frames(), row=3)
+    columns = temporal_profile(frames(), 5)
+    assert columns.shape == (HEIGHT, len(FRAMES), 3)
+    for time, image in enumerate(images):
+        np.testing.assert_array_equal(columns[:, time], image[:, 5])
 
 
-@pytest.mark.parametrize('where', [{'column': 40}, {'row': 3}])
-def test_profile_figure_shows_frame_mark_and_profiles(where: dict[str, int]) -> None:
+def test_profile_figure_shows_frame_mark_and_profiles() -> None:
     frames = {'blurry': pictures(0), 'restored': pictures(1)}
-    profiles = {name: temporal_profile(images, **where) for name, images in frames.items()}
-    first, *others = profile_figure(frames['blurry'][2], profiles, 'GOPR2/000009', **where).axes
+    profiles = {name: temporal_profile(images, 40) for name, images in frames.items()}
+    first, *others = profile_figure(frames['blurry'][2], 40, profiles, 'GOPR2/000009').axes
     np.testing.assert_array_equal(first.images[0].get_array(), frames['blurry'][2])
-    (line,) = first.lines
-    assert line.get_xdata()[0] == 40 if 'column' in where else line.get_ydata()[0] == 3
+    assert first.lines[0].get_xdata()[0] == 40
     assert [axes.get_title() for axes in (first, *others)] == ['GOPR2/000009', 'blurry', 'restored']
     for axes, profile in zip(others, profiles.values(), strict=True):
         np.testing.assert_array_equal(axes.images[0].get_array(), profile)
@@ -244,7 +225,7 @@ def test_visualize_crops_and_profile(clips: dict[str, list[Image]], capsys: pyte
     lines = capsys.readouterr().out.splitlines()
     assert lines == ['Frame GOPR1/000008, crops 3,5,20,10', *captions.values(), 'Written: c.png']
     assert visualize(f'profile {sources} --clip GOPR2 --column 40 -o out/p.png') == 0
-    assert visualize('profile sharp=sharp/GOPR1 --row 3 --start 000008 -o p.pdf') == 0
+    assert visualize('profile sharp=sharp/GOPR1 --start 000008 -o p.pdf') == 0
     assert Path('p.pdf').read_bytes().startswith(b'%PDF')
     for path in ('c.png', 'out/p.png'):
         assert read(path).shape[0] > 600
@@ -270,8 +251,7 @@ def test_visualize_refuses_wrong_requests(clips: dict[str, list[Image]], capsys:
         'crops a=blurry --crop 80,0,11,10': '--crop 80,0,11,10 is empty or exceeds the frames of 90x61',
         'crops a=blurry --crop 0,0,0,2': 'is empty',
         'crops a=blurry --crop 1,2,3': "'1,2,3' is not an area; write LEFT,TOP,WIDTH,HEIGHT",
-        'profile a=blurry --column 90': '--column is 90; in frames of 90x61 it must be from 0 to 89',
-        'profile a=blurry --row 1 --column 1': 'not allowed with argument',
+        'profile a=blurry --column 90': '--column is 90; it must be from 0 to 89',
         'compare a=blurry -o p.gif': 'unsupported file type. Use one of .png, .pdf, .svg',
         'compare a=blurry -o sharp/GOPR1/000007.png': '000007.png exists.',
         'compare a=blurry -o sharp/GOPR1/000007.png/p.png': 'is not a writable folder',
