@@ -31,7 +31,7 @@ from dstnet_arch.models.checkpoints import translate_weight_errors
 from dstnet_arch.models.evaluation import image_path
 from dstnet_arch.plugin.options import force, read_options
 from dstnet_arch.plugin.resume import read_state
-from dstnet_arch.video.folder_sink import FolderSink
+from dstnet_arch.video.sink import FolderSink
 from dstnet_arch.video.sources import open_source as open_video
 
 SOURCES = [path for package in ('dstnet_arch', 'data_prep') for path in sorted((ROOT / package).rglob('*.py'))]

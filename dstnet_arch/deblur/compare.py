@@ -5,17 +5,16 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
+import av
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from dstnet_arch.deblur.config import CompareMode
 from dstnet_arch.errors import DataError
-from dstnet_arch.video.encoder import VideoWriter
 from dstnet_arch.video.timing import Timing
 
 RGBImage = NDArray[np.uint8]
@@ -82,23 +81,47 @@ def open_comparison(
     temporary = path.with_name(f'.{path.name}')
     try:
         if path.suffix == '.mp4':
-            with VideoWriter(temporary, size, timing) as writer:
-                yield writer.write
+            with _open_video(temporary, size, timing) as write:
+                yield write
         else:
             temporary.mkdir()
             files = iter([temporary / f'{name}.png' for name in names])
             yield lambda picture: Image.fromarray(picture).save(next(files))
             _remove(path)
         os.replace(temporary, path)
-    except OSError as error:
+    except (OSError, av.FFmpegError) as error:
         raise DataError(f'Cannot write {path}: {error}. Free some space or correct the permissions.') from None
     finally:
         _remove(temporary)
 
 
-def _remove(path: Path) -> Any:
+@contextmanager
+def _open_video(path: Path, size: tuple[int, int], timing: Timing) -> Iterator[Callable[[RGBImage], None]]:
+    """Encode pictures with H.264 in BT.709."""
+    options = {'video_track_timescale': str(timing.time_base.denominator)}
+    with av.open(str(path), 'w', format='mp4', options=options) as output:
+        stream = output.add_stream('libx264', options={'crf': '17'})
+        stream.height, stream.width = size
+        stream.pix_fmt = 'yuv420p'
+        context = stream.codec_context
+        context.time_base, context.framerate = timing.time_base, timing.rate
+        context.colorspace = context.color_range = context.color_primaries = context.color_trc = 1
+        ends = [*timing.times[1:], timing.times[-1] + timing.last_duration]
+        spans = iter(zip(timing.times, ends, strict=True))
+
+        def write(picture: RGBImage) -> None:
+            frame = av.VideoFrame.from_ndarray(picture, 'rgb24')
+            frame = frame.reformat(format='yuv420p', dst_colorspace='ITU709', dst_color_range='MPEG')
+            start, end = next(spans)
+            frame.pts, frame.duration, frame.time_base = start - timing.times[0], end - start, timing.time_base
+            output.mux(stream.encode(frame))
+
+        yield write
+        output.mux(stream.encode(None))
+
+
+def _remove(path: Path) -> None:
     if path.is_dir():
         shutil.rmtree(path, ignore_errors=True)
     else:
-        with suppress(OSError):
-            path.unlink()
+        path.unlink(missing_ok=True)

@@ -11,7 +11,7 @@ from typing import Literal
 
 from dstnet_arch.errors import OptionsError
 from dstnet_arch.streaming.state_store import StoreKind
-from dstnet_arch.video.sinks import OutputOptions, check_output_name
+from dstnet_arch.video.sinks import OutputOptions, check_output_name, is_folder
 from dstnet_arch.video.source import Place
 from dstnet_arch.video.sources import VIDEO_EXTENSIONS
 
@@ -107,9 +107,7 @@ class DeblurConfig:
     @property
     def writes_video(self) -> bool:
         """True if the output is a video file, False if it is a folder."""
-        if self.output.is_dir():
-            return False
-        return self.output.suffix.lower() in VIDEO_EXTENSIONS or self.encoding.container is not None
+        return not is_folder(self.output, self.encoding)
 
     @property
     def compare_path(self) -> Path | None:

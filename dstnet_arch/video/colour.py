@@ -33,11 +33,7 @@ _KR_KB = {  # weights of red and blue in luma, by matrix
 KNOWN_MATRICES = (*_KR_KB, 0, UNTAGGED)
 """Supported matrix numbers of H.273; others are treated as untagged."""
 
-_FORMATS = {
-    'yuv': re.compile(r'yuv(?P<alpha>a?)j?(?P<chroma>444|440|422|420|411|410)p(?P<depth>\d*)(le)?'),
-    'rgb': re.compile(r'gbr(?P<alpha>a?)p(?P<depth>\d*)(le)?'),
-    'gray': re.compile(r'gray(?P<alpha>)(?P<depth>\d*)(le)?'),
-}
+_FORMAT = re.compile(r'(?:(yuv)(a?)j?(\d{3})p|(gbr)(a?)p|(gray))(9|1\d|)(?:le)?')
 _SHIFTS = {'444': (0, 0), '440': (1, 0), '422': (0, 1), '420': (1, 1), '411': (0, 2), '410': (2, 2)}
 
 
@@ -59,23 +55,22 @@ class SampleFormat(NamedTuple):
     @classmethod
     def parse(cls, name: str) -> SampleFormat | None:
         """Parse FFmpeg's name of a pixel format, such as yuv420p10le; None if it is not planar and little-endian."""
-        for family, pattern in _FORMATS.items():
-            if match := pattern.fullmatch(name):
-                parts = match.groupdict()
-                shift = _SHIFTS.get(parts.get('chroma', ''), (0, 0))
-                return cls(family, int(parts['depth'] or 8), shift, bool(parts['alpha']))  # type: ignore[arg-type]
-        return None
+        match = _FORMAT.fullmatch(name)
+        if match is None:
+            return None
+        yuv, yuv_alpha, chroma, rgb, rgb_alpha, _, depth = match.groups()
+        family: Literal['yuv', 'rgb', 'gray'] = 'yuv' if yuv else 'rgb' if rgb else 'gray'
+        return cls(family, int(depth or 8), _SHIFTS.get(chroma, (0, 0)), bool(yuv_alpha or rgb_alpha))
 
     @property
     def name(self) -> str:
-        """FFmpeg's name of the pixel format."""
+        """FFmpeg's name of the pixel format; empty if there is none for this subsampling of chroma."""
         alpha, depth = 'a' * self.alpha, '' if self.depth == 8 else f'{self.depth}le'
         if self.family == 'gray':
             return f'gray{depth}'
         if self.family == 'rgb':
             return f'gbr{alpha}p{depth}'
-        chroma = next(chroma for chroma, shift in _SHIFTS.items() if shift == self.shift)
-        return f'yuv{alpha}{chroma}p{depth}'
+        return next((f'yuv{alpha}{chroma}p{depth}' for chroma, shift in _SHIFTS.items() if shift == self.shift), '')
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -84,10 +79,9 @@ class SampleFormat(NamedTuple):
 
     def plane_sizes(self, height: int, width: int) -> list[tuple[int, int]]:
         """Return (rows, columns) of each plane of a frame."""
-        rows, columns = (-(-side >> shift) if shift else side for side, shift in ((height, 0), (width, 0)))
-        chroma = (-(-height >> self.shift[0]), -(-width >> self.shift[1]))
-        colour = [] if self.family == 'gray' else [chroma, chroma]
-        return [(rows, columns), *colour, *([(rows, columns)] if self.alpha else [])]
+        luma, chroma = (height, width), (-(-height >> self.shift[0]), -(-width >> self.shift[1]))
+        planes = [luma] if self.family == 'gray' else [luma, chroma, chroma]
+        return [*planes, luma] if self.alpha else planes
 
 
 class Colour(NamedTuple):

@@ -1,16 +1,18 @@
-"""Choice of codec, pixel format and quality for restored frames."""
+"""Choice of container, codec, pixel format and quality for restored frames."""
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from difflib import get_close_matches
 from fractions import Fraction
+from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import av
+from av.codec import PixFmtLoss, find_best_pix_fmt_of_list
 from av.codec.codec import UnknownCodecError
 from torch import Tensor
 
@@ -20,50 +22,61 @@ from dstnet_arch.video.colour import Colour, Plane, SampleFormat, from_rgb
 from dstnet_arch.video.frames import VideoFormat
 from dstnet_arch.video.source import Source
 
-CODECS = (
-    'libx264', 'libx265', 'libsvtav1', 'libaom-av1', 'libvpx-vp9', 'ffv1', 'prores_ks', 'mpeg4', 'mpeg2video', 'mjpeg',
-    'utvideo', 'h264_nvenc', 'hevc_nvenc', 'av1_nvenc',
-)  # fmt: skip
-"""Codecs that are known to work if FFmpeg has them."""
-
-
-class _Quality(NamedTuple):
-    """Quality scale of a codec: smaller is better."""
-
-    option: str
-    default: int
-    worst: int
-    others: dict[str, str] = {}
-
+CONTAINERS = {
+    '.mp4': 'mp4', '.mkv': 'matroska', '.mov': 'mov', '.avi': 'avi', '.webm': 'webm', '.m4v': 'mp4', '.ts': 'mpegts',
+    '.mts': 'mpegts', '.m2ts': 'mpegts', '.mpg': 'vob', '.mpeg': 'vob', '.vob': 'vob', '.mxf': 'mxf', '.wmv': 'asf',
+    '.asf': 'asf', '.flv': 'flv', '.3gp': '3gp', '.nut': 'nut',
+}  # fmt: skip
+"""FFmpeg's names of the containers that are written, by extension."""
 
 _QUALITY = {
+    'libx264': ('crf', 17, 51), 'libx265': ('crf', 18, 51), 'libsvtav1': ('crf', 22, 63),
+    'libaom-av1': ('crf', 20, 63), 'libvpx-vp9': ('crf', 20, 63),
+    'h264_nvenc': ('cq', 19, 51), 'hevc_nvenc': ('cq', 20, 51), 'av1_nvenc': ('cq', 24, 63),
+    'mpeg4': ('qscale', 2, 31), 'mpeg2video': ('qscale', 2, 31), 'mjpeg': ('qscale', 2, 31),
+}  # fmt: skip
+"""Quality scales: the codec's option, a visually lossless value, and the worst value."""
+
+_OPTIONS = {
     # Without it, x264's AVX-512 kernels sometimes make other packets of the same frames.
-    'libx264': _Quality('crf', 17, 51, {'x264-params': 'cpu-independent=1'}),
-    'libx265': _Quality('crf', 18, 51, {'x265-params': 'log-level=error'}),
-    'libsvtav1': _Quality('crf', 22, 63),
-    'libaom-av1': _Quality('crf', 20, 63),
-    'libvpx-vp9': _Quality('crf', 20, 63),
-    'h264_nvenc': _Quality('cq', 19, 51, {'rc': 'vbr'}),
-    'hevc_nvenc': _Quality('cq', 20, 51, {'rc': 'vbr'}),
-    'av1_nvenc': _Quality('cq', 24, 63, {'rc': 'vbr'}),
-    'mpeg4': _Quality('qscale', 2, 31),
-    'mpeg2video': _Quality('qscale', 2, 31),
-    'mjpeg': _Quality('qscale', 2, 31),
+    'libx264': {'x264-params': 'cpu-independent=1'},
+    'libx265': {'x265-params': 'log-level=error'},
+    'h264_nvenc': {'rc': 'vbr'},
+    'hevc_nvenc': {'rc': 'vbr'},
+    'av1_nvenc': {'rc': 'vbr'},
 }
-
-_USUAL = {'webm': ('libsvtav1', 'libvpx-vp9'), **dict.fromkeys(('mpeg', 'vob', 'dvd', 'mxf'), ('mpeg2video',))}
-"""Default codecs by container, if not H.264 and H.265."""
-
-_CONTAINERS = {'.vob': 'vob', '.m4v': 'mp4', '.mpg': 'vob', '.mpeg': 'vob'}
-"""Containers by extension, if not FFmpeg's first choice."""
-
-_LAMBDA = 118  # FF_QP2LAMBDA
+_HDR_OPTIONS = {
+    'libx265': ('x265-params', 'master-display', 'max-cll'),
+    'libsvtav1': ('svtav1-params', 'mastering-display', 'content-light'),
+}
+_DEFAULT_CODECS = {'webm': ('libsvtav1', 'libvpx-vp9'), **dict.fromkeys(('mpeg', 'vob', 'dvd', 'mxf'), ('mpeg2video',))}
+_OTHER_CODECS = ('libsvtav1', 'libvpx-vp9', 'mpeg2video', 'mpeg4', 'ffv1', 'mjpeg')
+_HEADER_IN_FRAMES = ('mpeg1video', 'mpeg2video')  # the transport stream has no other place for it
+_SEPARATE_ALPHA = ('libvpx', 'libvpx-vp9', 'libx265')  # alpha is outside of the frames, and would not arrive
 _GLOBAL_HEADER = 0x400000  # AV_CODEC_FLAG_GLOBAL_HEADER
-_CONTAINER_WANTS_HEADER = int(av.format.Flags.global_header.value)  # type: ignore[call-overload]
+_LAMBDA = 118  # FF_QP2LAMBDA
 _LOSSY_DEPTH = 10  # enough for 16-bit images in a lossy video, and the most that is widely played
 _RATES = (Fraction(1), Fraction(240))  # what encoders accept
+_RANGES = {None: 0, False: 1, True: 2}
 
 os.environ.setdefault('SVT_LOG', '1')  # errors only
+
+
+@dataclass(frozen=True)
+class OutputOptions:
+    """How a video file is encoded.
+
+    Attributes:
+        codec: FFmpeg's name of an encoder; None: H.264 for 8 bits, H.265 for more, AV1 in WebM.
+        quality: value on the codec's own scale (CRF for most); None: visually lossless.
+        pix_fmt: FFmpeg's name of a pixel format; None: the input's, if the codec supports it.
+        container: FFmpeg's name of a container; None: chosen from the extension.
+    """
+
+    codec: str | None = None
+    quality: int | None = None
+    pix_fmt: str | None = None
+    container: str | None = None
 
 
 class Encoding(NamedTuple):
@@ -77,9 +90,9 @@ class Encoding(NamedTuple):
         rate: frames per second for the encoder's rate control. The times of the result do not depend on it.
         sample_aspect: width of a pixel divided by its height.
         options: options of the encoder.
-        qscale: fixed quantizer, for codecs whose quality is one.
-        global_header: True if the container stores the codec's header apart from the frames.
         reorders: True if frames may be stored in another order than shown.
+        quality: quality for messages, such as "CRF 17".
+        losses: what of the source is lost.
     """
 
     codec: str
@@ -89,9 +102,9 @@ class Encoding(NamedTuple):
     rate: Fraction
     sample_aspect: Fraction
     options: dict[str, str]
-    qscale: int | None
-    global_header: bool
     reorders: bool
+    quality: str
+    losses: list[str]
 
     @property
     def format(self) -> SampleFormat:
@@ -100,10 +113,32 @@ class Encoding(NamedTuple):
         assert form is not None
         return form
 
+    @property
+    def description(self) -> str:
+        """A short description such as "libx264, CRF 17, yuv420p"."""
+        return ', '.join(filter(None, (self.codec, self.quality, self.pix_fmt)))
+
     def planes(self, restored: Tensor, alpha: Tensor | None = None) -> list[Plane]:
         """Convert a restored frame (3, H, W), RGB in [0, 1], and its opacity to the encoder's samples."""
         form = self.format
         return from_rgb(restored, form, self.colour.resolved(*self.size, form.family), alpha)
+
+    def tag(self, target: Any) -> None:
+        """Set the colour tags of an encoder or a frame."""
+        target.colorspace, target.color_range = self.colour.matrix, _RANGES[self.colour.full]
+        target.color_primaries, target.color_trc = self.colour.primaries, self.colour.transfer
+
+    def configure(self, context: Any) -> None:
+        """Set up an encoder that is not open yet."""
+        context.height, context.width = self.size
+        context.pix_fmt = self.pix_fmt
+        context.time_base, context.framerate = 1 / self.rate, self.rate
+        context.sample_aspect_ratio = self.sample_aspect
+        self.tag(context)
+        context.options = dict(self.options)
+        context.flags = context.flags & ~_GLOBAL_HEADER | _GLOBAL_HEADER * (self.codec not in _HEADER_IN_FRAMES)
+        if not self.reorders:
+            context.max_b_frames = 0
 
     def problem(self) -> str:
         """Return why the encoder does not accept these settings; empty if it does."""
@@ -115,157 +150,105 @@ class Encoding(NamedTuple):
             return str(getattr(error, 'strerror', None) or error)
         return ''
 
-    def describe(self) -> str:
-        """Return a short description such as "libx264, CRF 17, yuv420p"."""
-        option = _QUALITY.get(self.codec)
-        value = self.qscale if self.qscale is not None else option and self.options.get(option.option)
-        quality = f', {option.option.upper()} {value}' if option and value else ''
-        return f'{self.codec}{quality}, {self.pix_fmt}'
-
-    def losses(self, source: VideoFormat) -> list[str]:
-        """Describe what of a source the codec or pixel format cannot hold."""
-        wanted, form, lost = source.format, self.format, []
-        if wanted.alpha and not form.alpha:
-            lost.append('alpha')
-        if min(wanted.depth, _LOSSY_DEPTH) > form.depth:
-            lost.append(f'{wanted.depth} bits ({form.depth} are kept)')
-        if wanted.family == 'yuv' and any(a > b for a, b in zip(form.shift, wanted.shift, strict=True)):
-            lost.append('full chroma resolution')
-        warnings = []
-        if lost:
-            warnings.append(f'{self.codec} with {self.pix_fmt} cannot hold {" and ".join(lost)}. --codec ffv1 can.')
-        if (source.mastering or source.light_level) and not _hdr_options(self.codec, source):
-            warnings.append(f'{self.codec} cannot hold HDR mastering metadata. --codec libx265 can.')
-        return warnings
-
-    def configure(self, context: Any) -> None:
-        """Set up an encoder that is not open yet."""
-        context.height, context.width = self.size
-        context.pix_fmt = self.pix_fmt
-        context.time_base, context.framerate = 1 / self.rate, self.rate
-        context.sample_aspect_ratio = self.sample_aspect
-        context.colorspace = self.colour.matrix
-        context.color_range = {None: 0, False: 1, True: 2}[self.colour.full]
-        context.color_primaries, context.color_trc = self.colour.primaries, self.colour.transfer
-        context.options = dict(self.options)
-        context.flags = context.flags & ~_GLOBAL_HEADER | _GLOBAL_HEADER * self.global_header
-        if self.qscale is not None:
-            context.qscale, context.global_quality = True, self.qscale * _LAMBDA
-        if not self.reorders:
-            context.max_b_frames = 0
-
-
-def choose_encoding(
-    source: Source, container: str, codec: str | None = None, quality: int | None = None, pix_fmt: str | None = None
-) -> Encoding:
-    """Choose the encoding that loses least of a source.
-
-    Args:
-        source: what is restored.
-        container: FFmpeg's name of the container.
-        codec: FFmpeg's name of an encoder; None: H.264 for 8 bits, H.265 for more, AV1 in WebM.
-        quality: value on the codec's own scale; None: visually lossless.
-        pix_fmt: FFmpeg's name of a pixel format; None: as the source's, if the codec has it.
-
-    Raises:
-        OptionsError: there is no such codec or pixel format, or they do not fit.
-    """
-    wanted = source.format
-    name = _codec_name(codec, wanted.format.depth, container)
-    options, qscale = quality_options(name, quality)
-    options = _merged(options, _hdr_options(name, wanted))
-    known = [f.name for f in av.codec.Codec(name, 'w').video_formats or [] if SampleFormat.parse(f.name)]
-    if pix_fmt is not None and pix_fmt not in known:
-        raise OptionsError(f'--pix-fmt {pix_fmt}: {name} supports {", ".join(known) or "no known format"}.')
-    ideal = _ideal_format(wanted.format, name)
-    candidates = [pix_fmt] if pix_fmt else sorted(known, key=lambda f: _cost(SampleFormat.parse(f), ideal))
-    problem = 'it has no supported pixel format'
-    flags = int(av.ContainerFormat(container, 'w').flags)
-    for candidate in candidates:
-        encoding = Encoding(
-            codec=name,
-            pix_fmt=candidate,
-            colour=_tags(wanted, source.size, candidate),
-            size=source.size,
-            rate=encoder_rate(source.timing.rate, name),
-            sample_aspect=wanted.sample_aspect,
-            options=options,
-            qscale=qscale,
-            global_header=bool(flags & _CONTAINER_WANTS_HEADER),
-            reorders=container != 'avi',  # AVI has no time stamps to restore the order
-        )
-        problem = encoding.problem()
-        if not problem:
-            return encoding
-    raise OptionsError(
-        f'{name} does not accept {size_text(source.size)} frames in {pix_fmt or "any of its pixel formats"}: '
-        f'{problem}. Choose another --codec; ffv1 in .mkv accepts all.'
-    )
-
 
 def container_name(output: Path, container: str | None = None) -> str:
     """Return FFmpeg's name of the container of a video file to write.
 
-    Args:
-        output: the file.
-        container: FFmpeg's name; None: chosen from the extension.
-
     Raises:
         OptionsError: there is no such container.
     """
-    container = container or _CONTAINERS.get(output.suffix.lower())
+    container = container or CONTAINERS.get(output.suffix.lower(), output.suffix)
     try:
-        with av.open(io.BytesIO() if container else _Named(output.name), 'w', format=container) as opened:
-            return str(opened.format.name)
-    except (ValueError, av.FFmpegError, OSError):
-        raise OptionsError(
-            f'-o {output}: FFmpeg has no container for {container or output.suffix}. Use .mp4, .mov or .mkv; a name '
-            'without extension is a folder for images.'
-        ) from None
-
-
-class _Named(io.BytesIO):
-    """Lets FFmpeg choose a container by name without touching the disk."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__()
-        self.name = name
+        return av.ContainerFormat(container, 'w').name
+    except ValueError:
+        raise OptionsError(f'-o {output}: FFmpeg has no container for {container}. Use .mp4, .mov or .mkv.') from None
 
 
 def first_container(codec: str, containers: Sequence[str]) -> str:
-    """Return the first container that can hold a codec.
+    """Return the first container that can hold what an encoder makes.
 
     Raises:
         OptionsError: none can.
     """
     for container in containers:
-        if holds(container, codec):
-            return container
-    raise OptionsError(f'--codec {codec} is not supported. Use ffv1, libx264 or libx265.')
+        with av.open(BytesIO(), 'w', format=container) as output:
+            try:
+                output.add_stream(codec)
+            except ValueError:
+                continue
+        return container
+    raise OptionsError(
+        f'--codec {codec} cannot be stored in {" or ".join(containers)}. Use .mkv, which takes almost all codecs.'
+    )
 
 
-def holds(container: str, codec: str) -> bool:
-    """Return True if a container can hold what an encoder makes."""
-    with av.open(io.BytesIO(), 'w', format=container) as output:
-        try:
-            output.add_stream(codec)
-        except ValueError:
-            return False
-    return True
+def choose_encoding(source: Source, container: str, options: OutputOptions) -> Encoding:
+    """Choose the encoding that loses least of a source.
+
+    Args:
+        source: what is restored.
+        container: FFmpeg's name of the container.
+        options: what the user chooses; its container is ignored.
+
+    Raises:
+        OptionsError: there is no such codec or pixel format, or they do not fit.
+    """
+    wanted = source.format
+    codec = _codec_name(options.codec, wanted.format.depth, container)
+    encoder_options, quality = _quality(codec, options.quality)
+    losses = []
+    if wanted.mastering or wanted.light_level:
+        if codec in _HDR_OPTIONS:
+            name, *keys = _HDR_OPTIONS[codec]
+            params = [encoder_options[name]] if name in encoder_options else []
+            encoder_options[name] = ':'.join([*params, *_hdr_params(wanted, *keys)])
+        else:
+            losses.append(f'{codec} cannot hold HDR mastering metadata. --codec libx265 can.')
+    ideal = _ideal_format(wanted.format, codec)
+    known = _pixel_formats(codec, wanted.format)
+    if options.pix_fmt is not None:
+        if options.pix_fmt not in known:
+            raise OptionsError(f'--pix-fmt {options.pix_fmt}: {codec} supports {", ".join(known) or "none"}.')
+        known = [options.pix_fmt]
+    problem = 'it has no supported pixel format'
+    while known:
+        best, loss = find_best_pix_fmt_of_list(known, ideal.name, ideal.alpha)
+        assert best is not None
+        lost = _describe(loss, wanted.format.depth, best.components[0].bits)
+        named = f'{codec} with {best.name} cannot hold {" and ".join(lost)}. --codec ffv1 can.'
+        encoding = Encoding(
+            codec=codec,
+            pix_fmt=best.name,
+            colour=_tags(wanted, source.size, best.name),
+            size=source.size,
+            rate=_encoder_rate(source.timing.rate, codec),
+            sample_aspect=wanted.sample_aspect,
+            options=encoder_options,
+            reorders=container != 'avi',  # AVI has no time stamps to restore the order
+            quality=quality,
+            losses=[named, *losses] if lost else losses,
+        )
+        problem = encoding.problem()
+        if not problem:
+            return encoding
+        known.remove(best.name)
+    raise OptionsError(
+        f'{codec} does not accept {size_text(source.size)} frames in {options.pix_fmt or "any of its pixel formats"}: '
+        f'{problem}. Choose another --codec; ffv1 in .mkv accepts all.'
+    )
 
 
 def _codec_name(codec: str | None, depth: int, container: str) -> str:
     if codec is None:
-        usual: tuple[str, ...] = ('libx265', 'libx264') if depth > 8 else ('libx264', 'libx265')
-        usual = _USUAL.get(container, usual)
-        for name in (*usual, 'libsvtav1', 'libvpx-vp9', 'mpeg2video', 'mpeg4', 'ffv1', 'mjpeg'):
-            if name in av.codecs_available and holds(container, name):
+        usual = ('libx265', 'libx264') if depth > 8 else ('libx264', 'libx265')
+        for name in (*_DEFAULT_CODECS.get(container, usual), *_OTHER_CODECS):
+            if name in av.codecs_available and _holds(container, name):
                 return name
         raise OptionsError(f'No supported video codec can be stored in {container}. Use .mp4 or .mkv.')
     try:
         found = av.codec.Codec(codec, 'w')
     except UnknownCodecError:
-        available = [name for name in CODECS if name in av.codecs_available]
+        available = [name for name in (*_QUALITY, 'ffv1', 'prores_ks') if name in av.codecs_available]
         near = get_close_matches(codec, available, 1)
         raise OptionsError(
             f'--codec {codec}: PyAV {av.__version__} has no such encoder. It has {", ".join(available)} and others.'
@@ -273,54 +256,55 @@ def _codec_name(codec: str | None, depth: int, container: str) -> str:
         ) from None
     if found.type != 'video':
         raise OptionsError(f'--codec {codec} is a codec for {found.type}, not for video.')
-    if not holds(container, found.name):
-        raise OptionsError(f'--codec {codec} cannot be stored in {container}. Use .mkv, which takes almost all codecs.')
+    first_container(found.name, [container])
     return str(found.name)
 
 
-def quality_options(codec: str, quality: int | None) -> tuple[dict[str, str], int | None]:
-    """Return encoder options and the fixed quantizer for a quality."""
-    scale = _QUALITY.get(codec)
-    if scale is None:
+def _holds(container: str, codec: str) -> bool:
+    try:
+        first_container(codec, [container])
+    except OptionsError:
+        return False
+    return True
+
+
+def _quality(codec: str, quality: int | None) -> tuple[dict[str, str], str]:
+    """Return encoder options for a quality, and its description."""
+    options = dict(_OPTIONS.get(codec, {}))
+    if codec not in _QUALITY:
         if quality is not None:
             raise OptionsError(f'--quality {quality}: {codec} has no quality scale. Omit it or choose another --codec.')
-        return {}, None
-    value = scale.default if quality is None else quality
-    least = 1 if scale.option == 'qscale' else 0
-    if not least <= value <= scale.worst:
-        raise OptionsError(f'--quality {value}: {codec} accepts {least} (best) to {scale.worst} (worst).')
-    if scale.option == 'qscale':
-        return dict(scale.others), value
-    return {scale.option: str(value), **scale.others}, None
+        return options, ''
+    option, default, worst = _QUALITY[codec]
+    value = default if quality is None else quality
+    best = 1 if option == 'qscale' else 0
+    if not best <= value <= worst:
+        raise OptionsError(f'--quality {value}: {codec} accepts {best} (best) to {worst} (worst).')
+    if option == 'qscale':
+        options.update({'flags': '+qscale', 'global_quality': str(value * _LAMBDA)})
+    else:
+        options[option] = str(value)
+    return options, f'{option.upper()} {value}'
 
 
-def _hdr_options(codec: str, source: VideoFormat) -> dict[str, str]:
-    """Options that write HDR mastering metadata into the video; empty if the source has none or the codec cannot."""
-    if codec not in ('libx265', 'libsvtav1'):
-        return {}
+def _hdr_params(source: VideoFormat, mastering_key: str, light_key: str) -> list[str]:
+    """Options of x265 or SVT-AV1 that write HDR metadata into the video."""
+
+    def number(value: Fraction, steps: int) -> str:  # x265 has whole steps
+        return str(round(value * steps)) if mastering_key == 'master-display' else f'{float(value):.5f}'
+
     params = []
-    is_x265 = codec == 'libx265'
     if source.mastering:
         red, green, blue, white, (brightest, darkest) = source.mastering
-        names = zip(('G', 'B', 'R', 'WP'), (green, blue, red, white), strict=True)
-        if is_x265:  # in units of 0.00002 and 0.0001 cd/m²
-            points = ''.join(f'{name}({round(x * 50000)},{round(y * 50000)})' for name, (x, y) in names)
-            light = f'L({round(brightest * 10000)},{round(darkest * 10000)})'
-        else:
-            points = ''.join(f'{name}({float(x):.5f},{float(y):.5f})' for name, (x, y) in names)
-            light = f'L({float(brightest):.4f},{float(darkest):.4f})'
-        params.append(f'{"master-display" if is_x265 else "mastering-display"}={points}{light}')
+        names = {'G': green, 'B': blue, 'R': red, 'WP': white}
+        points = ''.join(f'{name}({number(x, 50000)},{number(y, 50000)})' for name, (x, y) in names.items())
+        params.append(f'{mastering_key}={points}L({number(brightest, 10000)},{number(darkest, 10000)})')
     if source.light_level:
-        params.append('{}={},{}'.format('max-cll' if is_x265 else 'content-light', *source.light_level))
-    return {'x265-params' if is_x265 else 'svtav1-params': ':'.join(params)} if params else {}
+        params.append('{}={},{}'.format(light_key, *source.light_level))
+    return params
 
 
-def _merged(options: dict[str, str], more: dict[str, str]) -> dict[str, str]:
-    return options | {key: ':'.join(filter(None, (options.get(key), value))) for key, value in more.items()}
-
-
-def encoder_rate(rate: Fraction, codec: str) -> Fraction:
-    """Return the frame rate to tell an encoder."""
+def _encoder_rate(rate: Fraction, codec: str) -> Fraction:
     allowed: Any = av.codec.Codec(codec, 'w').frame_rates
     if allowed:  # MPEG-2 knows only some
         return min((Fraction(r) for r in allowed if r), key=lambda r: abs(r - rate))
@@ -335,21 +319,24 @@ def _ideal_format(form: SampleFormat, codec: str) -> SampleFormat:
     return SampleFormat('yuv', min(form.depth, _LOSSY_DEPTH), (1, 1), form.alpha)
 
 
-def _cost(form: SampleFormat | None, wanted: SampleFormat) -> tuple[Any, ...]:
-    """Return what is lost, then what is wasted."""
-    assert form is not None
-    fewer = [max(0, a - b) for a, b in zip(form.shift, wanted.shift, strict=True)]
-    more = [max(0, b - a) for a, b in zip(form.shift, wanted.shift, strict=True)]
-    return (
-        (form.family == 'gray') > (wanted.family == 'gray'),
-        max(0, wanted.depth - form.depth),
-        wanted.alpha > form.alpha,
-        sum(fewer),
-        form.family != wanted.family,
-        form.alpha > wanted.alpha,
-        sum(more),
-        form.depth - wanted.depth,
-    )
+def _pixel_formats(codec: str, wanted: SampleFormat) -> list[str]:
+    formats = {f.name: SampleFormat.parse(f.name) for f in av.codec.Codec(codec, 'w').video_formats or []}
+    return [
+        name
+        for name, form in formats.items()
+        if form is not None
+        and not (form.alpha and codec in _SEPARATE_ALPHA)
+        and not (form.family == 'gray' and wanted.family != 'gray')
+    ]
+
+
+def _describe(loss: int, wanted_depth: int, depth: int) -> list[str]:
+    losses = {
+        PixFmtLoss.ALPHA: 'alpha',
+        PixFmtLoss.DEPTH: f'{wanted_depth} bits ({depth} are kept)',
+        PixFmtLoss.RESOLUTION: 'full chroma resolution',
+    }
+    return [name for flag, name in losses.items() if flag & loss]
 
 
 def _tags(source: VideoFormat, size: tuple[int, int], pix_fmt: str) -> Colour:

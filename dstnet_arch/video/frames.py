@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from av.sidedata.sidedata import Type
-from av.video import VideoFrame, VideoStream
+from av.video import VideoFrame
 from torch import Tensor
 
 from dstnet_arch.video.colour import KNOWN_MATRICES, Colour, Plane, SampleFormat, alpha_of, to_rgb
@@ -49,33 +49,23 @@ class FrameKind(NamedTuple):
 
     Attributes:
         size: (height, width) as stored.
-        format: sample format of `planes_of`.
-        colour: colour tags of the file.
+        stored: format as stored; its sample format is that of `planes_of`.
         matrix: display matrix (a, b, c, d), each in {-1, 0, 1}: (x, y) is shown at (ax + cy, bx + dy).
-        sample_aspect: width of a pixel divided by its height, as stored.
-        mastering: see `VideoFormat`.
-        light_level: see `VideoFormat`.
     """
 
     size: tuple[int, int]
-    format: SampleFormat
-    colour: Colour
+    stored: VideoFormat
     matrix: tuple[int, int, int, int]
-    sample_aspect: Fraction
-    mastering: tuple[tuple[Fraction, Fraction], ...] | None
-    light_level: tuple[int, int] | None
 
     @classmethod
-    def of(cls, frame: VideoFrame, stream: VideoStream) -> FrameKind:
-        """Return the kind of this frame."""
-        form = SampleFormat.parse(_planar_name(frame))
-        assert form is not None
+    def of(cls, frame: VideoFrame, sample_aspect: Fraction | None) -> FrameKind:
+        """Return the kind of a frame of a stream with this sample aspect ratio."""
+        form = _planar_format(frame)
         full = {1: False, 2: True}.get(frame.color_range, True if frame.format.name.startswith('yuvj') else None)
         matrix = 0 if form.family == 'rgb' else frame.colorspace  # unpacked RGB is RGB, whatever the file says
         colour = Colour(matrix, full, frame.color_primaries, frame.color_trc)
-        aspect = Fraction(stream.sample_aspect_ratio or 1) or Fraction(1)
-        size = frame.height, frame.width
-        return cls(size, form, colour, _display_matrix(frame), aspect, _mastering(frame), _light_level(frame))
+        stored = VideoFormat(form, colour, sample_aspect or Fraction(1), _mastering(frame), _light_level(frame))
+        return cls((frame.height, frame.width), stored, _display_matrix(frame))
 
     @property
     def is_sideways(self) -> bool:
@@ -91,39 +81,41 @@ class FrameKind(NamedTuple):
     def shown(self) -> VideoFormat:
         """Format of a file that stores the frames as they are shown."""
         if not self.is_sideways:
-            return VideoFormat(self.format, self.colour, self.sample_aspect, self.mastering, self.light_level)
+            return self.stored
+        form = self.stored.format
+        if form.shift[0] != form.shift[1]:
+            form = form._replace(shift=(0, 0))
         # Players guess missing tags from the height, which changes.
-        form = self.format._replace(shift=(self.format.shift[1], self.format.shift[0]))
-        colour = self._resolved._replace(full=self.colour.full)
-        return VideoFormat(form, colour, 1 / self.sample_aspect, self.mastering, self.light_level)
+        colour = self._resolved._replace(full=self.stored.colour.full)
+        return self.stored._replace(format=form, colour=colour, sample_aspect=1 / self.stored.sample_aspect)
 
     def frame(self, planes: Sequence[Plane]) -> Tensor:
         """Convert planes to what is shown: (3, H, W), RGB in [0, 1]."""
-        return self._turned(to_rgb(planes, self.format, self._resolved))
+        return self._turned(to_rgb(planes, self.stored.format, self._resolved))
 
     def alpha(self, planes: Sequence[Plane]) -> Tensor | None:
         """Return the opacity (H, W) as shown, in [0, 1]; None if there is none."""
-        alpha = alpha_of(planes, self.format)
+        alpha = alpha_of(planes, self.stored.format)
         return None if alpha is None else self._turned(alpha)
 
     def warnings(self, path: Path) -> list[str]:
         """Describe properties that change the result."""
-        found = []
-        if self.colour.transfer in _HDR:
+        found, colour = [], self.stored.colour
+        if colour.transfer in _HDR:
             found.append(
-                f'{path} is HDR ({_HDR[self.colour.transfer]}). The network was trained on SDR; its output may be '
-                'less accurate. Bit depth and colour tags are kept.'
+                f'{path} is HDR ({_HDR[colour.transfer]}). The network was trained on SDR; its output may be less '
+                'accurate. Bit depth and colour tags are kept.'
             )
-        if self.colour.matrix not in KNOWN_MATRICES:
+        if colour.matrix not in KNOWN_MATRICES:
             found.append(
-                f'{path} has the colour matrix {self.colour.matrix} of ITU-T H.273, which is not supported. It is '
-                'treated as untagged.'
+                f'{path} has the colour matrix {colour.matrix} of ITU-T H.273, which is not supported. It is treated '
+                'as untagged.'
             )
         return found
 
     @property
     def _resolved(self) -> Colour:
-        return self.colour.resolved(*self.size, self.format.family)
+        return self.stored.colour.resolved(*self.size, self.stored.format.family)
 
     def _turned(self, x: Tensor) -> Tensor:
         a, b, c, d = self.matrix
@@ -141,17 +133,14 @@ def planes_of(frame: VideoFrame, kind: FrameKind | None = None) -> list[Plane]:
         frame: a decoded frame.
         kind: size and format to convert to, if the frame has others.
     """
-    name = _planar_name(frame)
-    if kind is not None and ((frame.height, frame.width) != kind.size or SampleFormat.parse(name) != kind.format):
-        height, width = kind.size
-        frame = frame.reformat(width=width, height=height, format=kind.format.name)
-        name = kind.format.name
-    elif frame.format.name != name:
-        frame = frame.reformat(format=name)
-    form = SampleFormat.parse(name)
-    assert form is not None
+    form = _planar_format(frame)
+    height, width = frame.height, frame.width
+    if kind is not None:
+        form, (height, width) = kind.stored.format, kind.size
+    if SampleFormat.parse(frame.format.name) != form or (frame.height, frame.width) != (height, width):
+        frame = frame.reformat(width=width, height=height, format=form.name)
     planes = []
-    for plane, (rows, columns) in zip(frame.planes, form.plane_sizes(frame.height, frame.width), strict=True):
+    for plane, (rows, columns) in zip(frame.planes, form.plane_sizes(height, width), strict=True):
         samples: Plane = np.frombuffer(memoryview(plane), form.dtype)
         lines = samples.reshape(-1, plane.line_size // form.dtype.itemsize)
         planes.append(np.ascontiguousarray(lines[:rows, :columns]))
@@ -163,19 +152,19 @@ def hidden_side_data(frame: VideoFrame) -> set[str]:
     return {_HIDDEN[kind.name] for kind in Type if kind.name in _HIDDEN and _side_data(frame, kind) is not None}
 
 
-def _planar_name(frame: VideoFrame) -> str:
-    """Return the planar pixel format that holds all samples of a frame."""
+def _planar_format(frame: VideoFrame) -> SampleFormat:
+    """Return the planar format that holds all samples of a frame."""
     form = frame.format
-    if SampleFormat.parse(form.name):
-        return form.name
+    if planar := SampleFormat.parse(form.name):
+        return planar
     depth = max(component.bits for component in form.components)
     alpha = any(component.is_alpha for component in form.components)
     if form.has_palette or form.is_rgb or form.is_bayer or len(form.components) < 3:
-        return f'gbr{"a" * (alpha or form.has_palette)}p{"" if depth <= 8 else "16le"}'
-    wide, high = form.chroma_width(16), form.chroma_height(16)
-    chroma = {(16, 16): '444', (16, 8): '440', (8, 16): '422', (8, 8): '420', (4, 16): '411'}.get((wide, high), '444')
-    chroma = '444' if alpha else chroma
-    return f'yuv{"a" * alpha}{chroma}p{"" if depth <= 8 else f"{10 if depth <= 10 else 12 if depth <= 12 else 16}le"}'
+        return SampleFormat('rgb', 8 if depth <= 8 else 16, alpha=alpha or form.has_palette)
+    depth = next(supported for supported in (8, 10, 12, 16) if depth <= supported)
+    rows, columns = (16 // side for side in (form.chroma_height(16), form.chroma_width(16)))
+    planar = SampleFormat('yuv', depth, (rows.bit_length() - 1, columns.bit_length() - 1))
+    return planar._replace(shift=(0, 0), alpha=alpha) if alpha or not planar.name else planar
 
 
 def _side_data(frame: VideoFrame, kind: Type) -> bytes | None:

@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+import glob
+import os
 import re
 from collections import Counter
 from collections.abc import Sequence
 from fractions import Fraction
 from itertools import accumulate, pairwise
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
-import torch
 from torch import Tensor
 from typing_extensions import override
 
-from dstnet_arch.data.frame_source import name_some, size_text
+from dstnet_arch.data.frame_source import IMAGE_EXTENSIONS, name_some, size_text
+from dstnet_arch.data.lmdb_format import natural_key
 from dstnet_arch.errors import DataError, counted
-from dstnet_arch.streaming.state_store import TensorFile
+from dstnet_arch.video import images
 from dstnet_arch.video.colour import Colour, SampleFormat
 from dstnet_arch.video.frames import VideoFormat
-from dstnet_arch.video.images import Image, ImageKind, read_header, read_image, read_pages, to_alpha, to_frame, to_image
-from dstnet_arch.video.source import Place, Source, digest, file_facts, frame_numbers, nothing_chosen
+from dstnet_arch.video.images import Image, ImageKind
+from dstnet_arch.video.source import Place, Source, digest_of, frame_numbers
 from dstnet_arch.video.timing import DEFAULT_RATE, Timing
 
+_NUMBERED = re.compile(r'%0?\d*d')  # as in ffmpeg: frames/%05d.png
 _LAST_NUMBER = re.compile(r'(.*?)(\d+)(\D*)')
 
 
@@ -48,7 +52,7 @@ class ImageSource(Source):
                 f'{where}: {" and ".join(both[:2])} would both be restored to {twice[0]}.png. Keep one of them, or '
                 'give a pattern such as "FOLDER/*.png".'
             )
-        self._headers = [read_header(path) for path in paths]
+        self._headers = [images.read_header(path) for path in paths]
         self.size = Counter(header.size for header in self._headers).most_common(1)[0][0]
         pairs = list(zip(paths, self._headers, strict=True))
         if others := [f'{path.name} ({size_text(h.size)})' for path, h in pairs if h.size != self.size]:
@@ -67,27 +71,20 @@ class ImageSource(Source):
     @property
     @override
     def format(self) -> VideoFormat:
-        kind = ImageKind.of(self._read(0))
+        kind = self.kind(0)
         depth = 16 if kind.dtype == np.uint16 else 8
         return VideoFormat(SampleFormat('rgb', depth, alpha=kind.alpha), Colour())
 
     def __getitem__(self, position: int) -> Tensor:
-        return to_frame(self._read(position))
+        return images.to_frame(self._read(position))
 
     @override
-    def restored_image(self, position: int, restored: Tensor) -> Image:
-        original = self._read(position)
-        kind = ImageKind.of(original)
-        image = to_image(restored, kind)
-        if kind.alpha:  # alpha stays as it was
-            original = original.copy()
-            original[..., :3] = image
-            return original
-        return image
+    def kind(self, position: int) -> ImageKind:
+        return ImageKind.of(self._read(position))
 
     @override
     def alpha(self, position: int) -> Tensor | None:
-        return to_alpha(self._read(position))
+        return images.to_alpha(self._read(position))
 
     @override
     def icc_profile(self, position: int) -> bytes | None:
@@ -95,11 +92,11 @@ class ImageSource(Source):
 
     @override
     def identity(self) -> str:
-        return digest(''.join(f'{file_facts(path)}\n' for path in self.paths) + f'{self.timing.rate}')
+        return digest_of(self.paths, self.timing.rate)
 
     def _read(self, position: int) -> Image:
         path = self.paths[position]
-        image = read_image(path)
+        image = images.read_image(path)
         if image.shape[:2] != self.size:
             raise DataError(
                 f'{path} is {size_text(image.shape[:2])} now and was {size_text(self.size)} before: it was changed. '
@@ -109,14 +106,14 @@ class ImageSource(Source):
 
 
 class PageSource(ImageSource):
-    """Pages of a TIFF file or frames of an animated WebP, which are read at once into a temporary file.
+    """Pages of a TIFF file or frames of an animated WebP, unpacked into a temporary folder.
 
     Args:
         path: the file.
         start: first frame to use.
         end: first frame after `start` not to use.
         rate: frames per second; None: the file's own durations, or the default.
-        temp_dir: folder for the temporary file.
+        temp_dir: where to make the temporary folder.
 
     Raises:
         DataError: the file is damaged.
@@ -125,47 +122,87 @@ class PageSource(ImageSource):
     def __init__(
         self, path: Path, start: Place | None, end: Place | None, rate: Fraction | None, temp_dir: str | None
     ) -> None:
-        self.paths = [path]
-        self._images = TensorFile(temp_dir)
-        self._kinds: list[ImageKind] = []
-        header = read_header(path)
-        durations, self.size, skipped = [], header.size, 0
-        for image, duration in read_pages(path):
-            if image.shape[:2] != self.size:  # a thumbnail
-                skipped += 1
-                continue
-            self._kinds.append(ImageKind.of(image))
-            durations.append(duration)
-            self._images.append(torch.from_numpy(np.array(image, order='C').view(np.uint8)))
-        self._icc_profile = header.icc_profile
-        self.warnings = [f'{path}: {counted(skipped, "page")} of another size left out.'] if skipped else []
-        if rate is None and min(durations) > 0:
-            starts = [0, *accumulate(durations)]
-        else:
-            ms_per_frame = 1000 / (rate or DEFAULT_RATE)
-            starts = [round(i * ms_per_frame) for i in range(len(durations) + 1)]
-        chosen = range(len(durations))[slice(*frame_numbers([Fraction(t, 1000) for t in starts[:-1]], start, end))]
-        if not chosen:
-            raise nothing_chosen(path, len(durations), start, end)
-        self._chosen = chosen
-        self.names = [f'{number:06d}' for number in chosen]
-        self.timing = Timing.constant(rate or DEFAULT_RATE, len(chosen))
-        if rate is None and min(durations) > 0:
-            kept = [starts[i] - starts[chosen.start] for i in (*chosen, chosen.stop)]
-            average = Fraction(1000 * len(chosen), kept[-1])
-            self.timing = Timing(Fraction(1, 1000), kept[:-1], kept[-1] - kept[-2], average)
+        self.path = path
+        self._folder = TemporaryDirectory(prefix='dstnet-', dir=temp_dir)
+        try:
+            durations, num_skipped = self._unpack()
+            has_times = rate is None and min(durations) > 0
+            unit = Fraction(1, 1000) if has_times else 1 / (rate or DEFAULT_RATE)
+            starts = [0, *accumulate(durations)] if has_times else list(range(len(durations) + 1))
+            self._chosen = chosen = frame_numbers([time * unit for time in starts[:-1]], path, start, end)
+            super().__init__([self._page(number) for number in chosen], str(path), rate or DEFAULT_RATE)
+        except BaseException as error:
+            self.close()
+            if isinstance(error, OSError):
+                raise DataError(f'{path} cannot be unpacked: {error}. Free some space, or set --temp-dir.') from None
+            raise
+        if num_skipped:
+            self.warnings = [f'{path}: {counted(num_skipped, "page")} of another size left out.']
+        if has_times:
+            kept = [starts[number] - starts[chosen.start] for number in (*chosen, chosen.stop)]
+            average = len(chosen) / (kept[-1] * unit)
+            self.timing = Timing(unit, kept[:-1], kept[-1] - kept[-2], average)
 
     @override
-    def icc_profile(self, position: int) -> bytes | None:
-        return self._icc_profile
+    def identity(self) -> str:
+        assert self.path is not None
+        return digest_of([self.path], self._chosen, self.timing.rate)
 
     @override
     def close(self) -> None:
-        self._images.close()
+        self._folder.cleanup()
 
-    def _read(self, position: int) -> Image:
-        number = self._chosen[position]
-        return self._images[number].numpy().view(self._kinds[number].dtype)
+    def _unpack(self) -> tuple[list[int], int]:
+        """Write the pages as PNG files; return their durations in ms and the number of pages of other sizes."""
+        assert self.path is not None
+        header, num_skipped = images.read_header(self.path), 0
+        durations: list[int] = []
+        for image, duration in images.read_pages(self.path):
+            if image.shape[:2] == header.size:
+                images.write_png(image, self._page(len(durations)), header.icc_profile)
+                durations.append(duration)
+            else:  # a thumbnail
+                num_skipped += 1
+        return durations, num_skipped
+
+    def _page(self, number: int) -> Path:
+        return Path(self._folder.name, f'{number:06d}.png')
+
+
+def find_images(name: str) -> list[Path]:
+    """Return the images in a folder, or those that a pattern such as ``'*.png'`` or ``%05d.png`` names, in order.
+
+    Raises:
+        DataError: there are none.
+    """
+    path = Path(name)
+    try:
+        if path.is_dir():
+            found = [entry for entry in path.iterdir() if _is_image(entry)]
+        elif path.is_file():
+            found = [path]  # the content decides, not the name
+        elif _NUMBERED.search(path.name):
+            pattern = r'\d+'.join(map(re.escape, _NUMBERED.split(path.name)))
+            found = [entry for entry in path.parent.iterdir() if re.fullmatch(pattern, entry.name)]
+        else:
+            found = [match for match in map(Path, glob.glob(name)) if _is_image(match)]
+        if found:
+            return sorted(found, key=lambda path: natural_key(path.name))
+        hint = _hint(path)
+    except OSError as error:
+        raise DataError(f'{name} cannot be read: {error}.') from None
+    raise DataError(f'{name} has no images in it, which are files ending in {", ".join(IMAGE_EXTENSIONS)}. {hint}')
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in IMAGE_EXTENSIONS and not path.name.startswith('.') and path.is_file()
+
+
+def _hint(path: Path) -> str:
+    if not path.exists():
+        return f'It does not exist; the current folder is {os.getcwd()}.'
+    entries = [entry.name for entry in sorted(path.iterdir()) if not entry.name.startswith('.')]
+    return f'It contains {name_some(entries)}: give one of them.' if entries else 'Give another one.'
 
 
 def _gaps(names: Sequence[str]) -> list[str]:

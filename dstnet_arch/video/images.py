@@ -47,14 +47,7 @@ class ImageKind(NamedTuple):
 
 
 class ImageHeader(NamedTuple):
-    """Properties of an image file that are known without decoding it.
-
-    Attributes:
-        size: (height, width) as displayed.
-        orientation: EXIF orientation, 1 to 8.
-        num_pages: number of pages or animation frames.
-        icc_profile: colour profile, or None.
-    """
+    """Properties of an image file: (height, width) as displayed, EXIF orientation 1 to 8, pages or animation frames."""
 
     size: tuple[int, int]
     orientation: int

@@ -17,11 +17,12 @@ from contextlib import nullcontext
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import av
 import numpy as np
 import torch
+from av import VideoCodecContext
 from av.container import InputContainer
 from av.video import VideoFrame, VideoStream
 
@@ -29,15 +30,15 @@ from dstnet_arch.errors import DataError, counted
 from dstnet_arch.progress import Progress
 from dstnet_arch.streaming.state_store import TensorFile
 from dstnet_arch.video.colour import Plane
-from dstnet_arch.video.ffmpeg import FFmpegError, file_url, input_arguments, run_ffmpeg
+from dstnet_arch.video.ffmpeg import FFmpegError, input_arguments, open_container, run_ffmpeg, video_stream
 from dstnet_arch.video.frames import FrameKind, hidden_side_data, planes_of
-from dstnet_arch.video.media import ReadLog, open_container, read_frames, video_stream
 from dstnet_arch.video.timing import average_rate, repair_times, usual_step
 
 _GROUP_FRAMES = 32  # at least, so that decoders are not restarted for each frame of intra-only video
 _MEMORY_BYTES = 256 << 20  # of decoded frames; larger groups are kept in a temporary file
 _RESTARTABLE = 0x0200  # AVFMT_TS_DISCONT: containers whose clock may restart
 _LONGEST_STEP = 10  # seconds; a longer one is a restart to the ffmpeg program, in these containers
+_ALPHA_DECODERS = {'vp8': 'libvpx', 'vp9': 'libvpx-vp9'}  # FFmpeg's own decoders ignore alpha
 
 
 class _FrameInfo(NamedTuple):
@@ -70,8 +71,6 @@ class VideoFile:
         DataError: the file cannot be read as a video.
     """
 
-    kind: FrameKind
-
     def __init__(
         self,
         path: Path,
@@ -82,7 +81,7 @@ class VideoFile:
         self.path = self.media = path
         self._temp_dir = temp_dir
         self._enough, self._show_progress = enough, show_progress
-        self._copies: list[tempfile.TemporaryDirectory[str]] = []
+        self._copy: tempfile.TemporaryDirectory[str] | None = None
         self._groups: dict[int, _Group] = {}
         self._scan()
         if self._clock_restarts and self._copy_with_continuous_clock():
@@ -98,11 +97,12 @@ class VideoFile:
         Raises:
             DataError: the file has changed, or a temporary file cannot be written.
         """
-        start = self._starts[bisect_right(self._starts, number) - 1]
+        place = bisect_right(self._starts, number)
+        start, stop = self._starts[place - 1], [*self._starts, len(self)][place]
         if start not in self._groups:
             while len(self._groups) > 1:  # two, because reading alternates at their border
                 self._groups.pop(next(iter(self._groups))).close()
-            self._groups[start] = _Group(self, start, self._stop_of(start), self._temp_dir)
+            self._groups[start] = _Group(self, start, stop, self._temp_dir)
         try:
             return self._groups[start][number]
         except _SeekError:
@@ -115,8 +115,8 @@ class VideoFile:
     def close(self) -> None:
         """Free memory and temporary files."""
         self._drop_groups()
-        for copy in self._copies:
-            copy.cleanup()
+        if self._copy is not None:
+            self._copy.cleanup()
 
     def decode(self, start: int, stop: int) -> Iterator[list[Plane]]:
         """Decode the frames `start` to `stop - 1`.
@@ -140,16 +140,15 @@ class VideoFile:
         """Decode from frame `start` on, after seeking to frame `begin`."""
         info = self._frames[start]
         with open_container(self.media) as container:
-            stream = video_stream(container, self.path)
-            stream.thread_type = 'AUTO'
+            decoder = _Decoder(container, self.path)
             if begin:
                 pts = self._frames[begin].pts
                 assert pts is not None
                 try:
-                    container.seek(pts, stream=stream)
+                    container.seek(pts, stream=decoder.stream)
                 except av.FFmpegError:
                     return
-            frames = read_frames(container, stream, ReadLog())
+            frames = iter(decoder)
             for frame in frames:
                 if not start or (frame.pts == info.pts and _fingerprint(frame) == info.fingerprint):
                     yield frame
@@ -158,131 +157,116 @@ class VideoFile:
 
     def _scan(self) -> None:
         self._frames: list[_FrameInfo] = []
-        self.stopped = False
-        self.warnings: list[str] = []
-        self._interlaced = False
-        log = ReadLog()
+        self.stopped = interlaced = False
+        kinds: dict[tuple[int, int, str], FrameKind] = {}
+        counts: Counter[tuple[int, int, str]] = Counter()
+        hidden: set[str] = set()
+        last: VideoFrame | None = None
+        following: int | None = None
         with open_container(self.media) as container:
-            stream = video_stream(container, self.path)
-            stream.thread_type = 'AUTO'
+            decoder = _Decoder(container, self.path)
+            stream = decoder.stream
             self.stream_index = stream.index
             self.time_base = Fraction(stream.time_base or Fraction(1, 1000))
             self.start_time = Fraction(container.start_time or 0, av.time_base)
-            kinds: Counter[tuple[int, int, str]] = Counter()
-            found: dict[tuple[int, int, str], FrameKind] = {}
-            hidden: set[str] = set()
-            first: int | None = None
-            last: VideoFrame | None = None
-            following: int | None = None
             with Progress(stream.frames, 'frame', 'reading') if self._show_progress else nullcontext() as bar:
-                for frame in read_frames(container, stream, log):
-                    first = frame.pts if first is None else first
-                    ticks = None if frame.pts is None or first is None else frame.pts - first
-                    seconds = Fraction(len(self), 25) if ticks is None else ticks * self.time_base
-                    if self._enough(len(self), seconds):
+                for frame in decoder:
+                    if self._enough(len(self), self._seconds(frame)):
                         self.stopped, following = True, frame.pts
                         break
-                    name = frame.height, frame.width, frame.format.name
-                    if name not in found:
-                        found[name] = FrameKind.of(frame, stream)
+                    kind = frame.height, frame.width, frame.format.name
+                    if kind not in kinds:
+                        kinds[kind] = FrameKind.of(frame, stream.sample_aspect_ratio)
                         hidden |= hidden_side_data(frame)
-                    kinds[name] += 1
+                    counts[kind] += 1
                     self._frames.append(_FrameInfo(frame.pts, _fingerprint(frame) if frame.key_frame else None))
-                    self._interlaced |= frame.interlaced_frame
-                    log.damaged += frame.is_corrupt
+                    interlaced |= frame.interlaced_frame
                     last = frame
                     if bar is not None:
                         bar.update()
             if last is None:
-                reason = f': {log.stopped_by}' if log.stopped_by else ''
+                reason = f': {decoder.stopped_by}' if decoder.stopped_by else ''
                 raise DataError(f'{self.path} has no frame that can be decoded{reason}.')
-            self.kind = found[kinds.most_common(1)[0][0]]
-            declared = [stream.average_rate, stream.guessed_rate]
-            self._set_times(declared, last, following, _declared_end(container, stream))
-            self._clock_restarts = bool(int(container.format.flags) & _RESTARTABLE) and any(
-                not 0 < (b - a) * self.time_base <= _LONGEST_STEP
-                for a, b in pairwise(info.pts for info in self._frames if info.pts is not None)
-            )
-            self._set_warnings(len(kinds), log, hidden)
+            self.kind = kinds[counts.most_common(1)[0][0]]
+            self.warnings = self.kind.warnings(self.path)
+            if decoder.damaged:
+                places = counted(decoder.damaged, 'place')
+                self._warn(f'is damaged in {places}: frames there are restored as they decode')
+            if len(kinds) > 1:
+                height, width = self.kind.size
+                self._warn(f'changes its frame size or pixel format: all frames are scaled to {width}x{height}')
+            self._set_times(container, stream, last, following)
+            if interlaced:
+                self._warn(
+                    'is interlaced: frames are restored as progressive ones, and the result is marked as progressive '
+                    '(to deinterlace first: ffmpeg -i IN -vf bwdif -c:v ffv1 -c:a copy OUT.mkv)'
+                )
+            if hidden:
+                self._warn(f'has {" and ".join(sorted(hidden))}, which the result does not get')
             if not self.stopped:
-                self._check_end(container, stream, log)
+                self._check_end(container, decoder)
+
+    def _seconds(self, frame: VideoFrame) -> Fraction:
+        """Time of the next frame after the first one."""
+        first = self._frames[0].pts if self._frames else frame.pts
+        if frame.pts is None or first is None:
+            return Fraction(len(self), 25)
+        return (frame.pts - first) * self.time_base
 
     def _set_times(
-        self, declared: list[Fraction | None], last: VideoFrame, following: int | None, end: int | None
+        self, container: InputContainer, stream: VideoStream, last: VideoFrame, following: int | None
     ) -> None:
         stamps = [info.pts for info in self._frames]
+        self._clock_restarts = bool(int(container.format.flags) & _RESTARTABLE) and any(
+            not 0 < (b - a) * self.time_base <= _LONGEST_STEP
+            for a, b in pairwise(stamp for stamp in stamps if stamp is not None)
+        )
+        declared = [stream.average_rate, stream.guessed_rate]
         rate = next((rate for rate in declared if rate and 1 <= rate <= 300), Fraction(25))
         usual = usual_step(stamps, round(1 / rate / self.time_base))
-        self._untimed = all(stamp is None for stamp in stamps)
-        if self._untimed:
+        is_untimed = all(stamp is None for stamp in stamps)
+        if is_untimed:
             self.time_base, usual = 1 / rate, 1
         smallest = max(1, -int(-Fraction(1, 1000) / self.time_base // 1))  # what Matroska can tell apart
-        self.times, self._repaired = repair_times(stamps, usual, smallest)
+        self.times, num_repaired = repair_times(stamps, usual, smallest)
         self.rate = average_rate(self.times, self.time_base, declared)
+        if is_untimed and len(self) > 1:
+            self._warn(f'has no time stamps: {float(self.rate):g} fps are used. --fps sets another rate')
+        elif num_repaired:
+            self._warn(f'has {counted(num_repaired, "wrong time stamp")}; only these were corrected')
+
         duration = last.duration or usual
         if following is not None:
             duration = following - self.times[-1]
-        elif end is not None and abs(end - self.times[-1] - duration) * self.time_base > Fraction(1, 500):
-            duration = end - self.times[-1]
-        self.last_duration = duration if duration >= usual / 4 and not self._untimed else usual
+        elif 'mov' in container.format.name and stream.duration:
+            declared_duration = (stream.start_time or 0) + stream.duration - self.times[-1]
+            if abs(declared_duration - duration) * self.time_base > Fraction(1, 500):
+                duration = declared_duration
+        self.last_duration = duration if duration >= usual / 4 and not is_untimed else usual
 
-    def _set_warnings(self, num_kinds: int, log: ReadLog, hidden: set[str]) -> None:
-        self.warnings += self.kind.warnings(self.path)
-        if log.damaged:
-            self.warnings.append(
-                f'{self.path} is damaged in {counted(log.damaged, "place")}: frames there are restored as they decode.'
-            )
-        if num_kinds > 1:
-            self.warnings.append(
-                f'{self.path} changes its frame size or pixel format: all frames are scaled to '
-                f'{self.kind.size[1]}x{self.kind.size[0]}.'
-            )
-        if self._untimed and len(self) > 1:
-            self.warnings.append(
-                f'{self.path} has no time stamps: {float(self.rate):g} fps are used. --fps sets another rate.'
-            )
-        elif self._repaired:
-            self.warnings.append(
-                f'{self.path} has {counted(self._repaired, "wrong time stamp")}; only these were corrected.'
-            )
-        if self._interlaced:
-            self.warnings.append(
-                f'{self.path} is interlaced: frames are restored as progressive ones, and the result is marked as '
-                'progressive. To deinterlace first: ffmpeg -i IN -vf bwdif -c:v ffv1 -c:a copy OUT.mkv'
-            )
-        if hidden:
-            self.warnings.append(f'{self.path}: not kept: {", ".join(sorted(hidden))}.')
-
-    def _check_end(self, container: InputContainer, stream: VideoStream, log: ReadLog) -> None:
+    def _check_end(self, container: InputContainer, decoder: _Decoder) -> None:
         """Warn if frames seem to be missing at the end."""
         end = (self.times[-1] + self.last_duration) * self.time_base
         declared = Fraction(container.duration or 0, av.time_base) + min(self.start_time, Fraction(0))
-        reason = log.stopped_by
-        if 'mov' in container.format.name and log.packets < stream.frames:
-            reason = f'{log.packets} of {stream.frames} frames are in it'
+        reason, num_frames = decoder.stopped_by, decoder.stream.frames
+        if 'mov' in container.format.name and decoder.packets < num_frames:
+            reason = f'{decoder.packets} of {num_frames} frames are in it'
         elif 'matroska' in container.format.name and declared > end + max(Fraction(1), end / 20):
             reason = f'its video ends after {float(end):.1f} of {float(declared):.1f} s'
         if reason:
-            self.warnings.append(f'{self.path} may be incomplete ({reason}). What it has is used.')
+            self._warn(f'may be incomplete ({reason}). What it has is used')
+
+    def _warn(self, problem: str) -> None:
+        self.warnings.append(f'{self.path} {problem}.')
 
     def _copy_with_continuous_clock(self) -> bool:
         """Let the ffmpeg program correct the clock of all streams alike; False if it cannot."""
-        self._copies.append(tempfile.TemporaryDirectory(prefix='dstnet-', dir=self._temp_dir))
-        copy = Path(self._copies[-1].name) / 'copy.nut'
+        self._copy = tempfile.TemporaryDirectory(prefix='dstnet-', dir=self._temp_dir)
+        copy = Path(self._copy.name) / 'copy.nut'
         streams = ['-map', f'0:{self.stream_index}', '-map', '0:a?', '-map', '0:s?']
+        options = ['-c', 'copy', '-copyinkf', '-f', 'nut', f'file:{copy}']
         try:
-            run_ffmpeg(
-                [
-                    *input_arguments(self.path, '-fflags', '+genpts'),
-                    *streams,
-                    '-c',
-                    'copy',
-                    '-copyinkf',
-                    '-f',
-                    'nut',
-                    file_url(copy),
-                ]
-            )
+            run_ffmpeg([*input_arguments(self.path, '-fflags', '+genpts'), *streams, *options])
         except FFmpegError:
             return False
         self.media = copy
@@ -298,10 +282,6 @@ class VideoFile:
                 starts.append(number)
         return starts
 
-    def _stop_of(self, start: int) -> int:
-        place = bisect_right(self._starts, start)
-        return self._starts[place] if place < len(self._starts) else len(self)
-
     def _drop_groups(self) -> None:
         for group in self._groups.values():
             group.close()
@@ -312,13 +292,60 @@ class _SeekError(Exception):
     """Seeking leads to other frames."""
 
 
+class _Decoder:
+    """Decodes the main video stream of a container and skips what cannot be decoded.
+
+    Attributes:
+        stream: the stream.
+        packets: number of packets so far.
+        damaged: number of damaged packets and frames so far.
+        stopped_by: error that ended reading; empty at the end of the file.
+    """
+
+    def __init__(self, container: InputContainer, path: Path) -> None:
+        self.stream = video_stream(container, path)
+        self.packets, self.damaged, self.stopped_by = 0, 0, ''
+        self._packets = container.demux(self.stream)
+        context: Any = self.stream.codec_context
+        has_alpha = '1' in (self.stream.metadata.get(key) for key in ('alpha_mode', 'ALPHA_MODE'))
+        if has_alpha and context.name in _ALPHA_DECODERS:
+            context = VideoCodecContext.create(_ALPHA_DECODERS[context.name], 'r')
+        context.thread_type = 'AUTO'
+        self._context = context
+
+    def __iter__(self) -> Iterator[VideoFrame]:
+        while True:
+            try:
+                packet = next(self._packets)
+            except StopIteration:
+                return
+            except av.FFmpegError as error:
+                self.stopped_by = str(error.strerror or error)
+                yield from self._decode(None)
+                return
+            self.packets += packet.size > 0
+            self.damaged += packet.is_corrupt
+            for frame in self._decode(packet):
+                self.damaged += frame.is_corrupt
+                yield frame
+
+    def _decode(self, packet: av.Packet | None) -> list[VideoFrame]:
+        try:
+            return self._context.decode(packet)
+        except av.error.EOFError:
+            return []
+        except av.FFmpegError:
+            self.damaged += 1
+            return []
+
+
 class _Group:
     """Consecutive frames, decoded when first needed."""
 
     def __init__(self, file: VideoFile, start: int, stop: int, temp_dir: str | None) -> None:
         self._start, self._source = start, file.decode(start, stop)
-        self._sizes = file.kind.format.plane_sizes(*file.kind.size)
-        self._dtype = file.kind.format.dtype
+        form = file.kind.stored.format
+        self._sizes, self._dtype = form.plane_sizes(*file.kind.size), form.dtype
         frame_bytes = sum(rows * columns for rows, columns in self._sizes) * self._dtype.itemsize
         fits = frame_bytes * (stop - start) <= _MEMORY_BYTES
         # One block, because many small ones between the frames of other threads fragment the memory.
@@ -354,10 +381,3 @@ def _fingerprint(frame: VideoFrame) -> int:
     plane = frame.planes[0]
     lines = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
     return zlib.crc32(lines[:, : plane.width].tobytes())
-
-
-def _declared_end(container: InputContainer, stream: VideoStream) -> int | None:
-    """Return the time in ticks at which an MP4 or MOV file says that its video ends."""
-    if 'mov' not in container.format.name or not stream.duration:
-        return None
-    return (stream.start_time or 0) + stream.duration

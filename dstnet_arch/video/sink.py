@@ -1,6 +1,6 @@
-"""Interface of a result on disk.
+"""Results on disk, and folders of PNG files as results.
 
-A result gets its name when it is complete. Until then, and after an interruption, it is in `<name>.partial` beside it,
+A result gets its name when it is complete. Until then, and after an interruption, it is in `<name>.partial` next to it,
 from which a later run continues.
 """
 
@@ -11,6 +11,7 @@ import io
 import json
 import os
 import shutil
+import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -22,20 +23,22 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
+from typing_extensions import override
 
+from dstnet_arch.data.frame_source import IMAGE_EXTENSIONS
 from dstnet_arch.errors import DataError, OptionsError
-from dstnet_arch.files import atomic_file, incomplete_path, read_json
+from dstnet_arch.files import atomic_file, read_json
+from dstnet_arch.video.images import write_png
+from dstnet_arch.video.source import Source
 
-PARTIAL_SUFFIX = '.partial'
 MAX_NAME = 255
 """Bytes in a file name in most file systems."""
 
-_JOB, _LOCK = 'job.json', 'lock'
-_BEFORE_THE_JOB = {_LOCK, incomplete_path(Path(_JOB)).name}
-"""Files of a run that ended before it had noted its job."""
-
 Job = Mapping[str, Any]
 """Settings that determine a result; names are shown to the user, values are JSON."""
+
+_SUFFIX, _LOCK = '.partial', 'lock'  # the lock marks a folder of ours
+_SAVE_SECONDS = 30.0  # between the points from which an interrupted run into a folder continues
 
 
 class Sink(ABC):
@@ -43,7 +46,7 @@ class Sink(ABC):
 
     Args:
         output: the result.
-        count: number of frames.
+        source: source of the frames.
         job: only a run of the same job continues what an interrupted run has left.
         resume: continue what an interrupted run has left, if it has.
         overwrite: replace an older result and what an interrupted run has left.
@@ -61,15 +64,17 @@ class Sink(ABC):
 
     warnings: list[str]
     description: str
+    _num_threads: int
 
-    def __init__(self, output: Path, count: int, job: Job, resume: bool = False, overwrite: bool = False) -> None:
+    def __init__(self, output: Path, source: Source, job: Job, resume: bool = False, overwrite: bool = False) -> None:
+        self._source, self._job, self._overwrite = source, dict(job), overwrite
         self._target = Path(os.path.abspath(output))
         self._partial = partial_path(self._target)
         self._frames, self._state_file = self._partial / 'frames', self._partial / 'state.pt'
-        self._job_file = self._partial / _JOB
-        self._count, self._job, self._overwrite = count, dict(job), overwrite
+        self._job_file = self._partial / 'job.json'
         self.position: int = 0
         self.state: Tensor | None = None
+        self._latest: tuple[int, Tensor] | None = None  # point to resume at that is not stored yet
         resumes = resume and self._job_file.exists()
         if not resumes:
             self._check_free()
@@ -86,7 +91,7 @@ class Sink(ABC):
                 self._lock.release()
                 raise
         self._pending: deque[Future[None]] = deque()
-        self._pool = self._make_pool()
+        self._pool = ThreadPoolExecutor(self._num_threads, thread_name_prefix='write')
 
     @property
     def partial(self) -> Path | None:
@@ -102,15 +107,17 @@ class Sink(ABC):
         self._pending.append(self._pool.submit(self._write, position, restored))
         self._wait(at_most=4)
 
-    @abstractmethod
     def save(self, position: int, state: Tensor) -> None:
-        """Offer a point to resume at: `state` is that of the stream before frame `position`.
+        """Offer a point to resume at: `state` is that of the stream before frame `position`, which comes next.
 
         Call this after each frame. It is cheap, because only some points are stored.
 
         Raises:
             DataError: frames or the state cannot be written.
         """
+        self._latest = position, state
+        if position == len(self._source) or self._is_due(position):
+            self._store_state()
 
     def finish(self) -> None:
         """Complete the result and give it its name. All frames must be written.
@@ -129,11 +136,12 @@ class Sink(ABC):
         """Stop. What is not finished stays for a later run."""
         self._pool.shutdown()
         self._lock.release()
-        if not self._state_file.exists() and (self._partial / _JOB).exists():
+        if not self._state_file.exists() and self._job_file.exists():
             _remove(self._partial)
 
     @abstractmethod
-    def _make_pool(self) -> ThreadPoolExecutor: ...
+    def _is_due(self, position: int) -> bool:
+        """True if a run should be able to resume at `position`."""
 
     @abstractmethod
     def _write(self, position: int, restored: Tensor) -> None: ...
@@ -149,11 +157,16 @@ class Sink(ABC):
     @abstractmethod
     def _complete(self) -> None: ...
 
-    def _store_state(self, position: int, state: Tensor) -> None:
+    def _store_state(self) -> None:
+        self._wait()
+        if self._latest is None:
+            return
+        position, state = self._latest
         content = io.BytesIO()  # torch.save does not always report that a disk is full
         torch.save({'position': position, 'state': state.cpu()}, content)
-        with atomic_file(self._state_file) as file:
+        with self._explained(), atomic_file(self._state_file) as file:
             file.write(content.getbuffer())
+        self._latest = None
 
     def _wait(self, at_most: int = 0) -> None:
         with self._explained():
@@ -162,9 +175,7 @@ class Sink(ABC):
                 self._pending.popleft()
 
     def _begin(self) -> None:
-        for entry in self._partial.iterdir():
-            if entry.name != _LOCK:
-                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+        _remove(self._partial, keep_lock=True)
         with atomic_file(self._job_file) as file:
             file.write(json.dumps({'overwrite': self._overwrite, **self._job}, indent=2).encode())
         self._frames.mkdir()
@@ -194,10 +205,10 @@ class Sink(ABC):
 
     def _check_free(self) -> None:
         self._check_target()
-        if self._partial.exists() and not _is_bare(self._partial):
-            if not self._job_file.exists():
+        if self._partial.exists():
+            if not _is_ours(self._partial):
                 raise OptionsError(f'{self._partial} exists and was not made by this command. Move it away.')
-            if not self._overwrite:
+            if self._job_file.exists() and not self._overwrite:
                 raise OptionsError(
                     f'An interrupted run has left {self._partial}. Give --resume to continue it, or --overwrite to '
                     'start again.'
@@ -222,29 +233,98 @@ class Sink(ABC):
             ) from None
 
 
+class FolderSink(Sink):
+    """Folder of PNG files, which must not exist or be empty. The arguments are those of `Sink`.
+
+    With `overwrite`, it replaces a folder that contains images only.
+    """
+
+    _num_threads = 2
+
+    def __init__(self, output: Path, source: Source, job: Job, resume: bool = False, overwrite: bool = False) -> None:
+        self.warnings, self.description = [], 'PNG files'
+        self._saved = time.monotonic()
+        if too_long := [name for name in source.names if len(os.fsencode(name)) + 4 > MAX_NAME]:
+            raise OptionsError(f'The file name {too_long[0]}.png is too long. Rename the input.')
+        super().__init__(output, source, job, resume, overwrite)
+
+    @override
+    def close(self) -> None:
+        with suppress(DataError):
+            self._store_state()
+        super().close()
+
+    def _is_due(self, position: int) -> bool:
+        if time.monotonic() - self._saved < _SAVE_SECONDS:
+            return False
+        self._saved = time.monotonic()
+        return True
+
+    def _write(self, position: int, restored: Tensor) -> None:
+        image = self._source.restored_image(position, restored)
+        size = write_png(image, self._path(position), self._source.icc_profile(position))
+        if position == self.position:
+            self._check_space((len(self._source) - position - 1) * size // 2)
+
+    def _is_stored(self, count: int) -> bool:
+        stored = {entry.name for entry in self._frames.iterdir()}
+        return all(self._path(position).name in stored for position in range(count))
+
+    def _complete(self) -> None:
+        if not self._is_stored(len(self._source)):
+            raise DataError(f'Frames have vanished from {self._frames}. Start again with --overwrite.')
+        if self._overwrite and self._target.exists():
+            os.rename(self._target, self._partial / 'replaced')
+        elif self._target.exists():
+            self._target.rmdir()  # it is empty
+        os.rename(self._frames, self._target)
+
+    def _path(self, position: int) -> Path:
+        return self._frames / f'{self._source.names[position]}.png'
+
+    def _check_target(self) -> None:
+        if not self._target.is_dir():
+            if os.path.lexists(self._target):
+                raise OptionsError(f'{self._target} is a file. Give a folder for the restored frames.')
+            return
+        if self._target.is_symlink():
+            raise OptionsError(
+                f'{self._target} is a link, which a folder cannot replace. Give {self._target.resolve()} itself.'
+            )
+        entries = list(self._target.iterdir())
+        if entries and not self._overwrite:
+            raise OptionsError(f'{self._target} is not empty. Give another folder, or --overwrite to replace it.')
+        for entry in entries:
+            if entry.suffix.lower() not in IMAGE_EXTENSIONS or not entry.is_file():
+                raise OptionsError(
+                    f'{self._target} is not replaced, because {entry.name} in it is not an image and would be lost. '
+                    'Give another folder, or empty this one.'
+                )
+
+
 def partial_path(target: Path) -> Path:
     """Return the folder in which a result is made."""
-    name = target.name + PARTIAL_SUFFIX
+    name = target.name + _SUFFIX
     if len(os.fsencode(name)) > MAX_NAME:
         digest = hashlib.sha256(os.fsencode(target.name)).hexdigest()[:16]
-        name = f'{target.name[:40]}-{digest}{PARTIAL_SUFFIX}'
+        name = f'{target.name[:40]}-{digest}{_SUFFIX}'
     return target.with_name(name)
 
 
 def tidy(partial: Path) -> None:
     """Remove what a run has left that ended between naming its result and tidying up."""
-    if partial.is_dir() and ((partial / _JOB).exists() or _is_bare(partial)):
+    if partial.is_dir() and _is_ours(partial):
         _remove(partial)
 
 
-def _is_bare(partial: Path) -> bool:
-    return {entry.name for entry in partial.iterdir()} <= _BEFORE_THE_JOB
+def _is_ours(partial: Path) -> bool:
+    return (partial / _LOCK).exists() or not any(partial.iterdir())
 
 
-def _remove(partial: Path) -> None:
-    """Remove what a run has used. The job goes last: it marks what is left after a kill as ours."""
+def _remove(partial: Path, keep_lock: bool = False) -> None:
     with suppress(OSError):
         for entry in partial.iterdir():
-            if entry.name != _JOB:
+            if entry.name != _LOCK:  # it goes last: it marks what is left after a kill as ours
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
-    shutil.rmtree(partial, ignore_errors=True)
+    if not keep_lock:
+        shutil.rmtree(partial, ignore_errors=True)

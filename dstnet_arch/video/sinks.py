@@ -4,37 +4,18 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
 from dstnet_arch.data.frame_source import IMAGE_EXTENSIONS
 from dstnet_arch.errors import OptionsError
-from dstnet_arch.video.folder_sink import FolderSink
-from dstnet_arch.video.image_source import ImageSource, PageSource
-from dstnet_arch.video.join import count_frames
-from dstnet_arch.video.sink import MAX_NAME, Job, Sink, partial_path, tidy
+from dstnet_arch.video.encoding import CONTAINERS
+from dstnet_arch.video.encoding import OutputOptions as OutputOptions
+from dstnet_arch.video.image_source import ImageSource
+from dstnet_arch.video.segments import count_frames
+from dstnet_arch.video.sink import MAX_NAME, FolderSink, Job, Sink, partial_path, tidy
 from dstnet_arch.video.source import Source
 from dstnet_arch.video.sources import VIDEO_EXTENSIONS
 from dstnet_arch.video.video_sink import VideoSink
-
-_NOT_WRITTEN = ('.gif', '.ogv', '.y4m')  # read only
-
-
-@dataclass(frozen=True)
-class OutputOptions:
-    """How a video file is encoded.
-
-    Attributes:
-        codec: FFmpeg's name of an encoder; None: chosen from the container and the bit depth.
-        quality: value on the codec's own scale (CRF for most); None: visually lossless.
-        pix_fmt: FFmpeg's name of a pixel format; None: the input's, if the codec supports it.
-        container: FFmpeg's name of a container; None: chosen from the extension.
-    """
-
-    codec: str | None = None
-    quality: int | None = None
-    pix_fmt: str | None = None
-    container: str | None = None
 
 
 def open_sink(
@@ -60,14 +41,16 @@ def open_sink(
     check_output_name(output)
     if isinstance(source, ImageSource) and output.resolve() in {path.resolve().parent for path in source.paths}:
         raise OptionsError(f'-o {output}: the input is in this folder. Give another folder.')
-    files = [source.path, *(source.paths if isinstance(source, PageSource) else ())]
-    if output.exists() and any(file is not None and output.samefile(file) for file in files):
+    if source.path is not None and output.exists() and output.samefile(source.path):
         raise OptionsError(f'-o {output}: this is the input. Give another name.')
-    if output.is_dir() or (output.suffix.lower() not in VIDEO_EXTENSIONS and options.container is None):
+    if is_folder(output, options):
         return FolderSink(output, source, job, resume, overwrite)
-    return VideoSink(
-        output, source, job, resume, overwrite, options.codec, options.quality, options.pix_fmt, options.container
-    )
+    return VideoSink(output, source, job, resume, overwrite, options)
+
+
+def is_folder(output: Path, options: OutputOptions) -> bool:
+    """Return True if a result with this name is a folder of PNG files, False if it is a video file."""
+    return output.is_dir() or (output.suffix.lower() not in CONTAINERS and options.container is None)
 
 
 def check_output_name(output: Path) -> None:
@@ -87,7 +70,7 @@ def check_output_name(output: Path) -> None:
         raise OptionsError(
             f'-o {output}: frames are written to a folder or to a video file. Give {output.stem} or {output.stem}.mp4.'
         )
-    if extension in _NOT_WRITTEN and not output.is_dir():
+    if extension in VIDEO_EXTENSIONS and extension not in CONTAINERS and not output.is_dir():
         raise OptionsError(f'-o {output}: {extension} files are not written. Use .mp4, .mov, .mkv or .webm.')
 
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from pathlib import Path
 
+import numpy as np
 from torch import Tensor
 
 from dstnet_arch.errors import DataError
 from dstnet_arch.video.frames import VideoFormat
-from dstnet_arch.video.images import Image
+from dstnet_arch.video.images import Image, ImageKind, to_image
 from dstnet_arch.video.timing import Timing
 
 Place = int | Fraction
@@ -28,8 +29,8 @@ class Source(ABC):
         names: unique names of the frames.
         warnings: what the user should know.
         timing: times of the frames.
-        path: the video file; None for images.
-        media: the file to take other streams from: `path`, or a copy with a continuous clock.
+        path: the file; None for several images.
+        media: the file to take other streams from: `path`, or a copy with a continuous clock; None for images.
         stream_index: index of the video stream in `media`.
         is_cut: True if frames of the file are left out.
         cut_duration: duration of what is kept of the file, in seconds on its own clock.
@@ -66,47 +67,63 @@ class Source(ABC):
         """
 
     @abstractmethod
-    def restored_image(self, position: int, restored: Tensor) -> Image:
-        """Convert a restored frame (3, H, W) to an image of the kind that the source has at `position`."""
+    def kind(self, position: int) -> ImageKind:
+        """Return the kind of image that shows a frame as the source does."""
 
     @abstractmethod
     def alpha(self, position: int) -> Tensor | None:
         """Return the opacity (H, W) of a frame, in [0, 1]; None if it has none."""
 
-    def icc_profile(self, position: int) -> bytes | None:
-        """Return the colour profile of a frame; None if it has none."""
-        return None
-
     @abstractmethod
     def identity(self) -> str:
         """Return a digest that changes when the source changes."""
+
+    def restored_image(self, position: int, restored: Tensor) -> Image:
+        """Convert a restored frame (3, H, W) to an image of the kind that the source has at `position`."""
+        kind = self.kind(position)
+        image = to_image(restored, kind)
+        alpha = self.alpha(position) if kind.alpha else None
+        if alpha is None:
+            return image
+        if image.ndim == 2:
+            image = np.repeat(image[..., None], 3, axis=2)
+        return np.dstack([image, to_image(alpha[None], ImageKind(True, False, kind.dtype))])
+
+    def icc_profile(self, position: int) -> bytes | None:
+        """Return the colour profile of a frame; None if it has none."""
+        return None
 
     def close(self) -> None:
         """Free memory and temporary files."""
         return
 
 
-def frame_numbers(seconds: Sequence[Fraction], *places: Place | None) -> list[int | None]:
-    """Return frame numbers for places; a time means the first frame shown then or later."""
-    return [place if isinstance(place, int | None) else bisect_left(seconds, place) for place in places]
+def frame_numbers(seconds: Sequence[Fraction], name: object, start: Place | None, end: Place | None) -> range:
+    """Return the frames from `start` to before `end`; a time means the first frame shown then or later.
 
+    Args:
+        seconds: time of each frame after the first one.
+        name: the video, for messages.
+        start: first frame to use.
+        end: first frame after `start` not to use.
 
-def file_facts(path: Path) -> str:
-    """Return what identifies a version of a file."""
-    stat = path.stat()
-    return f'{path.name}\t{stat.st_size}\t{stat.st_mtime_ns}'
-
-
-def digest(facts: str) -> str:
-    """Return a digest of facts."""
-    return hashlib.sha256(facts.encode('utf-8', 'surrogateescape')).hexdigest()
-
-
-def nothing_chosen(name: object, count: int, start: Place | None, end: Place | None) -> DataError:
-    """Return the error for `start` and `end` without a frame between them."""
+    Raises:
+        DataError: there is no frame between `start` and `end`.
+    """
+    places = [bisect_left(seconds, place) if isinstance(place, Fraction) else place for place in (start, end)]
+    if chosen := range(len(seconds))[slice(*places)]:
+        return chosen
     first, last = (
-        f'{float(p):g} s' if isinstance(p, Fraction) else p for p in (start or 0, count if end is None else end)
+        f'{float(p):g} s' if isinstance(p, Fraction) else p for p in (start or 0, len(seconds) if end is None else end)
     )
-    return DataError(
-        f'{name} has {count} frames, 0 to {count - 1}; none of them is between --start {first} and --end {last}.'
+    raise DataError(
+        f'{name} has {len(seconds)} frames, 0 to {len(seconds) - 1}; none of them is between --start {first} and '
+        f'--end {last}.'
     )
+
+
+def digest_of(paths: Iterable[Path], *settings: object) -> str:
+    """Return a digest of the names, sizes and times of files, and of settings."""
+    stats = ((path.name, path.stat()) for path in paths)
+    facts = [f'{name}\t{stat.st_size}\t{stat.st_mtime_ns}' for name, stat in stats]
+    return hashlib.sha256('\n'.join([*facts, *map(str, settings)]).encode('utf-8', 'surrogateescape')).hexdigest()

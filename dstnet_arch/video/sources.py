@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-import glob
-import os
 import re
 from concurrent.futures import Future, ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
+from threading import Lock
 
+import numpy as np
 from torch import Tensor
+from typing_extensions import override
 
-from dstnet_arch.data.frame_source import IMAGE_EXTENSIONS, name_some
-from dstnet_arch.data.lmdb_format import natural_key
 from dstnet_arch.errors import DataError
-from dstnet_arch.video.image_source import ImageSource, PageSource
-from dstnet_arch.video.images import file_type
-from dstnet_arch.video.source import Place, Source, frame_numbers, nothing_chosen
-from dstnet_arch.video.timing import DEFAULT_RATE
-from dstnet_arch.video.video_source import VideoSource
+from dstnet_arch.video.colour import Plane
+from dstnet_arch.video.encoding import CONTAINERS
+from dstnet_arch.video.frames import VideoFormat
+from dstnet_arch.video.image_source import ImageSource, PageSource, find_images
+from dstnet_arch.video.images import ImageKind, file_type
+from dstnet_arch.video.reader import VideoFile
+from dstnet_arch.video.source import Place, Source, digest_of, frame_numbers
+from dstnet_arch.video.timing import DEFAULT_RATE, Timing
 
-VIDEO_EXTENSIONS = (
-    '.mp4', '.mkv', '.mov', '.avi', '.webm', '.m4v', '.mpg', '.mpeg', '.ts', '.wmv', '.flv', '.mts', '.m2ts', '.mxf',
-    '.ogv', '.3gp', '.nut', '.y4m', '.vob', '.asf', '.gif',
-)  # fmt: skip
+VIDEO_EXTENSIONS = (*CONTAINERS, '.ogv', '.y4m', '.gif')
+"""Extensions of video files. Of INPUTs, the content decides."""
 
-_NUMBERED = re.compile(r'%0?\d*d')  # as in ffmpeg: frames/%05d.png
 _URL = re.compile(r'[a-zA-Z][a-zA-Z0-9+.-]+://')
 
 
@@ -59,46 +58,98 @@ def open_source(
         return VideoSource(path, start, end, rate, temp_dir, show_progress)
     if kind == 'pages':
         return PageSource(path, start, end, rate, temp_dir)
-    paths = sorted(_find(name), key=lambda path: natural_key(path.name))
-    if not paths:
-        raise DataError(
-            f'{name} has no images in it, which are files ending in {", ".join(IMAGE_EXTENSIONS)}. {_hint(name)}'
-        )
+    paths = find_images(name)
     rate = rate or DEFAULT_RATE
-    chosen = paths[slice(*frame_numbers([i / rate for i in range(len(paths))], start, end))]
-    if not chosen:
-        raise nothing_chosen(name, len(paths), start, end)
-    return ImageSource(chosen, name, rate)
+    chosen = frame_numbers([i / rate for i in range(len(paths))], name, start, end)
+    return ImageSource([paths[number] for number in chosen], name, rate)
 
 
-def _find(name: str) -> list[Path]:
-    path = Path(name)
-    try:
-        if path.is_dir():
-            return [entry for entry in path.iterdir() if _is_image(entry)]
-        if path.is_file():
-            return [path]  # the content decides, not the name
-        if _NUMBERED.search(path.name):
-            pattern = r'\d+'.join(map(re.escape, _NUMBERED.split(path.name)))
-            return [entry for entry in path.parent.iterdir() if re.fullmatch(pattern, entry.name)]
-        return [match for match in map(Path, glob.glob(name)) if _is_image(match)]
-    except OSError as error:
-        raise DataError(f'{name} cannot be read: {error}.') from None
+class VideoSource(Source):
+    """A video file, or a part of it.
 
+    Args:
+        path: the file.
+        start: first frame to use.
+        end: first frame after `start` not to use.
+        rate: frames per second instead of the file's own times.
+        temp_dir: folder for temporary files.
+        show_progress: show a bar on standard error while the file is read.
 
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in IMAGE_EXTENSIONS and not path.name.startswith('.') and path.is_file()
+    Raises:
+        DataError: no frame can be decoded, or there is none between `start` and `end`.
+    """
 
+    def __init__(
+        self,
+        path: Path,
+        start: Place | None = None,
+        end: Place | None = None,
+        rate: Fraction | None = None,
+        temp_dir: str | None = None,
+        show_progress: bool = False,
+    ) -> None:
+        backward = any(place is not None and place < 0 for place in (start, end))
 
-def _hint(name: str) -> str:
-    if not os.path.exists(name):
-        return f'It does not exist; the current folder is {os.getcwd()}.'
-    entries = sorted(Path(name).iterdir())
-    folders = [entry.name for entry in entries if entry.is_dir()]
-    videos = [entry.name for entry in entries if entry.suffix.lower() in VIDEO_EXTENSIONS]
-    if videos:
-        return f'It has video files in it ({name_some(videos)}): give one of them.'
-    return f'It has folders in it ({name_some(folders)}): give one of them.' if folders else 'Give another one.'
+        def enough(count: int, time: Fraction) -> bool:
+            return end is not None and not backward and (count if isinstance(end, int) else time) >= end
+
+        self._reading = Lock()  # alpha is read by the thread that writes
+        self._rate = rate
+        self._file = file = VideoFile(path, enough, show_progress, temp_dir)
+        self.path, self.media, self.stream_index = path, file.media, file.stream_index
+        seconds = [(time - file.times[0]) * file.time_base for time in file.times]
+        try:
+            self._chosen = chosen = frame_numbers(seconds, path, start, end)
+        except DataError:
+            self.close()
+            raise
+        self.names = [f'{number:06d}' for number in chosen]
+        self.size = file.kind.shown_size
+        self.warnings = file.warnings
+        self.is_cut = file.stopped or len(chosen) < len(file)
+        self.timing = self._own_timing()
+        self.cut_duration = self.timing.duration
+        if rate is not None:
+            self.timing = Timing.constant(rate, len(chosen))._replace(origin=self.timing.origin)
+
+    @property
+    @override
+    def format(self) -> VideoFormat:
+        return self._file.kind.shown
+
+    def __getitem__(self, position: int) -> Tensor:
+        return self._file.kind.frame(self._planes(position))
+
+    @override
+    def kind(self, position: int) -> ImageKind:
+        form = self._file.kind.stored.format
+        return ImageKind(form.family == 'gray', form.alpha, np.dtype(np.uint8 if form.depth == 8 else np.uint16))
+
+    @override
+    def alpha(self, position: int) -> Tensor | None:
+        return self._file.kind.alpha(self._planes(position)) if self._file.kind.stored.format.alpha else None
+
+    @override
+    def identity(self) -> str:
+        assert self.path is not None
+        return digest_of([self.path], self._chosen, self._rate)
+
+    @override
+    def close(self) -> None:
+        self._file.close()
+
+    def _planes(self, position: int) -> list[Plane]:
+        with self._reading:
+            return self._file[self._chosen[position]]
+
+    def _own_timing(self) -> Timing:
+        file, chosen = self._file, self._chosen
+        ends = [*file.times[1:], file.times[-1] + file.last_duration]
+        first = file.times[chosen.start] * file.time_base
+        begin = first if chosen.start or first - file.start_time < Fraction(1, 1000) else file.start_time
+        shift = round(begin / file.time_base)
+        times = [time - shift for time in file.times[chosen.start : chosen.stop]]
+        return Timing(file.time_base, times, ends[chosen.stop - 1] - shift - times[-1], file.rate, begin)
 
 
 class ReadAhead:

@@ -7,7 +7,6 @@ so interruptions do not change the result. At the end, the segments are joined a
 from __future__ import annotations
 
 import os
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from fractions import Fraction
 from math import gcd
@@ -18,10 +17,10 @@ from typing_extensions import override
 
 from dstnet_arch.data.frame_source import size_text
 from dstnet_arch.errors import DataError, OptionsError
-from dstnet_arch.video.encoder import SegmentWriter
-from dstnet_arch.video.encoding import choose_encoding, container_name, first_container
-from dstnet_arch.video.join import count_frames, join_segments, packet_sizes
+from dstnet_arch.video.encoding import OutputOptions, choose_encoding, container_name
+from dstnet_arch.video.ffmpeg import input_arguments, run_ffmpeg
 from dstnet_arch.video.remux import Remuxer
+from dstnet_arch.video.segments import SegmentWriter, count_frames, join_segments, packet_sizes
 from dstnet_arch.video.sink import Job, Sink
 from dstnet_arch.video.source import Source
 from dstnet_arch.video.timing import Timing
@@ -44,52 +43,33 @@ class VideoSink(Sink):
         job: see `Sink`.
         resume: see `Sink`.
         overwrite: replace a file, and what an interrupted run has left.
-        codec: see `choose_encoding`.
-        quality: see `choose_encoding`.
-        pix_fmt: see `choose_encoding`.
-        container: see `container_name`.
+        options: how it is encoded.
 
     Raises:
         OptionsError: see `Sink` and `choose_encoding`.
         DataError: see `Sink`; the container does not accept the video; the disk is too small.
     """
 
+    _num_threads = 1  # frames must be encoded in order
+
     def __init__(
-        self,
-        output: Path,
-        source: Source,
-        job: Job,
-        resume: bool = False,
-        overwrite: bool = False,
-        codec: str | None = None,
-        quality: int | None = None,
-        pix_fmt: str | None = None,
-        container: str | None = None,
+        self, output: Path, source: Source, job: Job, resume: bool, overwrite: bool, options: OutputOptions
     ) -> None:
-        self._source = source
-        self._container = container_name(output, container)
-        self._encoding = choose_encoding(source, self._container, codec, quality, pix_fmt)
-        self._timing = self._fit_timing()
-        # Headers apart from the frames suit MP4; what has none is made from NUT, which changes nothing.
-        choices = ('mp4', 'mov', 'matroska', 'nut') if self._encoding.global_header else ('nut', 'mov', 'matroska')
-        self._joined_as = first_container(self._encoding.codec, choices)
-        self.description = f'{self._encoding.describe()}, {float(source.timing.rate):.5g} fps'
+        container = container_name(output, options.container)
+        self._encoding = choose_encoding(source, container, options)
+        self._timing = _fit_timing(source.timing, container)
+        self.description = f'{self._encoding.description}, {float(source.timing.rate):.5g} fps'
         self._segment: SegmentWriter | None = None
-        super().__init__(output, len(source), {**job, 'encoding': str(self._encoding)}, resume, overwrite)
+        super().__init__(output, source, {**job, 'encoding': str(self._encoding)}, resume, overwrite)
         self._next = self.position  # frame to encode
-        self._remuxer = Remuxer(source, self._timing, self._container, self._encoding, self._joined_as, self._partial)
+        self._remuxer = Remuxer(source, self._timing, container, self._encoding, self._partial)
         try:
             with self._explained():
                 self._try_out()
         except BaseException:
             self.close()
             raise
-        self.warnings = self._encoding.losses(source.format) + self._remuxer.warnings
-
-    @override
-    def save(self, position: int, state: Tensor) -> None:
-        if position % SEGMENT_FRAMES == 0 or position == self._count:
-            self._pending.append(self._pool.submit(self._store_segment, position, state))
+        self.warnings = self._encoding.losses + self._remuxer.warnings
 
     @override
     def close(self) -> None:
@@ -99,35 +79,13 @@ class VideoSink(Sink):
             self._segment = None
         super().close()
 
-    def _make_pool(self) -> ThreadPoolExecutor:
-        return ThreadPoolExecutor(1, thread_name_prefix='encode')
-
-    def _fit_timing(self) -> Timing:
-        """Return the times as the container can hold them."""
-        timing = self._source.timing
-        if self._container in _CONSTANT_RATE and not timing.is_constant:
-            raise OptionsError(f'{self._container} needs a constant frame rate. Use .mov or .mkv, or set --fps.')
-        if self._container != 'avi':
-            return timing
-        # AVI shows a frame in each slot, or repeats the one before: slots must be as long as possible.
-        slot = gcd(*timing.times, timing.last_duration)
-        if timing.duration / timing.time_base / slot <= _MAX_AVI_SLOTS * len(timing.times):
-            unit = slot * timing.time_base
-            return Timing(
-                unit, [t // slot for t in timing.times], timing.last_duration // slot, timing.rate, timing.origin
-            )
-        unit = 1 / timing.rate if timing.is_constant else min(Fraction(1, 100), 1 / timing.rate / 4)
-        times: list[int] = []
-        for time in timing.times:
-            times.append(max(round(time * timing.time_base / unit), times[-1] + 1 if times else 0))
-        return Timing(
-            unit, times, max(1, round(timing.last_duration * timing.time_base / unit)), timing.rate, timing.origin
-        )
+    def _is_due(self, position: int) -> bool:
+        return position % SEGMENT_FRAMES == 0
 
     def _try_out(self) -> None:
         """Mux the first frame with all streams, to find what fails before the work."""
         segment, video = self._partial / 'trial.segment', self._partial / 'trial.video'
-        count = min(_TRIAL_FRAMES, self._count)
+        count = min(_TRIAL_FRAMES, len(self._source))
         planes = self._encoding.planes(self._source[0], self._source.alpha(0))
         writer = SegmentWriter(segment, self._encoding)
         try:
@@ -140,9 +98,8 @@ class VideoSink(Sink):
         sizes = packet_sizes(segment)
         is_intra = min(sizes) > max(sizes) / 2
         frame_bytes = max(sizes) // (1 if is_intra else _INTER_SHARE)
-        self._check_space(2 * frame_bytes * (self._count - self.position))  # joined, then with all streams
-        timing = self._timing._replace(times=self._timing.times[:count])
-        join_segments([segment], video, self._joined_as, timing, self._encoding.sample_aspect)
+        self._check_space(2 * frame_bytes * (len(self._source) - self.position))  # joined, then with all streams
+        join_segments([segment], video, self._encoding, self._timing._replace(times=self._timing.times[:count]))
         try:
             self._remuxer.try_out(video)
         finally:
@@ -157,15 +114,11 @@ class VideoSink(Sink):
         if self._segment is None:
             self._segment = SegmentWriter(path.with_suffix('.incomplete'), self._encoding)
         self._segment.write(self._encoding.planes(restored, alpha))
-        if (position + 1) % SEGMENT_FRAMES == 0 or position + 1 == self._count:
+        self._next = position + 1
+        if self._is_due(self._next) or self._next == len(self._source):
             self._segment.finish()
             self._segment = None
             os.replace(path.with_suffix('.incomplete'), path)
-        self._next = position + 1
-
-    def _store_segment(self, position: int, state: Tensor) -> None:
-        if position == self._next:
-            self._store_state(position, state)
 
     def _is_stored(self, count: int) -> bool:
         starts = range(0, count, SEGMENT_FRAMES)
@@ -180,13 +133,13 @@ class VideoSink(Sink):
     def _complete(self) -> None:
         self._join()
         result = self._partial / f'result{self._target.suffix}'
+        expected = len(self._source), self._source.size
         try:
             self._remuxer.run(self._joined, result)
-            found, size = count_frames(result)
-            if (found, size) != (self._count, self._source.size):
+            count, size = count_frames(result)
+            if (count, size) != expected:
                 raise DataError(
-                    f'{found} frames of {size_text(size)} arrived instead of {self._count} of '
-                    f'{size_text(self._source.size)}.'
+                    f'{count} frames of {size_text(size)} arrived instead of {expected[0]} of {size_text(expected[1])}.'
                 )
         except DataError as error:
             raise self._keep_video(error) from None
@@ -195,11 +148,11 @@ class VideoSink(Sink):
     def _join(self) -> None:
         if self._joined.exists():
             return
-        segments = [self._segment_path(start) for start in range(0, self._count, SEGMENT_FRAMES)]
+        segments = [self._segment_path(start) for start in range(0, len(self._source), SEGMENT_FRAMES)]
         if not all(segment.exists() for segment in segments):
             raise DataError(f'Segments have vanished from {self._frames}. Start again with --overwrite.')
         unfinished = self._joined.with_suffix('.incomplete')
-        join_segments(segments, unfinished, self._joined_as, self._timing, self._encoding.sample_aspect)
+        join_segments(segments, unfinished, self._encoding, self._timing)
         os.replace(unfinished, self._joined)
         for segment in segments:
             segment.unlink()
@@ -207,8 +160,8 @@ class VideoSink(Sink):
     def _keep_video(self, error: DataError) -> DataError:
         """Make a playable file of the restored frames, after muxing has failed."""
         kept = self._partial / 'restored.mkv'
-        with suppress(DataError, OSError):
-            join_segments([self._joined], kept, 'matroska', self._timing, self._encoding.sample_aspect)
+        with suppress(DataError):
+            run_ffmpeg([*input_arguments(self._joined), '-c', 'copy', f'file:{kept}'])
         return DataError(
             f'{self._target} cannot be written: {error} All frames are restored: {kept} has the video without sound. '
             'When the cause is removed, the same command with --resume only repeats the muxing.'
@@ -220,3 +173,22 @@ class VideoSink(Sink):
 
     def _segment_path(self, position: int) -> Path:
         return self._frames / f'segment-{position // SEGMENT_FRAMES:06d}.video'
+
+
+def _fit_timing(timing: Timing, container: str) -> Timing:
+    """Return times as the container can hold them."""
+    if container in _CONSTANT_RATE and not timing.is_constant:
+        raise OptionsError(f'{container} needs a constant frame rate. Use .mov or .mkv, or set --fps.')
+    if container != 'avi':
+        return timing
+    # AVI shows a frame in each slot, or repeats the one before: slots must be as long as possible.
+    slot = gcd(*timing.times, timing.last_duration)
+    if timing.duration / timing.time_base / slot <= _MAX_AVI_SLOTS * len(timing.times):
+        unit = slot * timing.time_base
+    else:
+        unit = 1 / timing.rate if timing.is_constant else min(Fraction(1, 100), 1 / timing.rate / 4)
+    times: list[int] = []
+    for time in timing.times:
+        times.append(max(round(time * timing.time_base / unit), times[-1] + 1 if times else 0))
+    duration = max(1, round(timing.last_duration * timing.time_base / unit))
+    return timing._replace(time_base=unit, times=times, last_duration=duration)

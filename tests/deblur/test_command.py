@@ -329,8 +329,8 @@ def test_interrupted_run_is_forgotten_with_overwrite(
 _KILLED = """
 import os, signal, sys
 from dstnet_arch.deblur import command, run
-from dstnet_arch.video import folder_sink
-folder_sink._SAVE_SECONDS = 0.0
+from dstnet_arch.video import sink
+sink._SAVE_SECONDS = 0.0
 open_sink = run.open_sink
 def open_killed(*args):
     sink = open_sink(*args)
@@ -367,7 +367,7 @@ def test_run_killed_at_its_start_is_repeated(deblur: Deblur, tmp_path: Path, fla
     assert files(tmp_path / 'sharp') == ['000.png', '001.png']
 
 
-@pytest.mark.parametrize('names', [['job.json', 'lock', 'state.pt'], ['job.json'], ['lock'], []])
+@pytest.mark.parametrize('names', [['job.json', 'lock', 'state.pt'], ['lock'], []])
 def test_run_killed_at_its_end_is_complete(deblur: Deblur, tmp_path: Path, names: list[str]) -> None:
     source = make_frames(tmp_path / 'blurry', 2)
     assert deblur(source, '-o', tmp_path / 'sharp')[0] == 0

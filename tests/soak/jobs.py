@@ -206,9 +206,9 @@ class Deblurring(Job):
 
     def work(self, output: Path) -> None:
         from dstnet_arch.__main__ import main
-        from dstnet_arch.video import folder_sink
+        from dstnet_arch.video import sink
 
-        folder_sink._SAVE_SECONDS = 0.05  # so that a kill leaves something to continue from
+        sink._SAVE_SECONDS = 0.05  # so that a kill leaves something to continue from
         arguments = ['input', '-o', output.name, '--weights', 'net.pth', '--device', 'cpu', '--resume']
         sys.exit(main(['deblur', *arguments]))
 

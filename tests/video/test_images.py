@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import closing
 from fractions import Fraction
 from pathlib import Path
 
@@ -33,8 +34,8 @@ def test_multi_page_tiff_is_a_sequence(copy: Copy, tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path / 'out')) == [f'{t:06d}.png' for t in range(4)]
     for t in range(4):
         assert np.array_equal(read_image(tmp_path / 'out' / f'{t:06d}.png'), picture(t, 16, 24))
-    source = open_source(str(tiff), 1, 3)
-    assert torch.equal(source[1], open_source(str(tiff))[2])
+    with closing(open_source(str(tiff), 1, 3)) as part, closing(open_source(str(tiff))) as complete:
+        assert torch.equal(part[1], complete[2])
 
 
 def test_multi_page_tiff_keeps_16_bits(copy: Copy, tmp_path: Path) -> None:

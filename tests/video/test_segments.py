@@ -8,11 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from video_clips import frames_of, make_clip, picture, times
+from video_clips import frames_of, make_clip, times
 
-from dstnet_arch.video.encoder import SegmentWriter, VideoWriter
-from dstnet_arch.video.encoding import Encoding, choose_encoding, container_name
-from dstnet_arch.video.join import count_frames, join_segments
+from dstnet_arch.video.encoding import Encoding, OutputOptions, choose_encoding, container_name
+from dstnet_arch.video.segments import SegmentWriter, count_frames, join_segments
 from dstnet_arch.video.sources import open_source
 from dstnet_arch.video.timing import Timing
 
@@ -31,7 +30,7 @@ def test_encoder_repeats_itself(tmp_path: Path) -> None:
     encodings = []
     for size in ((32, 48), (32, 32)):
         with closing(open_source(str(make_clip(tmp_path / 'in.mkv', 1, size)))) as source:
-            encodings.append((size, choose_encoding(source, 'mp4', 'libx264')))
+            encodings.append((size, choose_encoding(source, 'mp4', OutputOptions('libx264'))))
     for _ in range(10):
         for (h, w), encoding in encodings:
             sizes = ((h, w), (h // 2, w // 2), (h // 2, w // 2))
@@ -43,14 +42,14 @@ def test_encoder_repeats_itself(tmp_path: Path) -> None:
 @pytest.mark.parametrize('codec', ['libx264', 'libx265', 'ffv1', 'libvpx-vp9', 'mpeg4'])
 def test_join_segments_keeps_frames_and_times(tmp_path: Path, codec: str) -> None:
     with closing(open_source(str(make_clip(tmp_path / 'in.mkv', 11, (48, 64))))) as source:
-        encoding = choose_encoding(source, 'mp4', codec)
+        encoding = choose_encoding(source, 'mp4', OutputOptions(codec))
         frames = [encoding.planes(source[t]) for t in range(11)]
     segments = [tmp_path / f'{start}' for start in range(0, 11, 4)]
     for segment in segments:
         encode(segment, encoding, frames[int(segment.name) : int(segment.name) + 4])
     timing = Timing(Fraction(1, 90000), [3003 * t + t % 3 for t in range(11)], 3003, Fraction(30))
     for name, container in (('out.mp4', 'mp4'), ('out.mkv', 'matroska'), ('out.nut', 'nut')):
-        join_segments(segments, tmp_path / name, container, timing)
+        join_segments(segments, tmp_path / name, encoding, timing, container)
         assert count_frames(tmp_path / name) == (11, (48, 64))
     shown = [frame.to_ndarray() for frame in frames_of(tmp_path / 'out.mp4')]
     separate = [frame.to_ndarray() for segment in segments for frame in frames_of(segment)]
@@ -65,7 +64,7 @@ def test_quality_does_not_depend_on_the_declared_rate(tmp_path: Path) -> None:
         unit = Fraction(1, 1000)
         clip = make_clip(tmp_path / 'in.mkv', 8, rate=rate, times=[40 * t for t in range(8)], time_base=unit)
         with closing(open_source(str(clip))) as source:
-            encodings.append(choose_encoding(source, 'mp4'))
+            encodings.append(choose_encoding(source, 'mp4', OutputOptions()))
     assert encodings[0] == encodings[1]
 
 
@@ -73,26 +72,3 @@ def test_container_name_is_chosen_by_extension() -> None:
     names = {'a.mp4': 'mp4', 'a.MOV': 'mov', 'a.mkv': 'matroska', 'a.webm': 'webm', 'a.vob': 'vob', 'a.m2ts': 'mpegts'}
     assert {name: container_name(Path(name)) for name in names} == names
     assert container_name(Path('a.mp4'), 'matroska') == 'matroska'
-
-
-@pytest.mark.parametrize('name', ['a.mp4', 'a.mkv'])
-def test_videowriter_writes_rgb_images(tmp_path: Path, name: str) -> None:
-    timing = Timing(Fraction(1, 1000), [0, 40, 200], 100, Fraction(10))
-    with VideoWriter(tmp_path / name, (48, 64), timing) as writer:
-        for t in range(3):
-            writer.write(picture(t, 48, 64))
-    assert times(tmp_path / name) == [0, Fraction(1, 25), Fraction(1, 5)]
-    shown = frames_of(tmp_path / name)[1].to_ndarray(format='rgb24').astype(int)
-    assert np.abs(shown - picture(1, 48, 64)).mean() < 8
-    assert [path.name for path in tmp_path.iterdir()] == [name]
-
-
-def test_videowriter_leaves_nothing_after_an_error(tmp_path: Path) -> None:
-    def write() -> None:
-        with VideoWriter(tmp_path / 'a.mp4', (48, 64), Timing.constant(Fraction(25), 2)) as writer:
-            writer.write(picture(0, 48, 64))
-            raise KeyError
-
-    with pytest.raises(KeyError):
-        write()
-    assert list(tmp_path.iterdir()) == []
