@@ -55,6 +55,8 @@ class Clips:
     The last clip of a video is shifted back, and of its frames only those that are new count.
     """
 
+    bit_depth = 8
+
     def __init__(self, name: str, videos: dict[str, int], has_gt: bool = True, size: int = 12) -> None:
         self.opt = {'name': name}
         self.has_gt = has_gt

@@ -28,7 +28,7 @@ from dstnet_arch.data.frame_source import open_source
 from dstnet_arch.data.lmdb_format import META_INFO, check_key, parse_meta_line
 from dstnet_arch.errors import CheckpointError, DataError, OptionsError, message_of
 from dstnet_arch.models.checkpoints import translate_weight_errors
-from dstnet_arch.models.evaluation import image_path
+from dstnet_arch.models.validation import image_path
 from dstnet_arch.plugin.options import force, read_options
 from dstnet_arch.plugin.resume import read_state
 from dstnet_arch.video.sink import FolderSink

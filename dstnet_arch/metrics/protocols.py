@@ -19,8 +19,7 @@ class Protocol:
     Attributes:
         name: value of `val:protocol`.
         border_frames: number of frames at the start and at the end of each video that are not scored.
-        truncates: True if the network's output is truncated to whole levels, False if it is rounded. Saved images are
-            quantised in the same way.
+        truncates: truncate the network's output to whole levels instead of rounding; also for saved images.
         crop_border: pixels that are left out at each edge.
         ssim: BasicSR's name of the SSIM that is computed with PSNR; None: the metrics of `val:metrics`.
         over: what the mean of a set is taken over.
@@ -34,22 +33,19 @@ class Protocol:
     over: Over = 'frames'
 
     @property
-    def metrics(self) -> dict[str, dict[str, Any]] | None:
-        """Metrics that replace those of `val.metrics`, in the same form; None: no replacement."""
-        if self.ssim is None:
-            return None
-        types = {'psnr': 'calculate_psnr', 'ssim': self.ssim}
+    def metrics(self) -> dict[str, dict[str, Any]]:
+        """Metrics that replace those of `val.metrics`, in the same form; empty: no replacement."""
+        types = {'psnr': 'calculate_psnr', 'ssim': self.ssim} if self.ssim else {}
         return {name: {'type': type_, 'crop_border': self.crop_border} for name, type_ in types.items()}
 
     def __str__(self) -> str:
         """Return a description for reports."""
         n = self.border_frames
         frames = f'without the first {n} and the last {n} frames of each video' if n else 'all frames'
+        edges = f'without {self.crop_border} pixels at each edge, ' if self.crop_border else ''
         levels = 'truncated' if self.truncates else 'rounded'
-        edges = f'without {self.crop_border} pixels at each edge' if self.crop_border else 'full frames'
-        scores = f'{edges}, ' if self.ssim else ''
         over = 'mean over all frames' if self.over == 'frames' else "mean over the videos' means"
-        return f'{self.name}: {frames}, {levels} to the bit depth of the data, {scores}{over}'
+        return f'{self.name}: {frames}, {edges}{levels} to the bit depth of the data, {over}'
 
 
 PROTOCOLS = {

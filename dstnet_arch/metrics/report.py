@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,11 +12,13 @@ from typing import Any, NamedTuple
 
 from dstnet_arch.data.lmdb_format import natural_key
 from dstnet_arch.errors import DataError, counted
+from dstnet_arch.files import output_file
 from dstnet_arch.metrics.protocols import Over, Protocol
-from dstnet_arch.metrics.tables import Table, csv_text, write_text
+from dstnet_arch.metrics.tables import markdown_table
 
 ROWS = {'input': 'blurry input', 'restored': 'restored'}
 """Rows of a report and their names in tables."""
+_LABELS = {'psnr': 'PSNR (dB)', 'ssim3d': 'SSIM-3D', 'ssim': 'SSIM (2-D)'}
 
 
 class Record(NamedTuple):
@@ -24,22 +28,6 @@ class Record(NamedTuple):
     video: str
     frame: str
     scores: tuple[float, ...]
-
-
-class Column(NamedTuple):
-    """Format of a metric in tables."""
-
-    label: str
-    digits: int = 4
-    higher_is_better: bool = True
-
-
-COLUMNS = {
-    'psnr': Column('PSNR (dB)', 2),
-    'ssim3d': Column('SSIM-3D'),
-    'ssim': Column('SSIM (2-D)'),
-}
-"""Formats of the metrics in this project's options files."""
 
 
 class ScoreBook:
@@ -58,84 +46,76 @@ class ScoreBook:
     def __init__(self, dataset: str, metrics: Mapping[str, Mapping[str, Any]], protocol: Protocol) -> None:
         self.dataset = dataset
         self.protocol = protocol
-        self.columns = {
-            name: COLUMNS.get(name, Column(name))._replace(higher_is_better=opt.get('better') != 'lower')
-            for name, opt in metrics.items()
-        }
-        self._scores: dict[str, dict[tuple[str, str], tuple[float, ...]]] = {row: {} for row in ROWS}
+        self.metrics = metrics
+        self._videos: dict[str, dict[str, dict[str, tuple[float, ...]]]] = {}  # video -> frame -> row -> scores
 
     def add(self, records: Iterable[Record]) -> None:
-        """Add scores.
+        """Add the scores of all frames, blurry and restored.
 
         Raises:
             DataError: a score is NaN or minus infinity, or a frame has two results.
         """
-        for row, video, frame, scores in records:
+        for row, video, frame, scores in sorted(records, key=lambda r: (natural_key(r.video), natural_key(r.frame))):
             place = f'{self.dataset}, video {video}, frame {frame} ({ROWS[row]})'
-            for metric, score in zip(self.columns, scores, strict=True):
+            for metric, score in zip(self.metrics, scores, strict=True):
                 if math.isnan(score) or score == -math.inf:
                     raise DataError(
                         f'{place}: {metric} is {score}. The metric is not defined for this frame, for example because '
                         'it is too small: check the frame, or remove the metric from val:metrics.'
                     )
-            if (video, frame) in self._scores[row]:
+            of_frame = self._videos.setdefault(video, {}).setdefault(frame, {})
+            if row in of_frame:
                 raise DataError(f'{place} was scored twice. Names of frames must be unique within a video.')
-            self._scores[row][video, frame] = scores
+            of_frame[row] = scores
 
     def mean(self, row: str, over: Over | None = None) -> dict[str, float]:
-        """Return the mean of each metric, infinity if all scores are infinite; `{}` if the row has no scores.
+        """Return the mean of each metric, infinity if all scores are infinite.
 
         Args:
             row: a key of `ROWS`.
             over: default: the protocol's.
         """
         if (over or self.protocol.over) == 'frames':
-            return self._means(list(self._scores[row].values()))
-        return self._means([tuple(means.values()) for means in self.clip_means(row).values()])
-
-    def clip_means(self, row: str) -> dict[str, dict[str, float]]:
-        """Return the mean of each metric over the frames of each video: {video: {metric: mean}}."""
-        return {
-            video: self._means([self._scores[row][video, frame] for frame in frames])
-            for video, frames in self._videos(row).items()
-        }
+            scores = self._scores(row)
+        else:
+            scores = [_means([frame[row] for frame in frames.values()]) for frames in self._videos.values()]
+        return dict(zip(self.metrics, _means(scores), strict=True))
 
     def infinite(self, row: str) -> dict[str, int]:
         """Return the number of infinite scores of each metric, which are left out of means."""
-        scores = self._scores[row].values()
-        return {metric: sum(math.isinf(values[i]) for values in scores) for i, metric in enumerate(self.columns)}
+        columns = zip(*self._scores(row), strict=True)
+        return {metric: sum(map(math.isinf, column)) for metric, column in zip(self.metrics, columns, strict=True)}
 
-    def table(self, *notes: str) -> Table:
-        """Return a table of the protocol's means: blurry input, restored frames and the gain.
+    def _scores(self, row: str) -> list[tuple[float, ...]]:
+        return [frame[row] for frames in self._videos.values() for frame in frames.values()]
+
+    def table(self, notes: Iterable[str] = ()) -> str:
+        """Return a Markdown table of the protocol's means: blurry input, restored frames and the gain.
 
         The gain is positive if the restored frames are better, whether higher or lower values are better.
 
         Args:
-            *notes: more lines to print below the table.
+            notes: more paragraphs below the table.
         """
-        videos = self._videos(*ROWS)
-        means = {row: self.mean(row) for row in ROWS if self._scores[row]}
-        rows = [[ROWS[row]] for row in means] + [['gain']] * (len(means) == len(ROWS))
-        own_notes = []
-        for metric, (label, digits, higher_is_better) in self.columns.items():
-            values = [mean[metric] for mean in means.values()]
-            cells = [f'{value:.{digits}f}' for value in values]
-            if len(values) == len(ROWS):
-                gain = values[1] - values[0] if higher_is_better else values[0] - values[1]
-                cells.append(f'{gain:+.{digits}f}' if math.isfinite(gain) else '-')
-            rows = [[*row, cell] for row, cell in zip(rows, cells, strict=True)]
-            for row in means:
+        means = {row: self.mean(row) for row in ROWS}
+        rows = [[title, *(score_text(*item) for item in means[row].items())] for row, title in ROWS.items()]
+        gain, own_notes = ['gain'], []
+        for metric, opt in self.metrics.items():
+            difference = means['restored'][metric] - means['input'][metric]
+            if opt.get('better') == 'lower':
+                difference = -difference
+                own_notes.append(f'{metric}: lower is better')
+            gain.append(score_text(metric, difference, '+') if math.isfinite(difference) else '-')
+            for row, title in ROWS.items():
                 if count := self.infinite(row)[metric]:
                     text = f'{count} infinite (identical frames), not included in the mean'
-                    own_notes.append(f'{label}, {ROWS[row]}: {text}')
-            if not higher_is_better:
-                own_notes.append(f'{label}: lower is better')
-        frames = counted(sum(map(len, videos.values())), 'frame')
-        return Table(
-            title=f'{self.dataset}: {frames} of {counted(len(videos), "video")}',
-            header=['', *(column.label for column in self.columns.values())],
-            rows=rows,
-            notes=[*own_notes, f'Protocol {self.protocol}', *notes],
+                    own_notes.append(f'{metric}, {title}: {text}')
+        frames = counted(sum(map(len, self._videos.values())), 'frame')
+        return markdown_table(
+            f'{self.dataset}: {frames} of {counted(len(self._videos), "video")}',
+            ['', *(_LABELS.get(metric, metric) for metric in self.metrics)],
+            [*rows, gain],
+            [*own_notes, f'Protocol {self.protocol}', *notes],
         )
 
     def summary(self, **extra: Any) -> dict[str, Any]:
@@ -145,18 +125,22 @@ class ScoreBook:
         `frames` and `videos` (numbers of scored ones), `mean_over_frames` and `mean_over_clips` (row -> metric -> mean;
         null if all scores are infinite) and `infinite_left_out` (row -> metric -> number of frames).
         """
-        rows = [row for row in ROWS if self._scores[row]]
-        videos = self._videos(*ROWS)
+
+        def means(over: Over) -> dict[str, dict[str, float | None]]:
+            of_rows = {row: self.mean(row, over) for row in ROWS}
+            # JSON has no infinity.
+            return {row: {k: v if math.isfinite(v) else None for k, v in of_rows[row].items()} for row in ROWS}
+
         return {
             'dataset': self.dataset,
             'protocol': self.protocol.name,
             'protocol_description': str(self.protocol),
             'mean_over': self.protocol.over,
-            'frames': sum(map(len, videos.values())),
-            'videos': len(videos),
-            'mean_over_frames': {row: _without_infinity(self.mean(row, over='frames')) for row in rows},
-            'mean_over_clips': {row: _without_infinity(self.mean(row, over='clips')) for row in rows},
-            'infinite_left_out': {row: self.infinite(row) for row in rows},
+            'frames': sum(map(len, self._videos.values())),
+            'videos': len(self._videos),
+            'mean_over_frames': means('frames'),
+            'mean_over_clips': means('clips'),
+            'infinite_left_out': {row: self.infinite(row) for row in ROWS},
             **extra,
         }
 
@@ -177,45 +161,52 @@ class ScoreBook:
         Raises:
             DataError: a file cannot be written.
         """
-        header = [*(f'{row}_{metric}' for metric in self.columns for row in ROWS), 'protocol']
+        header = [*(f'{row}_{metric}' for metric in self.metrics for row in ROWS), 'protocol']
         frame_lines: list[list[object]] = [['video', 'frame', *header]]
         clip_lines: list[list[object]] = [['video', 'frames', *header]]
-        empty = ('',) * len(self.columns)
-
-        def line(first: str, second: object, scores: Iterable[Sequence[object]]) -> list[object]:
-            return [first, second, *(cell for pair in zip(*scores, strict=True) for cell in pair), self.protocol.name]
-
-        clip_means = [self.clip_means(row) for row in ROWS]
-        for video, frames in self._videos(*ROWS).items():
-            for frame in frames:
-                scores = (self._scores[row].get((video, frame), empty) for row in ROWS)
-                frame_lines.append(line(video, frame, scores))
-            means = (tuple(of_row[video].values()) if video in of_row else empty for of_row in clip_means)
-            clip_lines.append(line(video, len(frames), means))
+        for video, frames in self._videos.items():
+            for frame, scores in frames.items():
+                frame_lines.append([video, frame, *_interleave(scores), self.protocol.name])
+            means = {row: _means([scores[row] for scores in frames.values()]) for row in ROWS}
+            clip_lines.append([video, len(frames), *_interleave(means), self.protocol.name])
         text = json.dumps(self.summary(**extra), indent=2, allow_nan=False, ensure_ascii=False)
         frames_csv = folder / f'{stem}_frames.csv'
-        write_text(frames_csv, csv_text(frame_lines))
-        write_text(folder / f'{stem}_clips.csv', csv_text(clip_lines))
+        write_text(frames_csv, _csv(frame_lines))
+        write_text(folder / f'{stem}_clips.csv', _csv(clip_lines))
         write_text(folder / f'{stem}_summary.json', text + '\n')
         return frames_csv
 
-    def _videos(self, *rows: str) -> dict[str, list[str]]:
-        """Names of all videos with a score in any of the rows and of their frames, in natural order."""
-        keys = {key for row in rows for key in self._scores[row]}
-        videos: dict[str, list[str]] = {}
-        for video, frame in sorted(keys, key=lambda key: tuple(map(natural_key, key))):
-            videos.setdefault(video, []).append(frame)
-        return videos
 
-    def _means(self, scores: Sequence[tuple[float, ...]]) -> dict[str, float]:
-        means = {}
-        for metric, values in zip(self.columns, zip(*scores, strict=True), strict=False):  # empty without scores
-            finite = [value for value in values if math.isfinite(value)]
-            # fsum rounds once at the end, so the result does not depend on the order.
-            means[metric] = math.fsum(finite) / len(finite) if finite else math.inf
-        return means
+def score_text(metric: str, score: float, sign: str = '') -> str:
+    """Format a score of a metric for tables."""
+    return f'{score:{sign}.{2 if metric == "psnr" else 4}f}'
 
 
-def _without_infinity(values: Mapping[str, float]) -> dict[str, float | None]:
-    # JSON has no infinity.
-    return {key: value if math.isfinite(value) else None for key, value in values.items()}
+def _means(scores: Sequence[tuple[float, ...]]) -> tuple[float, ...]:
+    """Return the mean of each column, without infinite scores."""
+    means = []
+    for values in zip(*scores, strict=True):
+        finite = [value for value in values if math.isfinite(value)]
+        # fsum rounds once at the end, so the result does not depend on the order.
+        means.append(math.fsum(finite) / len(finite) if finite else math.inf)
+    return tuple(means)
+
+
+def _interleave(scores: Mapping[str, tuple[float, ...]]) -> list[float]:
+    return [score for pair in zip(*(scores[row] for row in ROWS), strict=True) for score in pair]
+
+
+def _csv(rows: Iterable[Sequence[object]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator='\n').writerows(rows)
+    return text.getvalue()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically.
+
+    Raises:
+        DataError: the file cannot be written.
+    """
+    with output_file(path, DataError) as file:
+        file.write(text.encode('utf-8'))

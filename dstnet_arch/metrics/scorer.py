@@ -14,8 +14,7 @@ from torch import Tensor
 from dstnet_arch.data.frame_source import size_text
 from dstnet_arch.errors import DataError
 from dstnet_arch.metrics.psnr import batch_psnr
-from dstnet_arch.metrics.ssim import ssim
-from dstnet_arch.metrics.ssim3d import ssim3d
+from dstnet_arch.metrics.ssim import ssim, ssim3d
 
 # These give the same values as the functions registered under these names, but in batches, on any device, and on a CPU
 # in at most half the time of stock BasicSR's.
@@ -59,38 +58,34 @@ class Scorer:
         self.on_any_device = all(map(_is_batched, self._metrics))
 
     def __call__(self, frames: Tensor, sharp: Tensor | None) -> list[tuple[float, ...]]:
-        """Score frames.
+        """Return the scores of each frame, in the order of the metrics.
 
         Args:
             frames: (N, 3, H, W) RGB in 0..255 on any device: uint8, or float64 for frames with more levels.
             sharp: the ground truth, same shape, type and device; may be None if no metric needs it.
 
-        Returns:
-            For each frame its scores in the order of the metrics.
-
         Raises:
             DataError: the frames differ in size from the ground truth, or are too small for one of the metrics.
         """
+        size = size_text(frames.shape[-2:])
         if sharp is not None and sharp.shape != frames.shape:
             raise DataError(
-                f'Frames of {size_text(frames.shape[-2:])} cannot be scored against ground truth of '
-                f'{size_text(sharp.shape[-2:])}. Deblurring keeps the size: use ground truth of the same size.'
+                f'Frames of {size} cannot be scored against ground truth of {size_text(sharp.shape[-2:])}. Deblurring '
+                'keeps the size: use ground truth of the same size.'
             )
+        columns = []
         for opt in self._metrics:
             if min(frames.shape[-2:]) < (least := least_side(opt)):
                 raise DataError(
-                    f'Frames of {size_text(frames.shape[-2:])} are too small for {opt["type"]}, which needs sides of '
-                    f'at least {least} pixels. Remove it from val:metrics, or use a smaller crop_border.'
+                    f'Frames of {size} are too small for {opt["type"]}, which needs sides of at least {least} pixels. '
+                    'Remove it from val:metrics, or use a smaller crop_border.'
                 )
-        columns = [
-            _batch_scores(opt, frames, sharp)
-            if sharp is not None and _is_batched(opt)
-            else _frame_scores(opt, frames, sharp)
-            for opt in self._metrics
-        ]
+            if sharp is not None and _is_batched(opt):
+                columns.append(_batch_scores(opt, frames, sharp))
+            else:
+                columns.append(_frame_scores(opt, frames, sharp))
         # One transfer for all metrics, because each waits for the device.
-        scores: list[list[float]] = torch.stack(columns, dim=1).tolist()
-        return [tuple(row) for row in scores]
+        return [tuple(row) for row in torch.stack(columns, dim=1).tolist()]
 
 
 def to_picture(frame: Tensor) -> NDArray[Any]:
@@ -99,19 +94,13 @@ def to_picture(frame: Tensor) -> NDArray[Any]:
 
 
 def _is_batched(opt: Mapping[str, Any]) -> bool:
-    border = opt.get('crop_border')
-    return (
-        opt['type'] in _BATCHED
-        and isinstance(border, int)
-        and border >= 0
-        and not opt.get('test_y_channel')
-        and opt.get('input_order', 'HWC') == 'HWC'
-    )
+    special = opt.get('test_y_channel') or opt.get('input_order', 'HWC') != 'HWC'
+    return opt['type'] in _BATCHED and isinstance(opt.get('crop_border'), int) and not special
 
 
 def _batch_scores(opt: Mapping[str, Any], frames: Tensor, sharp: Tensor) -> Tensor:
     border, (height, width) = opt['crop_border'], frames.shape[-2:]
-    inner = (..., slice(border, max(height - border, border)), slice(border, max(width - border, border)))
+    inner = (..., slice(border, height - border), slice(border, width - border))
     return _BATCHED[opt['type']](frames[inner], sharp[inner])
 
 

@@ -1,18 +1,20 @@
-"""SSIM as stock BasicSR computes it, for batches on any device, and the parts that SSIM-3D shares with it."""
+"""SSIM of stock BasicSR, and SSIM-3D, the SSIM of the paper's tables; for batches on any device."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
+from typing import Any
 
 import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 RADIUS = 5
-SIGMA = 1.5
+TAPS = np.exp(-(np.arange(-RADIUS, RADIUS + 1) ** 2) / (2 * 1.5**2))
+TAPS /= TAPS.sum()
 C1 = (0.01 * 255) ** 2
 C2 = (0.03 * 255) ** 2
 
@@ -20,8 +22,18 @@ CPU_STRIP_ROWS = 64
 """On the CPU, frames are processed in strips of this many rows, which fit into the cache."""
 
 
-TAPS = np.exp(-(np.arange(-RADIUS, RADIUS + 1) ** 2) / (2 * SIGMA**2))
-TAPS /= TAPS.sum()
+def _channel_matrix() -> Tensor:
+    """Window of SSIM-3D along the channels as a 3x3 matrix: row i holds the weights for output channel i.
+
+    With replicate padding, taps outside the three channels read the nearest channel.
+    """
+    matrix = np.zeros((3, 3))
+    for channel in range(3):
+        np.add.at(matrix[channel], np.clip(channel + np.arange(-RADIUS, RADIUS + 1), 0, 2), TAPS)
+    return torch.from_numpy(matrix)
+
+
+CHANNEL_MATRIX = _channel_matrix()
 
 
 @torch.no_grad()
@@ -31,34 +43,82 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
     The window is 11x11, Gaussian with sigma 1.5. Positions where it exceeds the image are left out.
 
     Args:
-        a: (N, 3, H, W) in 0..255, uint8 or floating point, on any device.
+        a: (N, 3, H, W) in 0..255, uint8 or floating point, on any device; H and W are at least 11.
         b: same shape, on the same device.
 
     Returns:
-        (N,) float64 on the inputs' device, without gradients; NaN if a side is shorter than 11 pixels, as in BasicSR.
+        (N,) float64 on the inputs' device, without gradients.
     """
-    height, width = (side - 2 * RADIUS for side in a.shape[-2:])
-    if min(height, width) < 1:
-        return torch.full((len(a),), math.nan, dtype=torch.float64, device=a.device)
-    sums = [ssim_sum(x.double(), y.double(), blur) for x, y in zip(a, b, strict=True)]
-    return torch.stack(sums) / (3 * height * width)
+    return torch.stack([_mean_ssim(x.double(), y.double(), blur) for x, y in zip(a, b, strict=True)])
 
 
-def ssim_sum(a: Tensor, b: Tensor, blur: Callable[[Tensor], Tensor]) -> Tensor:
-    """Return the sum of the SSIM map of two float64 (3, h + 10, w + 10) images as a scalar tensor.
+@torch.no_grad()
+def ssim3d(a: Tensor, b: Tensor) -> Tensor:
+    r"""Return the SSIM of image pairs with one three-dimensional window, as in the released scoring code.
+
+    An image is a volume of 3 x H x W. With w the 11x11x11 Gaussian window of sigma 1.5 on each axis, normalised to
+    sum 1 and applied after replicate padding of 5 on all six sides:
+
+    .. math:: \mu_a = w * a, \quad \sigma_a^2 = w * a^2 - \mu_a^2, \quad \sigma_{ab} = w * ab - \mu_a \mu_b
+    .. math:: SSIM = mean \frac{(2 \mu_a \mu_b + C_1)(2 \sigma_{ab} + C_2)}
+                               {(\mu_a^2 + \mu_b^2 + C_1)(\sigma_a^2 + \sigma_b^2 + C_2)}
+
+    with C1 = (0.01 * 255)^2, C2 = (0.03 * 255)^2 and the mean over the volume, borders included. This differs from the
+    usual 2-D SSIM of each channel (BasicSR's `calculate_ssim`) by 0.01 to 0.16 on noisy images. The released code
+    computes in float32, with errors up to 1e-5.
 
     Args:
-        a: first image.
-        b: second image.
-        blur: computes the means under the window: (Q, 3, h + 10, w + 10) -> (Q, 3, h, w).
+        a: (N, 3, H, W) with any H and W, in 0..255: uint8 or floating point, on any device.
+        b: same shape, on the same device.
+
+    Returns:
+        (N,) float64 on the inputs' device, without gradients; exactly 1 for identical images.
     """
-    height = a.shape[-2] - 2 * RADIUS
+    return torch.stack([_mean_ssim(_padded(x), _padded(y), _blur_volumes) for x, y in zip(a, b, strict=True)])
+
+
+def _padded(image: Tensor) -> Tensor:
+    return F.pad(image.double()[None], [RADIUS] * 4, mode='replicate')[0]
+
+
+def calculate_ssim3d(
+    img: NDArray[Any], img2: NDArray[Any], crop_border: int = 0, test_y_channel: bool = False, **kwargs: Any
+) -> float:
+    """`ssim3d` with the signature of BasicSR's metrics.
+
+    RGB and BGR give the same score, because window and padding are symmetric along the channels.
+
+    Args:
+        img: (H, W, 3), uint8 or floating point, 0..255.
+        img2: same shape.
+        crop_border: pixels to leave out at each edge; 0 in the paper.
+        test_y_channel: must be false; BasicSR's other metrics have this argument.
+        **kwargs: ignored; BasicSR passes all keys of the options file, e.g. `better`.
+
+    Raises:
+        ValueError: the shapes differ or are not those of colour images, or `test_y_channel=True`.
+    """
+    if test_y_channel:
+        raise ValueError('calculate_ssim3d: test_y_channel must be false: SSIM-3D is defined on all three channels')
+    if img.shape != img2.shape or img.ndim != 3 or img.shape[2] != 3:
+        raise ValueError(
+            f'calculate_ssim3d: expected two colour images (H, W, 3) of one shape, got {img.shape} and {img2.shape}'
+        )
+    height, width, _ = img.shape
+    inner = slice(crop_border, height - crop_border), slice(crop_border, width - crop_border)
+    # Copied, because torch supports neither negative strides nor, without a warning, read-only arrays.
+    return float(ssim3d(*(torch.from_numpy(x[inner].transpose(2, 0, 1).copy())[None] for x in (img, img2))))
+
+
+def _mean_ssim(a: Tensor, b: Tensor, blur: Callable[[Tensor], Tensor]) -> Tensor:
+    """Return the mean of the SSIM map of two float64 (3, h + 10, w + 10) images; `blur` applies the window."""
+    height, width = (side - 2 * RADIUS for side in a.shape[-2:])
     strip = CPU_STRIP_ROWS if a.device.type == 'cpu' else height
     total = torch.zeros((), dtype=a.dtype, device=a.device)
     for top in range(0, height, strip):
         rows = slice(top, min(top + strip, height) + 2 * RADIUS)
         total += _ssim_map(a[:, rows], b[:, rows], blur).sum()
-    return total
+    return total / (3 * height * width)
 
 
 def _ssim_map(a: Tensor, b: Tensor, blur: Callable[[Tensor], Tensor]) -> Tensor:
@@ -97,3 +157,8 @@ def blur_with_convolutions(x: Tensor) -> Tensor:
     with torch.autocast(x.device.type, enabled=False):
         rows = F.conv2d(planes, taps.transpose(-1, -2).contiguous(), groups=len(taps))
         return F.conv2d(rows, taps, groups=len(taps))[0].unflatten(0, x.shape[:2])
+
+
+def _blur_volumes(volumes: Tensor) -> Tensor:
+    """Apply the window along all three axes: (Q, 3, h + 10, w + 10) -> (Q, 3, h, w)."""
+    return torch.einsum('ij,qjhw->qihw', CHANNEL_MATRIX.to(volumes), blur(volumes))

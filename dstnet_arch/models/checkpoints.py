@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import pickle
 import random
-import textwrap
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,45 +16,16 @@ from typing import Any
 import numpy as np
 import torch
 from basicsr.utils import get_root_logger
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
-from dstnet_arch.archs.checkpoint import read_state_dict
 from dstnet_arch.errors import CheckpointError, first_line
 from dstnet_arch.files import INCOMPLETE_SUFFIX, atomic_file
 from dstnet_arch.models.distributed import Ranks
 
-_PROBLEM_LENGTH = 200
 _SCHEDULER_PROGRESS = ('last_epoch', '_step_count', '_last_lr')
 _IMPLEMENTATION_FLAGS = {'fused', 'foreach', 'capturable', 'differentiable'}  # these do not change the optimiser
 _MOMENTS = {'exp_avg', 'exp_avg_sq', 'max_exp_avg_sq', 'exp_inf', 'momentum_buffer', 'square_avg', 'grad_avg', 'sum'}
-
-
-def load_weights(net: nn.Module, path: str, strict: bool = True, param_key: str | None = 'params') -> None:
-    """Load weights into a network.
-
-    Args:
-        net: the network.
-        path: a file for `read_state_dict`.
-        strict: refuse weights that do not fit completely; else load those that fit and log the others.
-        param_key: key of the weights in the file; 'params' is used if it is missing.
-
-    Raises:
-        CheckpointError: the file cannot be read, or its weights do not fit and `strict` is True.
-    """
-    state_dict = read_state_dict(path, param_key, expected=net.state_dict())
-    get_root_logger().info(f'Loading {type(net).__name__} from {path}, key {param_key}.')
-    try:
-        net.load_state_dict(state_dict, strict=True)
-    except RuntimeError as error:  # raised after PyTorch has loaded all weights that fit
-        details = ' '.join(textwrap.shorten(line, _PROBLEM_LENGTH) for line in str(error).splitlines()[1:4])
-        problem = f'{path} does not fit {type(net).__name__}: {details}'
-        if strict:
-            raise CheckpointError(
-                f'{problem} Set network_g to the network of this file, choose another file, or set '
-                'path:strict_load_g=false to load the weights that fit.'
-            ) from None
-        get_root_logger().warning(f'{problem} The other weights were loaded.')
 
 
 @contextmanager
@@ -100,9 +70,6 @@ def save_checkpoint(content: Mapping[str, Any], path: Path) -> None:
         ) from error
 
 
-# ---- random generators
-
-
 def rng_states() -> dict[str, Any]:
     """Return the states of all random generators of this process: Python's, NumPy's and PyTorch's on all devices."""
     version, internal, gauss = random.getstate()
@@ -115,21 +82,17 @@ def rng_states() -> dict[str, Any]:
     }
 
 
-def set_rng_states(states: Mapping[str, Any]) -> None:
-    """Set all random generators to the result of `rng_states`, loaded to any device."""
-    version, internal, gauss = states['python']
-    random.setstate((version, tuple(internal.tolist()), gauss))
-    name, keys, *rest = states['numpy']
-    np.random.set_state((name, keys.cpu().numpy().astype(np.uint32), *rest))  # noqa: NPY002 - as above
-    set_torch_rng_states(states)
-
-
-def set_torch_rng_states(states: Mapping[str, Any]) -> None:
-    """Set PyTorch's random generators only."""
+def set_rng_states(states: Mapping[str, Any], torch_only: bool = False) -> None:
+    """Set the random generators, or PyTorch's only, to the result of `rng_states`, loaded to any device."""
     torch.set_rng_state(states['torch'].cpu())
     if torch.cuda.is_available():
         for device, state in zip(range(torch.cuda.device_count()), states['cuda'], strict=False):
             torch.cuda.set_rng_state(state.cpu(), device)
+    if not torch_only:
+        version, internal, gauss = states['python']
+        random.setstate((version, tuple(internal.tolist()), gauss))
+        name, keys, *rest = states['numpy']
+        np.random.set_state((name, keys.cpu().numpy().astype(np.uint32), *rest))  # noqa: NPY002 - as above
 
 
 class ResumableRng:
@@ -167,11 +130,8 @@ class ResumableRng:
     def before_step(self) -> None:
         """Set PyTorch's generators if this is the first step after a checkpoint."""
         if self._next_step is not None:
-            set_torch_rng_states(self._next_step)
+            set_rng_states(self._next_step, torch_only=True)
             self._next_step = None
-
-
-# ---- optimisers and schedules
 
 
 @contextmanager
@@ -192,11 +152,7 @@ def translate_state_errors() -> Iterator[None]:
 
 
 def resume_optimizer(optimizer: Optimizer, saved: Mapping[str, Any]) -> None:
-    """Load moments and learning rates.
-
-    Args:
-        optimizer: created from the options.
-        saved: its saved state.
+    """Load the moments and learning rates of a saved optimiser, and keep the settings of the new one.
 
     Raises:
         ValueError: the state belongs to other parameters.
@@ -214,15 +170,7 @@ def resume_optimizer(optimizer: Optimizer, saved: Mapping[str, Any]) -> None:
 
 
 def resume_scheduler(scheduler: Any, saved: Mapping[str, Any]) -> None:
-    """Load the position in the schedule.
-
-    Args:
-        scheduler: created from the options.
-        saved: its saved state.
-
-    Raises:
-        KeyError: it is not the state of a scheduler.
-    """
+    """Load the position in the schedule, and keep the settings of the new scheduler."""
     settings = {key: value for key, value in scheduler.state_dict().items() if key not in _SCHEDULER_PROGRESS}
     _log_changes('train:scheduler', saved, settings)
     scheduler.load_state_dict({key: saved[key] for key in _SCHEDULER_PROGRESS})

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,43 +12,22 @@ from torch import Tensor
 from dstnet_arch.errors import DataError
 
 
-class ClipDataset(Protocol):
-    """Interface of a test set, e.g. `VideoRecurrentDeblurTestDataset`.
+def as_clips(dataset: Any) -> Any:
+    """Return a test set as clips, with the interface of `VideoRecurrentDeblurTestDataset`.
 
-    Items are clips: {'lq': (T, 3, H, W) RGB in [0, 1], 'gt': the same or absent, 'video': name, 'frames': T names,
-    'keep': (start, stop) of the frames that count}. Sets with an attribute `bit_depth` of 16 hold 16-bit images.
-
-    Attributes:
-        opt: the options of the set.
-        videos: names of the videos and of their frames.
-        num_frames: number of frames that count, in all videos.
-        has_gt: True if items have a 'gt'.
-    """
-
-    opt: dict[str, Any]
-    videos: Mapping[str, Sequence[str]]
-    num_frames: int
-    has_gt: bool
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int, /) -> dict[str, Any]: ...
-
-
-def as_clips(dataset: Any) -> ClipDataset:
-    """Return a test set as clips.
+    Items are {'lq': (T, 3, H, W) RGB in [0, 1], 'gt': the same or absent, 'video': name, 'frames': T names, 'keep':
+    (start, stop) of the frames that count}. Attributes: `opt`; `videos`, names of the videos and of their frames;
+    `num_frames`, the number of frames that count; `has_gt`; `bit_depth`, 8 or 16.
 
     Args:
-        dataset: `VideoRecurrentDeblurTestDataset`, a set with the same interface, or one of stock BasicSR's:
-            `VideoRecurrentTestDataset`, `VideoTestDataset`, `PairedImageDataset`, `SingleImageDataset` and their
-            subclasses.
+        dataset: a set with this interface, or one of stock BasicSR's: `VideoRecurrentTestDataset`, `VideoTestDataset`,
+            `PairedImageDataset`, `SingleImageDataset` and their subclasses.
 
     Raises:
         DataError: another data set.
     """
     if all(hasattr(dataset, name) for name in ('videos', 'num_frames', 'has_gt')):
-        clips: ClipDataset = dataset
-        return clips
+        return dataset
     if hasattr(dataset, 'data_info') or hasattr(dataset, 'paths'):
         return _StockClips(dataset)
     raise DataError(
@@ -65,30 +44,30 @@ class _StockClips:
     the middle one counts. Image data sets yield single images: clips of one frame.
     """
 
+    bit_depth = 8
+
     def __init__(self, dataset: Any) -> None:
         self.opt: dict[str, Any] = dataset.opt
         self._dataset = dataset
         if hasattr(dataset, 'data_info'):
-            paths = dataset.data_info['lq_path']
-            self.has_gt = True
+            paths, self.has_gt = dataset.data_info['lq_path'], True
         else:
             self.has_gt = bool(dataset.paths) and isinstance(dataset.paths[0], dict)
             paths = [path['lq_path'] if self.has_gt else path for path in dataset.paths]
         places = [_place(path, Path(self.opt['dataroot_lq'])) for path in paths]
-        frames_of: dict[str, list[str]] = {}
-        for video, frame in places:
-            frames_of.setdefault(video, []).append(frame)
-        self.videos: Mapping[str, Sequence[str]] = frames_of
         self.num_frames = len(places)
+        self.videos: dict[str, list[str]] = {}
+        for video, frame in places:
+            self.videos.setdefault(video, []).append(frame)
         self._items = [(video, [frame]) for video, frame in places]  # of each item its video and the frames that count
         if hasattr(dataset, 'folders'):  # complete videos
             video_of = dict(zip(dataset.data_info['folder'], (video for video, _ in places), strict=True))
-            self._items = [(video_of[folder], frames_of[video_of[folder]]) for folder in dataset.folders]
+            self._items = [(video_of[folder], self.videos[video_of[folder]]) for folder in dataset.folders]
 
     def __len__(self) -> int:
         return len(self._items)
 
-    def __getitem__(self, index: int, /) -> dict[str, Any]:
+    def __getitem__(self, index: int) -> dict[str, Any]:
         item = self._dataset[index]
         video, frames = self._items[index]
         lq = item['lq'] if item['lq'].dim() == 4 else item['lq'][None]
@@ -112,13 +91,13 @@ def _place(path: str | Sequence[str], root: Path) -> tuple[str, str]:
 
 
 class Clip(NamedTuple):
-    """A loaded clip.
+    """A loaded clip of which N frames count.
 
     Attributes:
         video: its name.
-        frames: names of the N frames that count.
+        frames: names of the N frames.
         lq: (1, T, 3, H, W) in [0, 1].
-        keep: the frames among the T that count.
+        keep: the N frames among the T.
         inputs: quantised blurry frames, (N, 3, H, W), see `to_levels`; None if they are not scored.
         targets: quantised sharp frames; None without ground truth.
     """
@@ -131,30 +110,24 @@ class Clip(NamedTuple):
     targets: Tensor | None
 
 
-def load_clip(dataset: ClipDataset, index: int, with_inputs: bool) -> Clip:
+def load_clip(dataset: Any, index: int, with_inputs: bool) -> Clip:
     """Load a clip and quantise the frames that are scored, which takes a quarter of the memory of float32.
 
     Args:
-        dataset: the test set.
+        dataset: result of `as_clips`.
         index: number of the clip.
         with_inputs: True if the blurry frames are scored.
     """
     item = dataset[index]
     keep = slice(*map(int, item['keep']))
-    bit_depth = bit_depth_of(dataset)
     return Clip(
         video=item['video'],
         frames=list(item['frames'])[keep],
         lq=item['lq'].unsqueeze(0),
         keep=keep,
-        inputs=to_levels(item['lq'][keep], bit_depth) if with_inputs else None,
-        targets=to_levels(item['gt'][keep], bit_depth) if dataset.has_gt else None,
+        inputs=to_levels(item['lq'][keep], dataset.bit_depth) if with_inputs else None,
+        targets=to_levels(item['gt'][keep], dataset.bit_depth) if dataset.has_gt else None,
     )
-
-
-def bit_depth_of(dataset: Any) -> int:
-    """Return the bit depth of a test set's images: 8 or 16. Stock BasicSR's data sets read 8 bits."""
-    return int(getattr(dataset, 'bit_depth', 8))
 
 
 @torch.inference_mode()
@@ -171,8 +144,3 @@ def to_levels(frames: Tensor, bit_depth: int = 8, truncate: bool = False) -> Ten
     """
     levels = frames.clamp(0, 1).mul_(2**bit_depth - 1)
     return (levels if truncate else levels.round_()).to(torch.uint8 if bit_depth == 8 else torch.int32)
-
-
-def score_values(levels: Tensor) -> Tensor:
-    """Return quantised frames in 0..255, the range of all metrics: uint8 unchanged, 16-bit levels as float64."""
-    return levels if levels.dtype == torch.uint8 else levels.double() / 257  # 65535 / 255

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, TypeVar
 
+import torch
+from basicsr.utils import get_root_logger
 from torch import distributed as dist
 
 from dstnet_arch.errors import DSTNetError, TrainingError, first_line
+from dstnet_arch.ops import native
 
 _LONGEST_WAIT = timedelta(days=7)
 _CONTACT_LOST = re.compile('connection|socket|broken pipe|timed out|timeout|remote process exited|aborted', re.I)
@@ -38,9 +42,6 @@ class Ranks:
 
     def gather(self, work: Callable[[], T]) -> list[T]:
         """Run `work` on every rank and return all results on every rank.
-
-        Args:
-            work: computes the result of this rank.
 
         Raises:
             DSTNetError: `work` has raised it on one rank. All ranks raise it, so none waits for a missing result.
@@ -81,3 +82,37 @@ def translate_dist_errors() -> Iterator[None]:
             'answer. See the message of that rank; torchrun names it under "Root Cause" at the end. Continue from the '
             f'last checkpoint with --auto_resume. [{first_line(error)}]'
         ) from error
+
+
+def choose_kernels(ranks: Ranks, device: torch.device, before: object = None) -> str | None:
+    """Choose between the compiled CPU kernels (ops/native.py) and PyTorch's operations, and log what changes.
+
+    Their results differ in rounding. So all ranks use the same ones, and a resumed run continues with those it began
+    with, if they are available and the environment does not decide otherwise.
+
+    Args:
+        ranks: all processes of the run, which call this function together.
+        device: the device of the network.
+        before: result of this function in the run that is resumed; anything else for a new run.
+
+    Returns:
+        'native' or 'pytorch'; None if the device is not a CPU.
+    """
+    if device.type != 'cpu':
+        return None
+    log = get_root_logger()
+    if before == 'pytorch' and native.native_enabled() and native.VARIABLE not in os.environ:
+        native.set_native(False)
+        log.info(f"The run continues with PyTorch's operations. {native.VARIABLE}=1 selects the compiled CPU kernels.")
+    available = ranks.gather(native.available)
+    kernels = 'native' if all(available) else 'pytorch'
+    if any(available) and kernels == 'pytorch':
+        missing = ', '.join(str(rank) for rank, found in enumerate(available) if not found)
+        log.warning(f'The compiled CPU kernels are not available on rank {missing}, so no rank uses them.')
+        native.set_native(False)
+    if before in ('native', 'pytorch') and before != kernels:
+        log.warning(
+            f'The run began with the kernels {before!r} and continues with {kernels!r} ({native.VARIABLE}): results '
+            'differ in rounding from those of an uninterrupted run.'
+        )
+    return kernels

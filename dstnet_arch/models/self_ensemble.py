@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import product
 
 import torch
 from torch import Tensor
 
-TURNS = 4
-RESTORATIONS = 2 * TURNS
+RESTORATIONS = 8
 
 
 @torch.inference_mode()
@@ -25,13 +25,8 @@ def self_ensemble(restore: Callable[[Tensor], Tensor], lq: Tensor) -> Tensor:
     Returns:
         The same shape, on the device that `restore` returns.
     """
-    total: Tensor | None = None
-    for backwards in (False, True):
-        for turn in range(TURNS):
-            clip = torch.rot90(lq.flip(1) if backwards else lq, turn, (-2, -1))
-            restored = torch.rot90(restore(clip), -turn, (-2, -1))
-            restored = restored.flip(1) if backwards else restored
-            total = torch.zeros_like(restored) if total is None else total
-            total += restored
-    assert total is not None
-    return total.div_(RESTORATIONS)
+    total = torch.zeros(())
+    for axes, turn in product(([], [1]), range(4)):
+        restored = restore(torch.rot90(lq.flip(axes), turn, (-2, -1)))
+        total = total.to(restored.device) + torch.rot90(restored, -turn, (-2, -1)).flip(axes)
+    return total / RESTORATIONS

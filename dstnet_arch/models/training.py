@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Mapping
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -23,25 +22,7 @@ from dstnet_arch.precision import resolve_precision
 
 _LOSSES = {'l_pix': 'pixel_opt', 'l_freq': 'frequency_opt'}
 _MINIMUM_LOSS_SCALE = 1e-6
-
-
-def make_optimizer(name: str, params: Any, lr: float, **settings: Any) -> Optimizer:
-    """Create an optimiser of `torch.optim`, with its fused implementation if there is one for the device.
-
-    Args:
-        name: name of the class.
-        params: parameters or parameter groups.
-        lr: learning rate.
-        **settings: other arguments of the class.
-    """
-    kind: Any = getattr(torch.optim, name)
-    if 'fused' in inspect.signature(kind).parameters and not {'fused', 'foreach'} & settings.keys():
-        # One kernel for all parameters; on a CPU, too, it takes a third of the time.
-        with suppress(RuntimeError):  # not available on this device
-            optimizer: Optimizer = kind(params, lr=lr, fused=True, **settings)
-            return optimizer
-    optimizer = kind(params, lr=lr, **settings)
-    return optimizer
+_OOM_ADVICE = 'Try train:accum_iter=2 or more, train:gradient_checkpointing=true or train:precision=bf16.'
 
 
 class TrainingStep:
@@ -70,13 +51,12 @@ class TrainingStep:
         self._net = net
         self._bare_net = net.module if isinstance(net, (DataParallel, DistributedDataParallel)) else net
         self._ranks = ranks
-        self.precision = resolve_precision(
-            train_opt.get('precision') or train_opt.get('amp'), device, option='train:precision'
-        )
+        precision = train_opt.get('precision') or train_opt.get('amp')
+        self.precision = resolve_precision(precision, device, option='train:precision')
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision.name == 'fp16')
-        self.accum_iter = int(train_opt.get('accum_iter') or 1)
-        self.grad_clip = float(train_opt.get('grad_clip') or 0)
-        self.find_nonfinite = bool(train_opt.get('find_nonfinite'))
+        self._accum_iter = int(train_opt.get('accum_iter') or 1)
+        self._grad_clip = float(train_opt.get('grad_clip') or 0)
+        self._find_nonfinite = bool(train_opt.get('find_nonfinite'))
         self._iteration = 0
         self._losses: tuple[list[str], Tensor] | None = None  # names and values of the latest step
         self._copied: torch.cuda.Event | None = None  # the values are valid after this event
@@ -106,39 +86,38 @@ class TrainingStep:
             OptionsError: the network changes the shape.
             TrainingError: a loss is not finite, the memory is not sufficient, or another rank has ended.
         """
-        advice = 'Try train:accum_iter=2 or more, train:gradient_checkpointing=true or train:precision=bf16.'
-        with self.precision.step(), translate_oom(advice, TrainingError), translate_dist_errors():
+        with self.precision.step(), translate_oom(_OOM_ADVICE, TrainingError), translate_dist_errors():
             optimizer.zero_grad(set_to_none=True)
-            losses = self._backward_watched(lq, gt, iteration) if self.find_nonfinite else self._backward(lq, gt)
+            losses = self._backward_watched(lq, gt, iteration) if self._find_nonfinite else self._backward(lq, gt)
             self._check_losses(losses, iteration)
-            if self.grad_clip > 0:
+            if self._grad_clip > 0:
                 self.scaler.unscale_(optimizer)
-                nn.utils.clip_grad_norm_(self._net.parameters(), self.grad_clip)
+                nn.utils.clip_grad_norm_(self._net.parameters(), self._grad_clip)
             self.scaler.step(optimizer)
             self.scaler.update()
 
     def _backward(self, lq: Tensor, gt: Tensor) -> dict[str, Tensor]:
         """Accumulate the gradients of the mean loss over the parts of the batch; return the mean of each loss."""
-        parts = list(zip(lq.chunk(self.accum_iter), gt.chunk(self.accum_iter), strict=True))
+        parts = list(zip(lq.chunk(self._accum_iter), gt.chunk(self._accum_iter), strict=True))
         means: dict[str, Tensor] = {}
-        for i, (part_lq, part_gt) in enumerate(parts):
+        for i, part in enumerate(parts):
             # Ranks exchange gradients in the backward pass of the last part only.
             accumulates = i < len(parts) - 1 and isinstance(self._net, DistributedDataParallel)
             with self._net.no_sync() if accumulates else nullcontext():  # type: ignore[operator]
-                losses = {name: loss / len(parts) for name, loss in self._compute_losses(part_lq, part_gt).items()}
+                losses = {name: loss / len(parts) for name, loss in self._compute_losses(*part).items()}
                 self.scaler.scale(torch.stack(list(losses.values())).sum()).backward()
             means = {name: means.get(name, 0) + loss.detach() for name, loss in losses.items()}
         return means
 
     def _backward_watched(self, lq: Tensor, gt: Tensor, iteration: int) -> dict[str, Tensor]:
         """Run `_backward` and stop all ranks if one of them finds a non-finite value."""
-        watch = NonFiniteWatch(self._bare_net)
-        watch.check_weights()
+        watch = NonFiniteWatch()
         watch.check('the sharp frames', gt)
-        with watch:
+        with watch.network(self._bare_net):
             losses = self._backward(lq, gt)
         if not self.scaler.is_enabled():  # with fp16, gradients may overflow: the scaler skips the step
-            watch.check_gradients()
+            for name, parameter in reversed(list(self._bare_net.named_parameters())):
+                watch.check(f'the gradient of {name}', parameter.grad)
         for finding in self._ranks.gather(lambda: watch.finding):
             if finding:
                 raise TrainingError(

@@ -1,35 +1,41 @@
-"""Validation and test of a data set: what is scored, and the report."""
+"""Validation and test of a data set: restore, score and save its frames, and report the scores."""
 
 from __future__ import annotations
 
+import os
+import re
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext, suppress
 from datetime import date
-from functools import partial
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import cv2
+import numpy as np
 import torch
 from basicsr.utils import get_root_logger
 from torch import Tensor
 
-from dstnet_arch.errors import DataError, counted
-from dstnet_arch.files import read_json
+from dstnet_arch.errors import DataError, DSTNetError, counted
+from dstnet_arch.files import output_file, read_json
 from dstnet_arch.metrics.protocols import PROTOCOLS
-from dstnet_arch.metrics.report import Record, ScoreBook
-from dstnet_arch.metrics.scorer import Scorer, needs_reference
-from dstnet_arch.metrics.tables import measured_row, published_for, render, result_tables, write_text
-from dstnet_arch.models.clips import ClipDataset, as_clips, bit_depth_of
+from dstnet_arch.metrics.report import Record, ScoreBook, score_text, write_text
+from dstnet_arch.metrics.scorer import Scorer, needs_reference, to_picture
+from dstnet_arch.metrics.tables import measured_row, published_for, result_tables
+from dstnet_arch.models.clips import Clip, as_clips, load_clip, to_levels
 from dstnet_arch.models.distributed import Ranks
-from dstnet_arch.models.evaluation import evaluate, image_path
 from dstnet_arch.models.self_ensemble import RESTORATIONS
 from dstnet_arch.precision import resolve_precision
 from dstnet_arch.progress import Progress
 
 Metrics = dict[str, dict[str, Any]]
 """Name -> entry of `val.metrics`."""
+Restore = Callable[[Tensor], Tensor]
+"""Maps (1, T, 3, H, W) to the restored clip of the same shape, on any device."""
 Best = dict[str, dict[str, Any]]
 """Metric -> {'better', 'val', 'iter'}, as stock BasicSR stores the best scores of a data set."""
 
@@ -75,67 +81,54 @@ class Validator:
         """Return the metrics to compute: all with ground truth, else those that need none."""
         return {name: opt for name, opt in self.metrics.items() if has_gt or not needs_reference(opt)}
 
-    def run(self, dataset: Any, folder: Path, restore: Callable[[Tensor], Tensor], save_img: bool) -> ScoreBook | None:
+    def run(self, dataset: Any, folder: Path, restore: Restore, save_img: bool) -> ScoreBook | None:
         """Restore, score and save a data set; each rank processes a share of the clips.
 
         Args:
             dataset: see `as_clips` for the supported ones.
             folder: folder of saved images.
-            restore: see `evaluate`.
-            save_img: save the restored frames under the names of the source.
+            restore: see `Restore`.
+            save_img: save the restored frames under the names of the source, with the bit depth of the data set.
 
         Returns:
             The scores, on all ranks; None if there are none.
 
         Raises:
-            DataError: a clip cannot be loaded, scored or saved, or no frame counts.
+            DataError: a clip cannot be loaded, scored or saved, its restored values are not finite, or no frame counts.
         """
         log = get_root_logger().info
         clips = as_clips(dataset)
-        name = clips.opt['name']
-        metrics = self.metrics_for(clips.has_gt)
+        name, metrics = clips.opt['name'], self.metrics_for(clips.has_gt)
         if not metrics and not save_img:
             log(
                 f'{name}: nothing to do. Set val:save_img=true to save images, or dataroot_gt and val:metrics to score.'
             )
             return None
-        known = self._input_records.get(dataset)
-        if (bits := bit_depth_of(clips)) > 8 and known is None:
-            log(f'{name}: {bits}-bit images; scores and saved images keep {bits} bits.')
-        scorer = Scorer(metrics)
+        known = self._input_records.get(dataset, [])
+        scored = self._scored_frames(clips.videos) if metrics else set()
         show_progress = self._val_opt.get('pbar', True) and self._ranks.rank == 0
         start = time.perf_counter()
         with (
             Progress(clips.num_frames, 'frame', f'testing {name}', log) if show_progress else nullcontext() as progress
         ):
             shares = self._ranks.gather(
-                lambda: evaluate(
-                    clips,
-                    restore,
-                    scorer=scorer if metrics else None,
-                    score_device=self._device if self._device.type != 'cpu' and scorer.on_any_device else None,
-                    score_input=not known,
-                    unscored=self._unscored_frames(clips.videos) if metrics else (),
-                    truncate=self.protocol.truncates,
-                    save_path=partial(image_path, folder, suffix=self._val_opt.get('suffix')) if save_img else None,
-                    rank=self._ranks.rank,
-                    world_size=self._ranks.world_size,
-                    progress=progress,
+                lambda: self._restore_share(
+                    clips, restore, Scorer(metrics), scored, not known, folder if save_img else None, progress
                 )
             )
         saved = f', saved in {folder}' if save_img else ''
         seconds = time.perf_counter() - start
         log(f'{name}: {counted(clips.num_frames, "frame")} restored in {seconds:.1f} s{saved}.')
-        records = [*(known or []), *(record for share in shares for record in share)]
-        self._input_records[dataset] = [record for record in records if record.row == 'input']
         if not metrics:
             return None
+        records = known + [record for share in shares for record in share]
+        self._input_records[dataset] = [record for record in records if record.row == 'input']
         book = ScoreBook(name, metrics, self.protocol)
         book.add(records)
         return book
 
-    def _unscored_frames(self, videos: Mapping[str, Sequence[str]]) -> set[tuple[str, str]]:
-        """Return the frames that the protocol does not score, and warn about videos without scores."""
+    def _scored_frames(self, videos: Mapping[str, Sequence[str]]) -> set[tuple[str, str]]:
+        """Return the frames, as (video, frame), that the protocol scores; warn about videos without scores."""
         border = self.protocol.border_frames
         scored = {video: frames[border : len(frames) - border] for video, frames in videos.items()}
         rule = f'val:protocol={self.protocol.name} does not score the first and the last {border} frames of each video'
@@ -145,7 +138,53 @@ class Validator:
             )
         if short := [video for video, frames in scored.items() if not frames]:
             get_root_logger().warning(f'{rule}: no scores for {", ".join(short)}.')
-        return {(video, frame) for video in videos for frame in set(videos[video]) - set(scored[video])}
+        return {(video, frame) for video, frames in scored.items() for frame in frames}
+
+    def _restore_share(
+        self,
+        clips: Any,
+        restore: Restore,
+        scorer: Scorer,
+        scored: set[tuple[str, str]],
+        score_input: bool,
+        folder: Path | None,
+        progress: Progress | None,
+    ) -> list[Record]:
+        """Restore, score and save the clips of this rank.
+
+        While the network runs, threads load the next clip and score and save the previous frames. The number of waiting
+        frames is limited, so memory does not grow with the data set.
+        """
+        records: list[Record] = []
+        waiting: deque[Future[list[Record]]] = deque()
+        world_size = self._ranks.world_size
+        threads = max(1, (os.cpu_count() or 1) // (2 * world_size))
+        # On a GPU, scores are computed between the clips: in threads, they would compete with the network for memory.
+        device = self._device if scorer.on_any_device else torch.device('cpu')
+
+        def collect(at_most: int) -> None:
+            while len(waiting) > at_most:
+                records.extend(waiting.popleft().result())
+                if progress is not None:  # the other ranks are assumed to be as fast
+                    progress.update(min(world_size, clips.num_frames - progress.done))
+
+        with ThreadPoolExecutor(1) as loader, ThreadPoolExecutor(threads) as pool:
+            indices = range(self._ranks.rank, len(clips), world_size)
+            for clip in _load_ahead(loader, clips, indices, score_input and bool(scored)):
+                restored = restore(clip.lq)[0, clip.keep]
+                _check_finite(clip, restored)
+                levels = to_levels(restored, clips.bit_depth, self.protocol.truncates)
+                on_host = levels.cpu() if folder or device.type == 'cpu' else levels
+                for i, frame in enumerate(clip.frames):
+                    path = folder and image_path(folder, clip.video, frame, self._val_opt.get('suffix'))
+                    in_thread = (clip.video, frame) in scored
+                    if in_thread and device.type != 'cpu':
+                        records += _score(clip, i, levels[i], scorer, device)
+                        in_thread = False
+                    waiting.append(pool.submit(_finish_frame, clip, i, on_host[i], scorer if in_thread else None, path))
+                    collect(at_most=4 * threads)
+            collect(at_most=0)
+        return records
 
     def report(
         self, book: ScoreBook, dataset: Any, folder: Path, iteration: int | None = None, best: Best | None = None
@@ -164,10 +203,10 @@ class Validator:
         Raises:
             DataError: a file cannot be written.
         """
-        clips: ClipDataset = as_clips(dataset)
+        clips = as_clips(dataset)
         provenance = {
             'frames_restored': clips.num_frames,
-            'bit_depth': bit_depth_of(clips),
+            'bit_depth': clips.bit_depth,
             'run': self._opt['name'],
             **({'weights': self._opt['path'].get('pretrain_network_g')} if iteration is None else {}),
             **({'iteration': iteration} if iteration is not None else {}),
@@ -175,27 +214,25 @@ class Validator:
             'precision': self.precision.name,
             'self_ensemble': bool(self._val_opt.get('self_ensemble')),
             'streaming': bool(self._val_opt.get('streaming')),
-            'metrics': {name: dict(self.metrics[name]) for name in book.columns},
+            'metrics': {name: dict(self.metrics[name]) for name in book.metrics},
             'date': date.today().isoformat(),
         }
         stem = book.dataset if iteration is None else f'{book.dataset}_{iteration}'
         frames_csv = book.write(folder, stem, **provenance)
         notes = [
-            f'Best {column.label}: {best[metric]["val"]:.{column.digits}f} (iteration {best[metric]["iter"]})'
-            for metric, column in book.columns.items()
-            if best is not None
+            f'Best {metric}: {score_text(metric, record["val"])} (iteration {record["iter"]})'
+            for metric, record in (best or {}).items()
         ]
         if self._val_opt.get('self_ensemble'):
             notes.append(f'Self-ensemble: the mean of {RESTORATIONS} restorations')
-        lines = [book.table(*notes, f'Scores of each frame: {frames_csv}').text()]
+        text = book.table([*notes, f'Scores of each frame: {frames_csv}'])
         in_paper = self.protocol.name == 'dstnet' and published_for(book.dataset)
         if iteration is None and clips.has_gt and in_paper:
-            tables = result_tables([measured_row(book.summary(**provenance))])
+            table = result_tables([measured_row(book.summary(**provenance))])
             path = folder / f'{book.dataset}_table.md'
-            write_text(path, render(tables, 'markdown'))
-            write_text(path.with_suffix('.csv'), render(tables, 'csv'))
-            lines.append(f'{render(tables, "text")}Table: {path} and .csv')
-        get_root_logger().info('\n'.join(lines))
+            write_text(path, table)
+            text = f'{text}\n{table}\nTable: {path}'
+        get_root_logger().info(text)
 
     def saved_scores(self, folder: Path, last: int) -> Iterator[tuple[int, str, dict[str, float]]]:
         """Read the scores that `report` has written during training, with this protocol and these metrics.
@@ -218,3 +255,75 @@ class Validator:
                     finite = {name: float('inf') if mean is None else float(mean) for name, mean in means.items()}
                     found.append((int(summary['iteration']), str(summary['dataset']), finite))
         yield from sorted(found, key=lambda scores: scores[:2])
+
+
+def image_path(folder: Path, video: str, frame: str, suffix: str | None) -> Path:
+    """Return the path of a saved frame: ``folder/video/frame[_suffix].png``.
+
+    Raises:
+        DataError: the names, which come from the data, lead out of `folder`.
+    """
+    path = folder / video / (f'{frame}_{suffix}.png' if suffix else f'{frame}.png')
+    for name in (video, frame):
+        # On Windows, a drive leads out as well.
+        if {'', '.', '..'} & set(re.split(r'[/\\]', name)) or '\0' in name or Path(name).drive:
+            raise DataError(
+                f'The frame {frame!r} of the video {video!r} would be saved outside {folder}. Names must be relative '
+                'and must not contain "." or "..": rename it in the source and convert the data again.'
+            )
+    return path
+
+
+def _load_ahead(loader: ThreadPoolExecutor, clips: Any, indices: Sequence[int], with_inputs: bool) -> Iterator[Clip]:
+    """Load each clip while the previous one is in use."""
+    ahead: Future[Clip] | None = None
+    for index in indices:
+        ready, ahead = ahead, loader.submit(load_clip, clips, index, with_inputs)
+        if ready:
+            yield ready.result()
+    if ahead:
+        yield ahead.result()
+
+
+def _check_finite(clip: Clip, restored: Tensor) -> None:
+    finite = torch.isfinite(restored).flatten(1).all(1).tolist()
+    if not all(finite):
+        raise DataError(
+            f'Frame {clip.frames[finite.index(False)]} of {clip.video}: the network returned non-finite values. Check '
+            'its weights (path:pretrain_network_g), or set val:precision=fp32.'
+        )
+
+
+def _finish_frame(clip: Clip, i: int, levels: Tensor, scorer: Scorer | None, path: Path | None) -> list[Record]:
+    """Save and score frame `i` of those that count."""
+    if path:
+        _save_png(levels, path)
+    return _score(clip, i, levels, scorer, levels.device) if scorer else []
+
+
+def _score(clip: Clip, i: int, restored: Tensor, scorer: Scorer, device: torch.device) -> list[Record]:
+    def values(levels: Tensor) -> Tensor:
+        """Return (1, 3, H, W) in 0..255, the range of all metrics: uint8, or float64 for 16-bit levels."""
+        levels = levels[None].to(device)
+        return levels if levels.dtype == torch.uint8 else levels.double() / 257  # 65535 / 255
+
+    rows = {'restored': restored} if clip.inputs is None else {'input': clip.inputs[i], 'restored': restored}
+    try:
+        target = None if clip.targets is None else values(clip.targets[i])
+        return [
+            Record(row, clip.video, clip.frames[i], scorer(values(levels), target)[0]) for row, levels in rows.items()
+        ]
+    except DSTNetError:
+        raise
+    except Exception as error:  # a registered metric can raise any error
+        raise DataError(
+            f'Frame {clip.frames[i]} of {clip.video} cannot be scored: {type(error).__name__}: {error}'
+        ) from error
+
+
+def _save_png(levels: Tensor, path: Path) -> None:
+    picture = to_picture(levels)
+    if picture.dtype != np.uint8:
+        picture = picture.astype(np.uint16)
+    with output_file(path, DataError) as file:
+        file.write(cv2.imencode('.png', picture)[1].tobytes())

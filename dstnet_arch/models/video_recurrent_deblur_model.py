@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
+import textwrap
 from collections.abc import Mapping
+from contextlib import suppress
 from copy import deepcopy
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,17 +20,18 @@ from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from dstnet_arch.errors import OptionsError, TrainingError
+from dstnet_arch.archs.checkpoint import read_state_dict
+from dstnet_arch.errors import CheckpointError, OptionsError, TrainingError
 from dstnet_arch.memory_errors import translate_oom
 from dstnet_arch.models import checkpoints
-from dstnet_arch.models.checkpoints import save_checkpoint, translate_state_errors
-from dstnet_arch.models.distributed import Ranks
-from dstnet_arch.models.kernels import choose_kernels, resume_kernels
+from dstnet_arch.models.distributed import Ranks, choose_kernels
 from dstnet_arch.models.self_ensemble import self_ensemble
-from dstnet_arch.models.training import TrainingStep, make_optimizer
+from dstnet_arch.models.training import TrainingStep
 from dstnet_arch.models.validation import Validator
 from dstnet_arch.streaming.stages import stages_of
 from dstnet_arch.streaming.streamer import Streamer
+
+_OOM_ADVICE = 'Try val:streaming=true, a smaller clip_length or val:precision=bf16.'
 
 
 class VideoRecurrentDeblurModel(SRModel):
@@ -37,9 +41,8 @@ class VideoRecurrentDeblurModel(SRModel):
     parts and their gradients are averaged, so iterations, schedule, checkpoints and logs mean the same for every k.
     `datasets.train.batch_size_per_gpu` is the batch of a step, a multiple of k.
 
-    A resumed run takes its progress (moments, learning rate, averaged weights, loss scale, random generators) from the
-    training state, the best scores so far from the files of scores, and its settings (weight decay, period of the
-    schedule, …) from the options.
+    A resumed run takes its progress from the training state, the best scores so far from the files of scores, and its
+    settings (weight decay, period of the schedule, …) from the options.
 
     Attributes:
         lq: the blurry batch set by `feed_data`, (B, T, 3, H, W), RGB in [0, 1].
@@ -74,8 +77,6 @@ class VideoRecurrentDeblurModel(SRModel):
         if self.val_opt.get('compile') and (not self.is_train or self.ema_decay > 0):
             _compile(self._net_to_restore())
 
-    # ---- building
-
     def model_to_device(self, net: nn.Module) -> nn.Module:
         """Move the network to the device and, for training, wrap it for several devices."""
         net = net.to(self.device)
@@ -99,8 +100,31 @@ class VideoRecurrentDeblurModel(SRModel):
     def load_network(
         self, net: nn.Module, load_path: str, strict: bool = True, param_key: str | None = 'params'
     ) -> None:
-        """Load weights; see `load_weights`."""
-        checkpoints.load_weights(self.get_bare_model(net), load_path, strict, param_key)
+        """Load weights into a network.
+
+        Args:
+            net: the network.
+            load_path: a file for `read_state_dict`.
+            strict: refuse weights that do not fit completely; else load those that fit and log the others.
+            param_key: key of the weights in the file; 'params' is used if it is missing.
+
+        Raises:
+            CheckpointError: the file cannot be read, or its weights do not fit and `strict` is True.
+        """
+        net = self.get_bare_model(net)
+        state_dict = read_state_dict(load_path, param_key, expected=net.state_dict())
+        get_root_logger().info(f'Loading {type(net).__name__} from {load_path}, key {param_key}.')
+        try:
+            net.load_state_dict(state_dict, strict=True)
+        except RuntimeError as error:  # raised after PyTorch has loaded all weights that fit
+            details = ' '.join(textwrap.shorten(line, 200) for line in str(error).splitlines()[1:4])
+            problem = f'{load_path} does not fit {type(net).__name__}: {details}'
+            if strict:
+                raise CheckpointError(
+                    f'{problem} Set network_g to the network of this file, choose another file, or set '
+                    'path:strict_load_g=false to load the weights that fit.'
+                ) from None
+            get_root_logger().warning(f'{problem} The other weights were loaded.')
 
     def init_training_settings(self) -> None:
         """Create what only training needs: losses, averaged weights, optimiser and schedule."""
@@ -124,23 +148,25 @@ class VideoRecurrentDeblurModel(SRModel):
         self.setup_schedulers()
 
     def get_optimizer(self, optim_type: str, params: Any, lr: float, **kwargs: Any) -> torch.optim.Optimizer:
-        """Create an optimiser; see `make_optimizer`."""
-        return make_optimizer(optim_type, params, lr, **kwargs)
-
-    # ---- training
+        """Create an optimiser of `torch.optim`, with its fused implementation if there is one for the device."""
+        kind: Any = getattr(torch.optim, optim_type)
+        if 'fused' in inspect.signature(kind).parameters and not {'fused', 'foreach'} & kwargs.keys():
+            # One kernel for all parameters; on a CPU, too, it takes a third of the time.
+            with suppress(RuntimeError):  # not available on this device
+                fused: torch.optim.Optimizer = kind(params, lr=lr, fused=True, **kwargs)
+                return fused
+        optimizer: torch.optim.Optimizer = kind(params, lr=lr, **kwargs)
+        return optimizer
 
     def feed_data(self, data: Mapping[str, Any]) -> None:
         """Set the batch: 'lq' (B, T, 3, H, W) and, with ground truth, 'gt' of the same shape."""
-        self.lq = self._to_device(data['lq'])
-        if 'gt' in data:
-            self.gt = self._to_device(data['gt'])
-
-    def _to_device(self, batch: Tensor) -> Tensor:
-        batch = batch.to(self.device, non_blocking=True)
-        if batch.is_cuda:
-            # Stock CUDAPrefetcher copies in its own stream, which could reuse this memory too early.
-            batch.record_stream(torch.cuda.current_stream())
-        return batch
+        for name in ('lq', 'gt'):
+            if name in data:
+                batch = data[name].to(self.device, non_blocking=True)
+                if batch.is_cuda:
+                    # Stock CUDAPrefetcher copies in its own stream, which could reuse this memory too early.
+                    batch.record_stream(torch.cuda.current_stream())
+                setattr(self, name, batch)
 
     def optimize_parameters(self, current_iter: int) -> None:
         """Make one step of the optimiser on the batch set by `feed_data`; see `TrainingStep.run`."""
@@ -160,8 +186,6 @@ class VideoRecurrentDeblurModel(SRModel):
     def get_current_log(self) -> dict[str, float]:
         """Return the losses of the latest step; see `TrainingStep.log`."""
         return self.training.log()
-
-    # ---- restoring
 
     def restore(self, lq: Tensor) -> Tensor:
         """Restore a clip; in training, with the averaged weights if there are any.
@@ -183,16 +207,12 @@ class VideoRecurrentDeblurModel(SRModel):
         return self_ensemble(self._restore_once, lq) if self.val_opt.get('self_ensemble') else self._restore_once(lq)
 
     def _restore_once(self, lq: Tensor) -> Tensor:
-        net = self._net_to_restore()
+        net, precision = self._net_to_restore(), self.validator.precision
         was_training = net.training
         net.eval()
-        precision, streaming = self.validator.precision, bool(self.val_opt.get('streaming'))
-        options = (
-            'val:precision=bf16' if streaming else 'val:streaming=true, a smaller clip_length or val:precision=bf16'
-        )
         try:
-            with precision.step(), translate_oom(f'Try {options}.', TrainingError), torch.inference_mode():
-                if streaming:
+            with precision.step(), translate_oom(_OOM_ADVICE, TrainingError), torch.inference_mode():
+                if self.val_opt.get('streaming'):
                     stream = Streamer(net, autocast=precision.autocast_dtype)(lq.unbind(1))
                     return torch.stack([frame.float().cpu() for frame in stream], dim=1)
                 with precision.autocast():
@@ -207,8 +227,6 @@ class VideoRecurrentDeblurModel(SRModel):
     def test(self) -> None:
         """Restore the clip set by `feed_data`."""
         self.output = self.restore(self.lq)
-
-    # ---- saving and resuming
 
     def save(self, epoch: int, current_iter: int) -> None:
         """Save the weights and then the training state, each atomically, so a state always has its weights.
@@ -242,7 +260,7 @@ class VideoRecurrentDeblurModel(SRModel):
             for key, net in zip(keys, nets, strict=True)
         }
         label = 'latest' if current_iter == -1 else current_iter
-        save_checkpoint(weights, Path(self.opt['path']['models'], f'{net_label}_{label}.pth'))
+        checkpoints.save_checkpoint(weights, Path(self.opt['path']['models'], f'{net_label}_{label}.pth'))
 
     def save_training_state(self, epoch: int, current_iter: int) -> None:
         """Save everything but the weights that a resumed run needs."""
@@ -262,7 +280,7 @@ class VideoRecurrentDeblurModel(SRModel):
             'kernels': self._kernels,
             'rng': rng,
         }
-        save_checkpoint(state, Path(self.opt['path']['training_states'], f'{current_iter}.state'))
+        checkpoints.save_checkpoint(state, Path(self.opt['path']['training_states'], f'{current_iter}.state'))
 
     def resume_training(self, resume_state: Mapping[str, Any]) -> None:
         """Continue from a training state; its weights were loaded when the model was created.
@@ -273,7 +291,7 @@ class VideoRecurrentDeblurModel(SRModel):
         Raises:
             CheckpointError: the state belongs to another network, optimiser or schedule, or is not a training state.
         """
-        with translate_state_errors():
+        with checkpoints.translate_state_errors():
             classes = resume_state.get('classes', self._classes())
             if classes != self._classes():
                 raise ValueError(f'it uses {", ".join(classes)}, the options {", ".join(self._classes())}')
@@ -283,14 +301,15 @@ class VideoRecurrentDeblurModel(SRModel):
                 checkpoints.resume_scheduler(scheduler, saved)
             if self.training.scaler.is_enabled() and resume_state.get('scaler'):
                 self.training.scaler.load_state_dict(resume_state['scaler'])
+        precision = self.training.precision
+        if (before := resume_state.get('precision', precision.name)) != precision.name:
+            get_root_logger().warning(f'train:precision was {before}; the resumed run uses {precision}.')
+        self._kernels = choose_kernels(self.ranks, self.device, resume_state.get('kernels'))
         if self.ranks.rank == 0:
             for iteration, dataset, means in self.validator.saved_scores(self._scores_folder, resume_state['iter']):
                 self._update_best(dataset, means, iteration)
-        if (before := resume_state.get('precision', self.training.precision.name)) != self.training.precision.name:
-            get_root_logger().warning(f'train:precision was {before}; the resumed run uses {self.training.precision}.')
-        self._kernels = resume_kernels(resume_state, self._kernels)
         self._run_missed_validation(resume_state['iter'])
-        with translate_state_errors():
+        with checkpoints.translate_state_errors():
             self._rng.resume(resume_state.get('rng', []))
 
     def _run_missed_validation(self, iteration: int) -> None:
@@ -298,15 +317,13 @@ class VideoRecurrentDeblurModel(SRModel):
         freq = self.val_opt.get('val_freq')
         if not freq or iteration % freq or iteration >= self.opt['train'].get('total_iter', 0):
             return  # after the last iteration, BasicSR validates in any case
-        for phase, dataset_opt in self.opt.get('datasets', {}).items():
-            if phase.split('_')[0] != 'val' or not self.validator.metrics_for(bool(dataset_opt.get('dataroot_gt'))):
+        for phase, opt in self.opt.get('datasets', {}).items():
+            if phase.split('_')[0] != 'val' or not self.validator.metrics_for(bool(opt.get('dataroot_gt'))):
                 continue
-            if not self._is_validated(dataset_opt['name'], iteration):
-                get_root_logger().info(
-                    f'{dataset_opt["name"]}: running the missed validation of iteration {iteration}.'
-                )
-                dataset = build_dataset(dataset_opt)
-                self.validation(SimpleNamespace(dataset=dataset), iteration, None, self.val_opt.get('save_img', False))
+            if not self._is_validated(opt['name'], iteration):
+                get_root_logger().info(f'{opt["name"]}: running the missed validation of iteration {iteration}.')
+                loader = SimpleNamespace(dataset=build_dataset(opt))
+                self.validation(loader, iteration, None, self.val_opt.get('save_img', False))
 
     def _is_validated(self, dataset: str, iteration: int) -> bool:
         return self.ranks.gather(self._summary(dataset, iteration).exists)[0]  # written by rank 0
@@ -316,8 +333,6 @@ class VideoRecurrentDeblurModel(SRModel):
 
     def _classes(self) -> list[str]:
         return [type(part).__name__ for part in (*self.optimizers, *self.schedulers)]
-
-    # ---- validation and test
 
     def validation(self, dataloader: Any, current_iter: int | str, tb_logger: Any, save_img: bool = False) -> None:
         """Restore a data set, score it and its blurry input, save images and tables, and log the scores.
@@ -347,9 +362,7 @@ class VideoRecurrentDeblurModel(SRModel):
                 return
             iteration = min(int(current_iter), total)
             folder /= str(iteration)
-            if (
-                self.ranks.rank == 0
-            ):  # of an earlier attempt: until this one is complete, the iteration is not validated
+            if self.ranks.rank == 0:  # remove that of an earlier attempt: it would mark this iteration as validated
                 self._summary(name, iteration).unlink(missing_ok=True)
         book = self.validator.run(dataset, folder, self.restore, save_img)
         if book is None or self.ranks.rank != 0:
@@ -359,8 +372,7 @@ class VideoRecurrentDeblurModel(SRModel):
             self.validator.report(book, dataset, Path(self.opt['path']['results_root']))
         else:
             self._update_best(name, self.metric_results, iteration)
-            best = self.best_metric_results[name]
-            self.validator.report(book, dataset, self._scores_folder, iteration, best)
+            self.validator.report(book, dataset, self._scores_folder, iteration, self.best_metric_results[name])
         if tb_logger:
             for metric, value in self.metric_results.items():
                 tb_logger.add_scalar(f'metrics/{name}/{metric}', value, current_iter)

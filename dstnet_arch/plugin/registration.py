@@ -23,7 +23,7 @@ PARTS = (
     Part('DATASET_REGISTRY', 'VideoRecurrentDeblurTestDataset', 'dstnet_arch.data.video_recurrent_deblur_dataset'),
     Part('MODEL_REGISTRY', 'VideoRecurrentDeblurModel', 'dstnet_arch.models.video_recurrent_deblur_model'),
     Part('LOSS_REGISTRY', 'FrequencyLoss', 'dstnet_arch.losses.frequency_loss'),
-    Part('METRIC_REGISTRY', 'calculate_ssim3d', 'dstnet_arch.metrics.ssim3d'),
+    Part('METRIC_REGISTRY', 'calculate_ssim3d', 'dstnet_arch.metrics.ssim'),
 )
 
 

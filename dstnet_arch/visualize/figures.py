@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from dstnet_arch.data.image_file import to_8_bit
 from dstnet_arch.metrics.psnr import psnr
-from dstnet_arch.metrics.ssim3d import calculate_ssim3d
+from dstnet_arch.metrics.ssim import calculate_ssim3d
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -111,16 +111,7 @@ def test_frequency_loss_refuses_unknown_choices(arguments, given, choices):
         FrequencyLoss(**arguments)
 
 
-@pytest.mark.parametrize(
-    ('pred', 'target', 'error', 'message'),
-    [
-        (torch.zeros(1, 3, 4, 4), torch.zeros(1, 3, 4, 5), ValueError, r'\(1, 3, 4, 4\).*\(1, 3, 4, 5\)'),
-        (torch.zeros(1, 3, 4, 4), torch.zeros(3, 4, 4), ValueError, 'equal'),
-        (torch.zeros(4), torch.zeros(4), ValueError, 'height, width'),
-        (torch.zeros(1, 3, 0, 4), torch.zeros(1, 3, 0, 4), ValueError, 'height, width'),
-        (torch.zeros(4, 4), torch.zeros(4, 4, dtype=torch.uint8), TypeError, 'torch.uint8.*255'),
-    ],
-)
-def test_frequency_loss_refuses_wrong_inputs(pred, target, error, message):
-    with pytest.raises(error, match=message):
-        FrequencyLoss()(pred, target)
+@pytest.mark.parametrize('size', [(1, 3, 4, 5), (3, 4, 4)])
+def test_frequency_loss_refuses_different_shapes(size):
+    with pytest.raises(ValueError, match=r'\(1, 3, 4, 4\), target .*equal'):
+        FrequencyLoss()(torch.zeros(1, 3, 4, 4), torch.zeros(size))

@@ -16,8 +16,7 @@ from torch import Tensor
 
 from dstnet_arch.metrics import ssim as ssim_module
 from dstnet_arch.metrics.psnr import batch_psnr, psnr
-from dstnet_arch.metrics.ssim import blur_with_convolutions, blur_with_opencv, ssim
-from dstnet_arch.metrics.ssim3d import calculate_ssim3d, ssim3d
+from dstnet_arch.metrics.ssim import blur_with_convolutions, blur_with_opencv, calculate_ssim3d, ssim, ssim3d
 
 GOLDEN = Path(__file__).parents[1] / 'data' / 'ssim3d.npz'
 
@@ -65,15 +64,6 @@ def test_ssim3d_depends_on_the_order_of_channels() -> None:
     assert calculate_ssim3d(a[..., ::-1], b[..., ::-1]) == pytest.approx(calculate_ssim3d(a, b), abs=1e-12)
 
 
-@pytest.mark.parametrize('level', [0, 77, 255])
-def test_ssim3d_of_flat_images(level: int) -> None:
-    a = np.full((9, 12, 3), level, np.uint8)
-    b = np.full((9, 12, 3), 200, np.uint8)
-    # No variance: what remains is the comparison of the means.
-    expected = (2 * level * 200.0 + 6.5025) / (level**2 + 200.0**2 + 6.5025)
-    assert calculate_ssim3d(a, b) == pytest.approx(expected, abs=1e-12)
-
-
 def test_ssim3d_does_not_change_its_inputs() -> None:
     a, b = (to_tensor(image).float().transpose(-1, -2) for image in image_pair(24, 18))
     copies = a.clone(), b.clone()
@@ -91,8 +81,6 @@ def test_calculate_ssim3d_has_the_signature_of_basicsr(border: int) -> None:
     assert isinstance(score, float)
     inner = [image[border : 30 - border, border : 22 - border] for image in (a, b)]
     assert score == pytest.approx(naive_ssim3d(*inner), abs=1e-12)
-    chw = [image.transpose(2, 0, 1) for image in (a, b)]
-    assert calculate_ssim3d(*chw, border, input_order='CHW') == score
     assert calculate_ssim3d(a.astype(np.float32), b.astype(np.float64), border) == score
     # Views and read-only arrays, as image readers give them.
     b.setflags(write=False)
@@ -103,8 +91,7 @@ def test_calculate_ssim3d_has_the_signature_of_basicsr(border: int) -> None:
     ('arguments', 'message'),
     [
         ({'test_y_channel': True}, 'test_y_channel'),
-        ({'img2': np.zeros((8, 12, 3), np.uint8)}, r'\(HWC\), got \(12, 8, 3\) and \(8, 12, 3\)'),
-        ({'input_order': 'CHW'}, r'\(CHW\)'),
+        ({'img2': np.zeros((8, 12, 3), np.uint8)}, r'got \(12, 8, 3\) and \(8, 12, 3\)'),
         ({'img': np.zeros((12, 8)), 'img2': np.zeros((12, 8))}, 'two colour images'),
     ],
 )
@@ -136,7 +123,6 @@ def test_scores_of_identical_and_opposite_images() -> None:
     assert ssim(black, black).item() == 1
     assert batch_psnr(black, black).item() == psnr(black.numpy(), black.numpy()) == math.inf
     assert batch_psnr(black, 255 - black).item() == psnr(black.numpy(), 255 - black.numpy()) == 0
-    assert ssim(black[..., :10], black[..., :10]).isnan().all(), 'as BasicSR: no position for the window'
 
 
 def test_strips_do_not_change_ssim(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,11 +147,3 @@ def test_psnr_of_16_bit_images_has_their_peak() -> None:
     assert psnr(a, a + np.uint16(120)) == pytest.approx(20 * np.log10(65535 / 120), abs=1e-12)  # 54.75 dB
     values = (torch.from_numpy(x.astype(np.float64)).permute(2, 0, 1)[None] / 257 for x in (a, a + np.uint16(120)))
     assert batch_psnr(*values).item() == pytest.approx(20 * np.log10(65535 / 120), abs=1e-9)
-
-
-def test_psnr_refuses_floats_and_different_shapes() -> None:
-    image = np.zeros((4, 5, 3), np.uint8)
-    with pytest.raises(ValueError, match='got float32'):
-        psnr(image.astype(np.float32), image.astype(np.float32))
-    with pytest.raises(ValueError, match=r'\(4, 5, 3\) and uint8 \(5, 4, 3\)'):
-        psnr(image, image.reshape(5, 4, 3))

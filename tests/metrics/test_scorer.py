@@ -1,4 +1,4 @@
-"""Scorer: the entries of `val.metrics` in batches, in threads and by registered functions."""
+"""Scorer: the entries of `val.metrics` in batches and by registered functions."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ import pytest
 import torch
 from basicsr.metrics import calculate_psnr, calculate_ssim
 from basicsr.utils.registry import METRIC_REGISTRY
-from model_parts import METRICS, Clips, TinyVideoNet
+from model_parts import METRICS
 from torch import Tensor
 
 from dstnet_arch.errors import DataError
 from dstnet_arch.metrics.scorer import Scorer, to_picture
-from dstnet_arch.metrics.ssim3d import calculate_ssim3d
-from dstnet_arch.models.evaluation import evaluate
+from dstnet_arch.metrics.ssim import calculate_ssim3d
 
 
 def pairs(height: int, width: int, count: int) -> tuple[Tensor, Tensor]:
@@ -37,11 +36,11 @@ def test_scorer_refuses_small_frames(name: str, border: int, least: int) -> None
 
 
 @pytest.mark.parametrize('border', [0, 3])
-def test_scorer_equals_the_registered_functions(border: int) -> None:
+def test_scorer_equals_the_registered_functions(border: int, monkeypatch: pytest.MonkeyPatch) -> None:
     def toy_blue(img: np.ndarray, img2: np.ndarray, **_: Any) -> float:
         return float(img[..., 0].mean())  # BGR
 
-    METRIC_REGISTRY._obj_map['toy_blue'] = toy_blue
+    monkeypatch.setitem(METRIC_REGISTRY._obj_map, 'toy_blue', toy_blue)
     functions = {'calculate_ssim': calculate_ssim, 'calculate_psnr': calculate_psnr, 'toy_blue': toy_blue}
     functions['calculate_ssim3d'] = calculate_ssim3d
     options = [{'type': type_, 'crop_border': border, 'better': 'higher'} for type_ in functions]
@@ -71,31 +70,7 @@ def test_scorer_equals_the_registered_functions(border: int) -> None:
     ],
 )
 def test_scorer_on_any_device(opt: dict[str, Any], everywhere: bool) -> None:
-    assert Scorer({'a': opt}).on_any_device is everywhere
     assert Scorer({'a': METRICS['psnr'], 'b': opt}).on_any_device is everywhere
-
-
-def test_evaluate_scores_equally_on_a_device_and_in_threads() -> None:
-    torch.manual_seed(0)
-    net, clips = TinyVideoNet().eval(), Clips('val', {'a': 5, 'b': 2, 'c': 3})
-    unscored = {('a', '000049'), ('b', '000047'), ('b', '000048')}
-    in_threads, on_device = (
-        sorted(
-            evaluate(
-                clips,
-                lambda lq: net(lq).detach(),
-                scorer=Scorer(METRICS),
-                score_device=device,
-                unscored=unscored,
-            )
-        )
-        for device in (None, torch.device('cpu'))
-    )
-    assert len(in_threads) == 2 * (10 - 3)
-    assert not unscored & {record[1:3] for record in on_device}
-    for mine, theirs in zip(on_device, in_threads, strict=True):
-        assert mine[:3] == theirs[:3]
-        assert mine[3] == pytest.approx(theirs[3], abs=1e-12)
 
 
 @pytest.mark.gpu

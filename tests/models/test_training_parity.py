@@ -14,7 +14,6 @@ from model_parts import make_model, train_options
 from torch import Tensor
 
 from dstnet_arch.archs.checkpoint import load_checkpoint
-from dstnet_arch.models.training import make_optimizer
 
 ROOT = Path(__file__).parents[2]
 
@@ -46,7 +45,7 @@ def test_losses_in_float64_equal_the_recorded_ones(curve: dict[str, Any], train_
     net = load_checkpoint(curve['weights']).double().train()
     losses = [build_loss(train_opt[key]) for key in ('pixel_opt', 'frequency_opt')]
     settings = dict(train_opt['optim_g'])
-    optimizer = make_optimizer(settings.pop('type'), net.parameters(), **settings)
+    optimizer = getattr(torch.optim, settings.pop('type'))(net.parameters(), **settings)
     for step, (lq, gt) in enumerate(zip(curve['lq'], curve['gt'], strict=True)):
         optimizer.zero_grad()
         output = net(lq)

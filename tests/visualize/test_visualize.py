@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from data_prep.__main__ import main as data_prep
 from dstnet_arch.__main__ import main
 from dstnet_arch.metrics.psnr import psnr
-from dstnet_arch.metrics.ssim3d import calculate_ssim3d
+from dstnet_arch.metrics.ssim import calculate_ssim3d
 from dstnet_arch.visualize.figures import (
     GAP,
     compare_figure,
