@@ -8,17 +8,36 @@ import runpy
 import shutil
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
-from project import NAME, differences, make_project, make_videos, run_folder
-from victims import Place
+from project import NAME, contents, differences, make_project, make_videos, run_folder
 
 CHECKPOINT_SECONDS = 0.004
 """Time to write a checkpoint of the small network."""
 
 
-class Job:
+class Place(NamedTuple):
+    """Where to kill.
+
+    Attributes:
+        name: for the report.
+        event: 'open', 'os.rename', 'os.remove' or 'shutil.rmtree'; '' for a random time since the start.
+        pattern: of the file's path, for `fnmatch`.
+        most: one of the first so many occurrences is chosen.
+        delay: longest delay after it, in seconds; None for no delay, 0 for the time that the work takes.
+    """
+
+    name: str
+    event: str = ''
+    pattern: str = ''
+    most: int = 1
+    delay: float | None = None
+
+
+class Job(ABC):
     """Work that makes a folder and can be continued after a kill.
 
     Attributes:
@@ -31,24 +50,25 @@ class Job:
     places: Sequence[Place]
     most_kills = 8
 
+    @abstractmethod
     def prepare(self, folder: Path) -> None:
         """Make the input in `folder`, and import what all forked processes share."""
 
+    @abstractmethod
     def work(self, output: Path) -> None:
         """Make `output`, or continue to make it. May end with SystemExit."""
-        raise NotImplementedError
 
+    @abstractmethod
     def after_kill(self, output: Path, rng: random.Random) -> str:
         """Return what the kill has left, for the report. May damage it."""
-        raise NotImplementedError
 
-    def check_log(self, output: Path, log: str) -> Iterator[str]:
+    def check_log(self, log: str) -> Iterator[str]:
         """Return faults that the log of a start shows."""
         return iter(())
 
+    @abstractmethod
     def faults(self, output: Path, reference: Path) -> Iterator[str]:
         """Return the differences between a result and one that was made without kills."""
-        raise NotImplementedError
 
 
 class Training(Job):
@@ -107,7 +127,7 @@ class Training(Job):
         found = f'an incomplete file in {left[0]}' if left else 'no incomplete file'
         return f'{found}, checkpoint truncated' if self._damaged else found
 
-    def check_log(self, output: Path, log: str) -> Iterator[str]:
+    def check_log(self, log: str) -> Iterator[str]:
         if 'Start training' not in log:
             return
         if self._had_states and 'Resuming training' not in log:
@@ -118,9 +138,8 @@ class Training(Job):
 
     def faults(self, output: Path, reference: Path) -> Iterator[str]:
         self._had_states, self._damaged = False, ''  # the next run starts from the beginning
-        yield from differences(run_folder(output), run_folder(reference))
-        for path in run_folder(output).rglob('.*.incomplete'):
-            yield f'{path.relative_to(output)} was left'
+        folders = ('models', 'training_states', 'scores', 'visualization')
+        yield from differences(*(contents(run_folder(root), *folders) for root in (output, reference)))
 
     def _existing(self, output: Path) -> list[Path]:
         found = (output / 'experiments' / NAME / 'training_states').glob('[0-9]*.state')
@@ -168,10 +187,7 @@ class Conversion(Job):
         return 'a partial LMDB' if output.exists() and list(output.glob('*.partial')) else 'no partial LMDB'
 
     def faults(self, output: Path, reference: Path) -> Iterator[str]:
-        contents = [_contents(folder) for folder in (output, reference)]
-        for name in sorted(contents[0].keys() | contents[1].keys()):
-            if contents[0].get(name) != contents[1].get(name):
-                yield f'{name} differs or is missing'
+        yield from differences(contents(output), contents(reference))
 
 
 class Deblurring(Job):
@@ -218,29 +234,13 @@ class Deblurring(Job):
         return 'frames' if any(_partial(output).glob('frames/[0-9]*.png')) else 'no frames'
 
     def faults(self, output: Path, reference: Path) -> Iterator[str]:
-        if not output.is_dir() or _contents(output) != _contents(reference):
-            yield 'the frames differ or are missing'
+        yield from differences(contents(output), contents(reference))
         if _partial(output).exists():
             yield f'{_partial(output).name} was left'
 
 
 def _partial(output: Path) -> Path:
     return output.with_name(f'{output.name}.partial')
-
-
-def _contents(folder: Path) -> dict[str, object]:
-    """Return what the files in a folder contain, by name; of an LMDB, its keys and values."""
-    import lmdb
-
-    contents: dict[str, object] = {}
-    for path in folder.rglob('*'):
-        name = path.relative_to(folder).as_posix()
-        if path.name == 'data.mdb':
-            with lmdb.open(str(path.parent), readonly=True, lock=False) as env, env.begin() as transaction:
-                contents[name] = dict(transaction.cursor())
-        elif path.is_file() and path.name != 'lock.mdb':
-            contents[name] = path.read_bytes()
-    return contents
 
 
 JOBS = {job.name: job for job in (Training, Conversion, Deblurring)}

@@ -1,19 +1,19 @@
-"""A very small training run, comparisons of what runs write, and the heading of the reports."""
+"""A very small training run, comparisons of what runs write, and the heading of reports."""
 
 from __future__ import annotations
 
 import json
 import os
 import platform
-import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 import cv2
+import lmdb
 import numpy as np
 import torch
 import yaml
@@ -103,50 +103,41 @@ def run_folder(project: Path) -> Path:
     return project / 'experiments' / NAME
 
 
-def differences(run: Path, reference: Path) -> Iterator[str]:
-    """Return the differences between two runs, bit for bit: weights, states, images and scores."""
-    for folder in ('models', 'training_states', 'scores', 'visualization'):
-        names = [_files(root / folder) for root in (run, reference)]
-        for name in sorted(names[0] ^ names[1]):
-            yield f'{folder}/{name} is {"unexpected" if name in names[0] else "missing"}'
-        for name in sorted(names[0] & names[1]):
-            a, b = (_content(root / folder / name) for root in (run, reference))
-            yield from (f'{folder}/{name}: {place}' for place in _unequal(a, b))
+def contents(folder: Path, *only: str) -> dict[str, Any]:
+    """Return what the files in a folder contain, by path; of an LMDB its keys and values, and no dates.
 
-
-def _files(folder: Path) -> set[str]:
-    return {path.relative_to(folder).as_posix() for path in folder.rglob('*') if path.is_file()}
+    Args:
+        folder: the folder.
+        *only: names of its subfolders; default: all.
+    """
+    roots = [folder / name for name in only] or [folder]
+    files = [path for root in roots for path in root.rglob('*') if path.is_file() and path.name != 'lock.mdb']
+    return {path.relative_to(folder).as_posix(): _content(path) for path in files}
 
 
 def _content(path: Path) -> Any:
     if path.suffix in ('.pth', '.state'):
-        return torch.load(path, map_location='cpu', weights_only=True)
-    if path.suffix == '.json':
-        content = json.loads(path.read_text())
-        for key in ('date', 'run'):  # not of the results
-            content.pop(key)
-        return content
-    return re.sub(r'\d{4}-\d\d-\d\d', '', path.read_text()) if path.suffix == '.csv' else path.read_bytes()
+        return _comparable(torch.load(path, map_location='cpu', weights_only=True))
+    if path.suffix == '.mdb':
+        with lmdb.open(str(path.parent), readonly=True, lock=False) as env, env.begin() as transaction:
+            return dict(transaction.cursor())
+    if path.name.endswith('_summary.json'):
+        return {key: value for key, value in json.loads(path.read_text()).items() if key != 'date'}
+    return path.read_bytes()
 
 
-def _unequal(a: Any, b: Any, place: str = '') -> Iterator[str]:
-    if isinstance(a, Mapping) and isinstance(b, Mapping) and a.keys() == b.keys():
-        for key in a:
-            yield from _unequal(a[key], b[key], f'{place}.{key}')
-    elif isinstance(a, list | tuple) and isinstance(b, list | tuple) and len(a) == len(b):
-        for i, pair in enumerate(zip(a, b, strict=True)):
-            yield from _unequal(*pair, f'{place}[{i}]')
-    elif isinstance(a, Tensor) and isinstance(b, Tensor):
-        same = a.shape == b.shape and a.dtype == b.dtype
-        # As bytes: NaN is equal to itself, and 0 differs from -0.
-        if not same or _bytes(a) != _bytes(b):
-            yield f'{place} differs'
-    elif a != b:
-        yield f'{place} is {a!r}, not {b!r}' if len(repr((a, b))) < 200 else f'{place} differs'
+def _comparable(value: Any) -> Any:
+    """Replace tensors by their bytes: NaN is then equal to itself, and 0 differs from -0."""
+    if isinstance(value, Tensor):
+        return value.shape, value.dtype, value.contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+    if isinstance(value, Mapping):
+        return {key: _comparable(item) for key, item in value.items()}
+    return [_comparable(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def _bytes(tensor: Tensor) -> bytes:
-    return tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
+    """Return the differences between two results of `contents`."""
+    return [f'{name} differs or is missing' for name in sorted(a | b) if a.get(name) != b.get(name)]
 
 
 def heading() -> dict[str, Any]:
