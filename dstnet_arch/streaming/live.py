@@ -1,9 +1,4 @@
-"""Low latency: restore frames while the video is still arriving, each from earlier frames and a few later ones.
-
-The network's backward propagation starts at the last frame of a video. Here it starts a few frames ahead, as if the
-video ended there, and is repeated for every window of frames. The forward propagation runs through all frames. Latency
-and memory are bounded; the result differs slightly from that of the complete video.
-"""
+"""Low latency: restore frames while the video is still arriving, each from earlier frames and a few later ones."""
 
 from __future__ import annotations
 
@@ -19,6 +14,10 @@ from dstnet_arch.streaming.streamer import Streamer
 
 class LiveStreamer:
     """Restore videos as their frames arrive.
+
+    The network's backward propagation starts at the last frame of a video. Here it starts a few frames ahead, as if the
+    video ended there, and is repeated for every window of frames. The forward propagation runs through all frames.
+    Latency and memory are bounded; the result differs slightly from that of the complete video.
 
     A window is restored when `lookahead` frames after it have arrived: the latency is `lookahead` frames for its last
     frame and `window - 1` more for its first. The backward propagation, about half of the work, processes

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import tempfile
 import weakref
-from collections.abc import Iterable
 from typing import IO, Literal, NamedTuple, get_args
 
 import torch
@@ -51,17 +50,17 @@ class TensorFile:
             DataError: It cannot be written, for example because the disk is full.
         """
         layout = _Layout.of(tensor)
-        self._places.append((self._file.seek(0, os.SEEK_END), layout))
         data = _bytes_of(tensor.detach().cpu().contiguous(memory_format=layout.memory_format))
+        offset = self._file.seek(0, os.SEEK_END)
         try:
             while data:
                 data = data[self._file.write(data) :]
         except OSError as error:
-            self._places.pop()
             raise DataError(
                 f'Cannot write the temporary file in {self._folder}: {error}. Free some space, or name another folder '
                 'for temporary files.'
             ) from None
+        self._places.append((offset, layout))
         return len(self._places) - 1
 
     def __getitem__(self, number: int) -> Tensor:
@@ -89,26 +88,6 @@ class TensorFile:
         """Delete the file."""
         self._places.clear()
         self._file.close()
-
-
-def spool(frames: Iterable[Tensor], folder: str | os.PathLike[str] | None = None) -> TensorFile:
-    """Write frames that can be iterated only once to a temporary file, so that they can be read in any order.
-
-    Args:
-        frames: the frames, from a camera for example.
-        folder: as for `TensorFile`.
-
-    Raises:
-        DataError: as `TensorFile`.
-    """
-    file = TensorFile(folder)
-    try:
-        for frame in frames:
-            file.append(frame)
-    except BaseException:
-        file.close()
-        raise
-    return file
 
 
 class StateStore:
@@ -151,11 +130,7 @@ class StateStore:
             self._places[number] = tensor
 
     def take(self, number: int) -> Tensor:
-        """Remove a tensor and return it on its original device.
-
-        Raises:
-            KeyError: There is no tensor of this number.
-        """
+        """Remove a tensor and return it on its original device."""
         place = self._places.pop(number)
         if not isinstance(place, Tensor):
             assert self._file is not None

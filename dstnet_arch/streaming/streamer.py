@@ -28,7 +28,7 @@ from dstnet_arch.arguments import Size
 from dstnet_arch.ops.reflect_pad import reflect_pad
 from dstnet_arch.streaming.memory import device_memory, tile_plans
 from dstnet_arch.streaming.stages import stages_of
-from dstnet_arch.streaming.state_store import StateStore, StoreKind, spool
+from dstnet_arch.streaming.state_store import StateStore, StoreKind, TensorFile
 from dstnet_arch.streaming.tiles import Maps, Plan, TiledStages
 from dstnet_arch.streaming.upload import Uploader, to_floating_point
 
@@ -178,7 +178,10 @@ class Stream(Iterator[Tensor]):
         self._derived_weights = streamer.net.derived_weights()
         self._cleanup = ExitStack()
         if not isinstance(frames, Frames):
-            frames = self._cleanup.enter_context(closing(spool(frames, streamer.temp_dir)))
+            spool = self._cleanup.enter_context(closing(TensorFile(streamer.temp_dir)))
+            for frame in frames:
+                spool.append(frame)
+            frames = spool
         self._frames = _FrameReader(frames, streamer.net)
         total = len(frames)
         if not total:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from stream_utils import video
 from torch import Tensor
 
 from dstnet_arch.errors import DataError
-from dstnet_arch.streaming.state_store import StateStore, TensorFile, _Layout, spool
+from dstnet_arch.streaming.state_store import StateStore, TensorFile, _Layout
 
 
 @pytest.mark.parametrize('dtype', [torch.float64, torch.float32, torch.bfloat16])
@@ -31,8 +30,6 @@ def test_store_returns_what_was_put(kind: Any, dtype: torch.dtype, tmp_path: Pat
             assert taken.dtype == dtype
             assert taken.is_contiguous(memory_format=torch.channels_last) == (number == 2)
         assert len(store) == 0
-    with pytest.raises(KeyError):
-        store.take(1)
     store.close()
     assert list(tmp_path.iterdir()) == []
 
@@ -50,22 +47,14 @@ def test_pinned_allocation_falls_back_to_pageable(monkeypatch: pytest.MonkeyPatc
     assert layout.empty(5, pinned=True).shape == (5, 2, 3, 4)
 
 
-def test_spooled_frames_are_read_in_any_order(tmp_path: Path) -> None:
+def test_tensor_file_is_read_in_any_order(tmp_path: Path) -> None:
     frames = [(video(1)[0] * 255).to(torch.uint8), video(1, 3, 5)[0]]
-    file = spool(iter(frames), tmp_path)
-    assert len(file) == 2
+    file = TensorFile(tmp_path)
+    assert [file.append(frame) for frame in frames] == [0, 1]
     for number in (1, 0, 1, -1):
         assert torch.equal(file[number], frames[number])
+    assert len(file) == 2
     file.close()
-
-
-def test_spool_leaves_no_file_when_its_input_fails(tmp_path: Path) -> None:
-    def failing() -> Iterator[Tensor]:
-        yield video(1)[0]
-        raise RuntimeError('the camera is gone')
-
-    with pytest.raises(RuntimeError, match='the camera is gone'):
-        spool(failing(), tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
