@@ -8,10 +8,10 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -24,21 +24,12 @@ _TIMEOUT = timedelta(days=30)  # a rank may wait for another one's videos
 _SECONDS_BEFORE_END = 0.1
 """PyTorch before 2.8 can deadlock if a process group is destroyed while its threads release their last message."""
 
-_VARIABLES = {'RANK': '0', 'WORLD_SIZE': '1', 'LOCAL_RANK': '0'}
-
 Gather = Callable[[Any], 'list[Any]']
 """Exchanges a value of each rank; returns those of all ranks in order."""
 
 
-@dataclass(frozen=True)
-class Ranks:
-    """Position of this process among those that a launcher has started; by default, it is the only one.
-
-    Attributes:
-        rank: number of this process, from 0.
-        world_size: number of processes.
-        local_rank: number of this process on its machine, from 0.
-    """
+class Ranks(NamedTuple):
+    """Position of this process among those that a launcher has started, in all and on its machine, from 0."""
 
     rank: int = 0
     world_size: int = 1
@@ -51,7 +42,8 @@ class Ranks:
         Raises:
             OptionsError: They contradict each other.
         """
-        ranks = cls(*(int(os.environ.get(name) or default) for name, default in _VARIABLES.items()))
+        numbers = [os.environ.get(name) for name in ('RANK', 'WORLD_SIZE', 'LOCAL_RANK')]
+        ranks = cls(*(int(number or default) for number, default in zip(numbers, (0, 1, 0), strict=True)))
         if not 0 <= ranks.rank < ranks.world_size:
             raise OptionsError(
                 f'RANK={ranks.rank} and WORLD_SIZE={ranks.world_size} contradict each other. Start the processes with '
@@ -105,10 +97,7 @@ def restore_all(configs: Sequence[DeblurConfig], restore: Callable[[DeblurConfig
     """
     failures = []
     with _connect(ranks) as gather:
-        sizes = gather([_num_bytes(config.input) for config in configs])[0]
-        largest_first = sorted(range(len(configs)), key=lambda number: -sizes[number])
-        for number in sorted(largest_first[ranks.rank :: ranks.world_size]):
-            config = configs[number]
+        for config in configs[ranks.rank :: ranks.world_size]:
             try:
                 restore(config)
             except StoppedError:
@@ -124,18 +113,6 @@ def restore_all(configs: Sequence[DeblurConfig], restore: Callable[[DeblurConfig
         # One rank reports all failures: a launcher stops the other ranks as soon as one fails.
         everything = gather(failures)
     return [failure for of_rank in everything for failure in of_rank] if ranks.rank == 0 else []
-
-
-def _num_bytes(text: str) -> int:
-    """Return the bytes of a video file, or of the files in a folder of images."""
-    path = Path(text)
-    try:
-        if path.is_file():
-            return path.stat().st_size
-        folder = path if path.is_dir() else path.parent
-        return sum(entry.stat().st_size for entry in folder.iterdir() if entry.is_file())
-    except OSError:
-        return 0  # opening it reports the error
 
 
 @contextmanager

@@ -10,9 +10,9 @@ from contextlib import closing
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
-from dstnet_arch.arguments import command_parser, frame_rate
+from dstnet_arch.arguments import command_parser, frame_rate, size, whole_number
 from dstnet_arch.deblur.batch import Ranks, restore_all, split_inputs
 from dstnet_arch.deblur.config import CompareMode, DeblurConfig
 from dstnet_arch.deblur.run import StoppedError, run
@@ -119,26 +119,18 @@ def _make_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add('input', metavar='INPUT', nargs='+', help='video file, folder of images, or pattern')
     add('-o', '--output', metavar='OUTPUT', type=Path, required=True, help='video file or folder')
-    add(
-        '--weights',
-        default='GoPro',
-        metavar='NAME',
-        help='released weights (GoPro, GoPro-L, DVD, BSD), downloaded once into weights/, or a file; default: GoPro',
-    )
+    text = 'released weights (GoPro, GoPro-L, DVD, BSD), downloaded once into weights/, or a file; default: GoPro'
+    add('--weights', default='GoPro', metavar='NAME', help=text)
     add('--device', help='cpu, cuda, cuda:1, ...; default: cuda if available')
-    add(
-        '--precision',
-        choices=PRECISIONS,
-        help='fp32 is exact; tf32, bf16 and fp16 are faster. Default: tf32 on GPUs that have it, else fp32',
+    text = 'fp32 is exact; tf32, bf16 and fp16 are faster. Default: tf32 on GPUs that have it, else fp32'
+    add('--precision', choices=PRECISIONS, help=text)
+    text = (
+        'compile part of the network with torch.compile, which takes about a minute at the first frame. It can pay for '
+        'long videos on a GPU, rarely on a CPU. Results differ in rounding'
     )
-    add(
-        '--compile',
-        action='store_true',
-        help='compile part of the network with torch.compile, which takes about a minute at the first frame. It can '
-        'pay for long videos on a GPU, rarely on a CPU. Results differ in rounding',
-    )
-    place = 'a frame number from 0 (negative: from the end), or a time such as 12.5s or 00:01:02.5'
-    add('--start', type=_place, metavar='PLACE', help=f'first frame to restore: {place}')
+    add('--compile', action='store_true', help=text)
+    text = 'a frame number from 0 (negative: from the end), or a time such as 12.5s or 00:01:02.5'
+    add('--start', type=_place, metavar='PLACE', help=f'first frame to restore: {text}')
     add('--end', type=_place, metavar='PLACE', help='first frame that is not restored')
     add('--fps', type=frame_rate, metavar='RATE', help=f'frames per second; images have {DEFAULT_RATE} by default')
     existing = parser.add_mutually_exclusive_group()
@@ -147,19 +139,13 @@ def _make_parser() -> argparse.ArgumentParser:
 
     add = parser.add_argument_group('preview', 'Written next to OUTPUT when it is complete.').add_argument
     modes = get_args(CompareMode)
-    add(
-        '--compare',
-        nargs='?',
-        const=modes[0],
-        choices=modes,
-        help='OUTPUT_compare: frames before and after in one picture: the left half of one and the right half of the '
-        'other (split, the default), or side by side (side)',
+    text = (
+        'OUTPUT_compare: frames before and after in one picture: the left half of one and the right half of the other '
+        '(split, the default), or side by side (side)'
     )
-    add(
-        '--report',
-        action='store_true',
-        help='OUTPUT_report.html: a page with frames before and after, a temporal profile, sharpness and settings',
-    )
+    add('--compare', nargs='?', const=modes[0], choices=modes, help=text)
+    text = 'OUTPUT_report.html: a page with frames before and after, a temporal profile, sharpness and settings'
+    add('--report', action='store_true', help=text)
 
     add = parser.add_argument_group('video files as OUTPUT').add_argument
     add('--codec', metavar='NAME', help="FFmpeg's encoder; default: libx264 (8 bits), libx265, or libsvtav1 for .webm")
@@ -167,43 +153,26 @@ def _make_parser() -> argparse.ArgumentParser:
     add('--pix-fmt', metavar='NAME', help="FFmpeg's pixel format; default: that of INPUT if the codec supports it")
     add('--format', metavar='NAME', help="FFmpeg's container format; default: chosen from the extension of OUTPUT")
 
-    add = parser.add_argument_group(
-        'memory',
+    text = (
         "Each frame's backward feature (the state, 59 MB at 1280x720) is kept until the forward pass. By default, all\n"
         'states are kept in main memory if they need at most half of the free memory. Otherwise only every S-th one\n'
-        'is kept (S: the square root of the number of frames), and the others are computed twice.',
-    ).add_argument
-    add(
-        '--tile',
-        type=_tile,
-        default='auto',
-        metavar='WxH',
-        help='process frames in tiles of this size, with the same result in less memory; off; or auto (the default): '
-        'if the free memory requires it',
+        'is kept (S: the square root of the number of frames), and the others are computed twice.'
     )
+    add = parser.add_argument_group('memory', text).add_argument
+    text = 'process frames in tiles of this size, with the same result in less memory; off; or auto: if memory is low'
+    add('--tile', type=_tile, default='auto', metavar='WxH', help=f'{text} (the default)')
     add('--store', choices=get_args(StoreKind), help='where states are kept; host is main memory')
     add('--interval', type=_interval, metavar='S', help='keep every S-th state: a number, sqrt or all')
     add('--temp-dir', metavar='FOLDER', help="folder for temporary files; default: the system's")
     return parser
 
 
-def _interval(text: str) -> int | Literal['sqrt', 'all']:
-    if text == 'sqrt':
-        return 'sqrt'
-    if text == 'all':
-        return 'all'
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f'{text!r} is not a whole number of at least 1, sqrt or all')
-    return int(text)
+def _interval(text: str) -> int | str:
+    return text if text in ('sqrt', 'all') else whole_number(1)(text)
 
 
-def _tile(text: str) -> tuple[int, int] | Literal['auto'] | None:
-    if text in ('auto', 'off'):
-        return 'auto' if text == 'auto' else None
-    match = re.fullmatch(r'(\d+)x(\d+)', text)
-    if match and min(map(int, match.groups())) >= 1:
-        return int(match[1]), int(match[2])
-    raise argparse.ArgumentTypeError(f'{text!r} is not a size such as 1024x1024 (width first), auto or off')
+def _tile(text: str) -> tuple[int, int] | str | None:
+    return {'auto': 'auto', 'off': None}[text] if text in ('auto', 'off') else size(text)
 
 
 def _place(text: str) -> Place:

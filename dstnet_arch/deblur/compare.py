@@ -64,13 +64,7 @@ def compose(before: RGBImage, after: RGBImage, mode: CompareMode) -> RGBImage:
 def open_comparison(
     path: Path, names: Sequence[str], size: tuple[int, int], timing: Timing
 ) -> Iterator[Callable[[RGBImage], None]]:
-    """Write pictures to a video file or, without an extension, to PNG files in a folder; atomically.
-
-    Args:
-        path: the file or folder; an older one is replaced.
-        names: names of the PNG files, without extension.
-        size: (height, width) of the pictures.
-        timing: times of the frames of the video.
+    """Replace an .mp4 file by pictures or, without an extension, a folder by PNG files with these names; atomically.
 
     Yields:
         A function that writes the next picture.

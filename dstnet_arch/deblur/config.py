@@ -71,9 +71,9 @@ class DeblurConfig:
         Raises:
             OptionsError: A setting is wrong, settings exclude each other, or a file to be written exists.
         """
+        if '-' in (self.input, str(self.output)):
+            raise OptionsError('-: pipes are not supported. Give the name of a file or folder.')
         self._check_input()
-        if str(self.output) == '-':
-            raise OptionsError('-o -: pipes are not supported. Give the name of a file or folder.')
         check_output_name(self.output)
         if self.encoding != OutputOptions() and not self.writes_video:
             raise OptionsError(
@@ -96,8 +96,6 @@ class DeblurConfig:
     def _check_input(self) -> None:
         if _URL.match(self.input):
             raise OptionsError(f'INPUT {self.input} is a URL. Download the video and give the name of the file.')
-        if self.input == '-':
-            raise OptionsError('INPUT -: pipes are not supported. Give the name of a file or folder.')
         if not os.path.exists(self.input) and not set(_PATTERN_CHARACTERS) & set(self.input):
             raise OptionsError(f'INPUT {self.input} does not exist. The current folder is {os.getcwd()}.')
         path = Path(self.input).resolve()

@@ -23,16 +23,13 @@ from dstnet_arch.video.sources import ReadAhead, open_source
 def write_previews(
     config: DeblurConfig, source: Source, facts: Mapping[str, str], step: Callable[[str, int, int], None]
 ) -> list[Path]:
-    """Write the comparison and the report that a run requests.
+    """Write the comparison and the report that a run requests; return their paths.
 
     Args:
         config: settings of the run.
         source: its input.
         facts: what the report says about the run: name -> value.
         step: called after each frame with the stage, the number of frames done and that of all frames.
-
-    Returns:
-        The files and folders that were written.
 
     Raises:
         DataError: The output does not have the frames of the input, or a file cannot be read or written.

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections import deque
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import date
 from functools import partial
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dstnet_arch._version import __version__
 from dstnet_arch.archs.checkpoint import load_checkpoint
@@ -20,18 +21,25 @@ from dstnet_arch.archs.video_net import VideoNet
 from dstnet_arch.data.frame_source import size_text
 from dstnet_arch.deblur.config import DeblurConfig
 from dstnet_arch.deblur.preview import write_previews
-from dstnet_arch.deblur.restore import restore
-from dstnet_arch.errors import OptionsError, counted, first_line
+from dstnet_arch.errors import DataError, DSTNetError, OptionsError, counted, first_line
+from dstnet_arch.memory_errors import translate_oom
+from dstnet_arch.nonfinite import first_nonfinite
 from dstnet_arch.precision import Precision, resolve_precision
 from dstnet_arch.streaming.memory import free_memory, peak_memory, place_states
 from dstnet_arch.streaming.streamer import Streamer
+from dstnet_arch.video.sink import Sink
 from dstnet_arch.video.sinks import is_complete, open_sink
 from dstnet_arch.video.source import Source
-from dstnet_arch.video.sources import open_source
+from dstnet_arch.video.sources import ReadAhead, open_source
 from dstnet_arch.weights import resolve_weights
 
 Progress = Callable[[str, int, int], None]
 """Receives the name of the stage, the number of steps done and that of all steps."""
+
+_MEMORY_ADVICE = (
+    'States need less with --interval sqrt or --store disk, a frame with --tile 512x512, with --precision bf16 or on '
+    'another --device.'
+)
 
 
 class StoppedError(Exception):
@@ -107,7 +115,10 @@ def run(
     warnings: list[str] = []
     paths, restored = [config.output], 0
     facts: dict[str, str] = {}
-    with closing(_open(config, show_progress=progress is not None)) as source:
+    source = open_source(
+        config.input, config.start, config.end, config.rate, config.temp_dir, show_progress=progress is not None
+    )
+    with closing(source):
         warn(source.warnings)
         if config.resume and is_complete(config.output, source):
             log(f'{config.output} is complete: {counted(len(source), "frame")}.')
@@ -117,7 +128,15 @@ def run(
             restored, facts = _restore(config, source, net, precision, step, warn, log)
         facts = {'duration': f'{time.monotonic() - started:.1f} s for {counted(restored, "frame")}', **facts}
         if config.compare_path or config.report_path:
-            paths += write_previews(config, source, _facts(config, source, facts), step)
+            facts = {
+                'input': config.input,
+                'output': str(config.output),
+                'frames': f'{len(source)} of {size_text(source.size)}',
+                'weights': Path(config.weights).name,
+                **facts,
+                'made by': f'dstnet-arch {__version__}, PyTorch {torch.__version__}, {date.today()}',
+            }
+            paths += write_previews(config, source, facts, step)
     return DeblurResult(paths, len(source), restored, time.monotonic() - started, peak_memory(device), warnings)
 
 
@@ -131,7 +150,7 @@ def _restore(
     log: Callable[[str], None],
 ) -> tuple[int, dict[str, str]]:
     """Restore the frames that are missing; return their number, and facts for the report."""
-    streamer = _make_streamer(net, source, precision, config)
+    streamer, device = _make_streamer(net, source, precision, config), precision.device
     job = {'input': source.identity()[:16], 'weights': _digest(net)[:16], 'precision': precision.name}
     if config.compile:
         job['compiled'] = 'yes'  # rounds differently
@@ -146,22 +165,79 @@ def _restore(
             log(f'Output: {sink.description}')
             if first:
                 log(f'Continuing after {counted(first, "frame")} of an interrupted run.')
-            with precision.step():
-                restore(source, sink, streamer, step)
+            if first < len(source):
+                with precision.step():
+                    _restore_frames(source, sink, streamer, step)
             step('finishing', 0, 1)
             sink.finish()
     except (KeyboardInterrupt, StoppedError):
         raise StoppedError(sink.partial) from None
     return len(source) - first, {
         'precision': str(precision),
-        'device': _device_name(precision.device),
-        'peak memory': f'{peak_memory(precision.device) / 1e9:.1f} GB',
+        'device': torch.cuda.get_device_name(device) if device.type == 'cuda' else str(device),
+        'peak memory': f'{peak_memory(device) / 1e9:.1f} GB',
         'encoding': sink.description,
     }
 
 
-def _open(config: DeblurConfig, show_progress: bool) -> Source:
-    return open_source(config.input, config.start, config.end, config.rate, config.temp_dir, show_progress)
+def _restore_frames(source: Source, sink: Sink, streamer: Streamer, step: Progress) -> None:
+    """Restore all frames that the sink does not hold yet."""
+
+    def count(steps: int, total: int) -> None:
+        step('backward pass' if 2 * steps <= total else 'restoring', steps, total)
+
+    with (
+        translate_oom(_MEMORY_ADVICE),
+        closing(ReadAhead(source)) as frames,
+        closing(streamer(frames, start=sink.position, state=sink.state, progress=count)) as stream,
+    ):
+        waiting: deque[_Restored] = deque()
+        for frame in stream:
+            assert stream.state is not None
+            waiting.append(_Restored(stream.position - 1, frame, stream.state))
+            if len(waiting) > _frames_ahead(frame):
+                _write(waiting.popleft(), source, sink, streamer)
+        while waiting:
+            _write(waiting.popleft(), source, sink, streamer)
+
+
+class _Restored:
+    """A restored frame, the state after it, and a check that does not wait for the device before it is asked."""
+
+    def __init__(self, position: int, frame: Tensor, state: Tensor) -> None:
+        self.position, self.frame, self.state = position, frame, state
+        self._finite = torch.isfinite(frame).all().to('cpu', non_blocking=True)
+        self._checked = torch.cuda.current_stream(frame.device).record_event() if frame.is_cuda else None
+
+    def is_finite(self) -> bool:
+        if self._checked is not None:
+            self._checked.synchronize()
+        return bool(self._finite)
+
+
+def _frames_ahead(frame: Tensor) -> int:
+    """Number of frames that a GPU receives the work for before the results of earlier ones are awaited."""
+    return 1 if frame.is_cuda else 0
+
+
+def _write(restored: _Restored, source: Source, sink: Sink, streamer: Streamer) -> None:
+    if not restored.is_finite():
+        raise _nonfinite_error(source, restored.position, streamer)
+    sink.write(restored.position, restored.frame)
+    sink.save(restored.position + 1, restored.state)
+
+
+def _nonfinite_error(source: Source, position: int, streamer: Streamer) -> DataError:
+    # Repeat the computation for three frames to find the layer: enough unless the error builds up over many frames.
+    first = None
+    # Layers inside compiled code cannot be watched.
+    with suppress(DSTNetError, RuntimeError, MemoryError), torch.compiler.set_stance('force_eager'):
+        frames = [source[t] for t in range(max(0, position - 1), min(position + 2, len(source)))]
+        first = first_nonfinite(streamer.net, lambda: list(streamer(frames)))
+    return DataError(
+        f'Frame {source.names[position]}: the network returned values that are not finite.'
+        f'{f" First: {first}." if first else ""} Use --precision fp32 or other weights.'
+    )
 
 
 def _choose_device(name: str | None) -> torch.device:
@@ -210,18 +286,3 @@ def _digest(net: nn.Module) -> str:
     for tensor in net.state_dict().values():
         digest.update(tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == 'cuda' else str(device)
-
-
-def _facts(config: DeblurConfig, source: Source, facts: dict[str, str]) -> dict[str, str]:
-    return {
-        'input': config.input,
-        'output': str(config.output),
-        'frames': f'{len(source)} of {size_text(source.size)}',
-        'weights': Path(config.weights).name,
-        **facts,
-        'made by': f'dstnet-arch {__version__}, PyTorch {torch.__version__}, {date.today()}',
-    }

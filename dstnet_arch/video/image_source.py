@@ -31,14 +31,9 @@ _LAST_NUMBER = re.compile(r'(.*?)(\d+)(\D*)')
 
 
 class ImageSource(Source):
-    """Image files, one per frame.
+    """Image files in the order of time, one per frame.
 
     All headers are read at once, so that files that do not fit together are found before the work.
-
-    Args:
-        paths: the files in the order of time, at least one.
-        where: what the user has called them.
-        rate: frames per second.
 
     Raises:
         DataError: a file is unreadable, sizes differ, or two files have the same name without extension.
@@ -108,15 +103,7 @@ class ImageSource(Source):
 class PageSource(ImageSource):
     """Pages of a TIFF file or frames of an animated WebP, unpacked into a temporary folder.
 
-    Args:
-        path: the file.
-        start: first frame to use.
-        end: first frame after `start` not to use.
-        rate: frames per second; None: the file's own durations, or the default.
-        temp_dir: where to make the temporary folder.
-
-    Raises:
-        DataError: the file is damaged.
+    The arguments are those of `open_source`.
     """
 
     def __init__(
@@ -209,14 +196,12 @@ def _gaps(names: Sequence[str]) -> list[str]:
     """Describe what is missing if the names are numbers with a constant step."""
     matches = [_LAST_NUMBER.fullmatch(name) for name in names]
     numbers = [int(match[2]) for match in matches if match]
-    frames = {(match[1], match[3]) if match else None for match in matches}
-    if len(numbers) < 3 or len(frames) != 1 or None in frames:
+    frames = {(match[1], match[3]) for match in matches if match}
+    steps = {b - a for a, b in pairwise(numbers)}
+    if len(numbers) != len(names) or len(frames) > 1 or len(steps) < 2 or min(steps) < 1:
         return []
-    steps = [b - a for a, b in pairwise(numbers)]
-    usual = min(steps)
-    gaps = [f'{a} to {b}' for (a, b), step in zip(pairwise(names), steps, strict=True) if step != usual]
-    if not gaps or usual < 1:
-        return []
-    return [
-        f'frames are missing in the numbering, from {name_some(gaps, 3)}. The others are used as consecutive frames.'
+    gaps = [
+        f'{a} to {b}' for (a, b), (m, n) in zip(pairwise(names), pairwise(numbers), strict=True) if n - m > min(steps)
     ]
+    missing = name_some(gaps, 3)
+    return [f'frames are missing in the numbering, from {missing}. The others are used as consecutive frames.']

@@ -71,7 +71,7 @@ def file_type(path: Path) -> str:
 
 
 def _looks_like_video(path: Path) -> bool:
-    """True if a file begins like MP4, Matroska, MPEG or AVI."""
+    """Return True if a file begins like MP4, Matroska, MPEG or AVI."""
     with path.open('rb') as file:
         start = file.read(12)
     return start[4:8] == b'ftyp' or start[:4] in (b'\x1aE\xdf\xa3', b'\0\0\1\xba') or start[8:] == b'AVI '

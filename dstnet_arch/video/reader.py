@@ -12,12 +12,12 @@ import tempfile
 import zlib
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import nullcontext
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import av
 import numpy as np
@@ -41,18 +41,12 @@ _LONGEST_STEP = 10  # seconds; a longer one is a restart to the ffmpeg program, 
 _ALPHA_DECODERS = {'vp8': 'libvpx', 'vp9': 'libvpx-vp9'}  # FFmpeg's own decoders ignore alpha
 
 
-class _FrameInfo(NamedTuple):
-    pts: int | None
-    fingerprint: int | None  # of key frames
-
-
 class VideoFile:
     """A video file that has been decoded once.
 
     Args:
         path: any container that FFmpeg reads.
-        enough: called with the number of frames so far and the time of the next one in seconds after the first; True:
-            the next frame and all after it are not needed.
+        end: number of the first frame that is not needed, or its time in seconds after the first one; None: read all.
         show_progress: show a bar on standard error while the file is decoded.
         temp_dir: folder for temporary files.
 
@@ -64,7 +58,7 @@ class VideoFile:
         start_time: time on the file's clock at which its first stream starts, in seconds.
         last_duration: duration of the last frame in ticks.
         rate: average number of frames per second.
-        stopped: True if frames were left unread because there were `enough`.
+        stopped: True if frames were left unread because of `end`.
         warnings: problems that the user should know.
 
     Raises:
@@ -74,13 +68,13 @@ class VideoFile:
     def __init__(
         self,
         path: Path,
-        enough: Callable[[int, Fraction], bool] = lambda count, time: False,
+        end: int | Fraction | None = None,
         show_progress: bool = False,
         temp_dir: str | None = None,
     ) -> None:
         self.path = self.media = path
         self._temp_dir = temp_dir
-        self._enough, self._show_progress = enough, show_progress
+        self._end, self._show_progress = end, show_progress
         self._copy: tempfile.TemporaryDirectory[str] | None = None
         self._groups: dict[int, _Group] = {}
         self._scan()
@@ -89,7 +83,7 @@ class VideoFile:
         self._starts = self._find_starts()
 
     def __len__(self) -> int:
-        return len(self._frames)
+        return len(self._stamps)
 
     def __getitem__(self, number: int) -> list[Plane]:
         """Return the planes of a frame.
@@ -138,25 +132,23 @@ class VideoFile:
 
     def _decode_from(self, begin: int, start: int) -> Iterator[VideoFrame]:
         """Decode from frame `start` on, after seeking to frame `begin`."""
-        info = self._frames[start]
         with open_container(self.media) as container:
             decoder = _Decoder(container, self.path)
             if begin:
-                pts = self._frames[begin].pts
-                assert pts is not None
                 try:
-                    container.seek(pts, stream=decoder.stream)
+                    container.seek(self._stamps[begin] or 0, stream=decoder.stream)
                 except av.FFmpegError:
                     return
             frames = iter(decoder)
             for frame in frames:
-                if not start or (frame.pts == info.pts and _fingerprint(frame) == info.fingerprint):
+                if not start or (frame.pts == self._stamps[start] and _fingerprint(frame) == self._keys[start]):
                     yield frame
                     break
             yield from frames
 
     def _scan(self) -> None:
-        self._frames: list[_FrameInfo] = []
+        self._stamps: list[int | None] = []
+        self._keys: dict[int, int] = {}  # fingerprints of key frames by number
         self.stopped = interlaced = False
         kinds: dict[tuple[int, int, str], FrameKind] = {}
         counts: Counter[tuple[int, int, str]] = Counter()
@@ -171,7 +163,7 @@ class VideoFile:
             self.start_time = Fraction(container.start_time or 0, av.time_base)
             with Progress(stream.frames, 'frame', 'reading') if self._show_progress else nullcontext() as bar:
                 for frame in decoder:
-                    if self._enough(len(self), self._seconds(frame)):
+                    if self._is_end(frame):
                         self.stopped, following = True, frame.pts
                         break
                     kind = frame.height, frame.width, frame.format.name
@@ -179,14 +171,16 @@ class VideoFile:
                         kinds[kind] = FrameKind.of(frame, stream.sample_aspect_ratio)
                         hidden |= hidden_side_data(frame)
                     counts[kind] += 1
-                    self._frames.append(_FrameInfo(frame.pts, _fingerprint(frame) if frame.key_frame else None))
+                    if frame.key_frame:
+                        self._keys[len(self)] = _fingerprint(frame)
+                    self._stamps.append(frame.pts)
                     interlaced |= frame.interlaced_frame
                     last = frame
                     if bar is not None:
                         bar.update()
             if last is None:
-                reason = f': {decoder.stopped_by}' if decoder.stopped_by else ''
-                raise DataError(f'{self.path} has no frame that can be decoded{reason}.')
+                reason = decoder.stopped_by or 'all of them are damaged'
+                raise DataError(f'{self.path} has no frame that can be decoded: {reason}.')
             self.kind = kinds[counts.most_common(1)[0][0]]
             self.warnings = self.kind.warnings(self.path)
             if decoder.damaged:
@@ -206,17 +200,18 @@ class VideoFile:
             if not self.stopped:
                 self._check_end(container, decoder)
 
-    def _seconds(self, frame: VideoFrame) -> Fraction:
-        """Time of the next frame after the first one."""
-        first = self._frames[0].pts if self._frames else frame.pts
+    def _is_end(self, frame: VideoFrame) -> bool:
+        if not isinstance(self._end, Fraction):
+            return self._end is not None and len(self) >= self._end
+        first = self._stamps[0] if self._stamps else frame.pts
         if frame.pts is None or first is None:
-            return Fraction(len(self), 25)
-        return (frame.pts - first) * self.time_base
+            return Fraction(len(self), 25) >= self._end
+        return (frame.pts - first) * self.time_base >= self._end
 
     def _set_times(
         self, container: InputContainer, stream: VideoStream, last: VideoFrame, following: int | None
     ) -> None:
-        stamps = [info.pts for info in self._frames]
+        stamps = self._stamps
         self._clock_restarts = bool(int(container.format.flags) & _RESTARTABLE) and any(
             not 0 < (b - a) * self.time_base <= _LONGEST_STEP
             for a, b in pairwise(stamp for stamp in stamps if stamp is not None)
@@ -274,11 +269,11 @@ class VideoFile:
 
     def _find_starts(self) -> list[int]:
         """Return the numbers of the frames at which groups begin."""
-        counts = Counter(info.pts for info in self._frames)
+        counts = Counter(self._stamps)
         starts = [0]
-        for number, info in enumerate(self._frames):
-            seekable = info.fingerprint is not None and info.pts is not None and counts[info.pts] == 1
-            if seekable and number - starts[-1] >= _GROUP_FRAMES:
+        for number in self._keys:
+            stamp = self._stamps[number]
+            if stamp is not None and counts[stamp] == 1 and number - starts[-1] >= _GROUP_FRAMES:
                 starts.append(number)
         return starts
 

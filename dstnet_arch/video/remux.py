@@ -129,12 +129,7 @@ class Remuxer:
             self.warnings.append(f'{self._container} does not keep these metadata: {name_some(lost, 8)}.')
 
     def run(self, video: Path, output: Path, is_trial: bool = False) -> None:
-        """Write the result.
-
-        Args:
-            video: file of `join_segments`.
-            output: the file, which is replaced.
-            is_trial: write the beginning only.
+        """Write the result from a file of `join_segments`, or only the beginning of it.
 
         Raises:
             FFmpegError: the ffmpeg program fails.

@@ -20,11 +20,7 @@ _JOINED_CONTAINERS = ('mp4', 'mov', 'nut')  # have exact times; NUT has no negat
 
 
 class SegmentWriter:
-    """A playable file of consecutive encoded frames. It starts with a key frame.
-
-    Args:
-        path: the file, which is replaced.
-        encoding: settings.
+    """A playable file of consecutive encoded frames, which starts with a key frame. An existing file is replaced.
 
     Raises:
         DataError: FFmpeg cannot encode.
@@ -85,7 +81,7 @@ def join_segments(
     """Write the packets of segments into one file, which holds video only and starts at time 0.
 
     Args:
-        segments: files of `SegmentWriter`, or one file that this function has made.
+        segments: files of `SegmentWriter`.
         output: the file, which is replaced.
         encoding: settings of the segments.
         timing: times of all frames.

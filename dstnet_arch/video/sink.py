@@ -42,24 +42,13 @@ _SAVE_SECONDS = 30.0  # between the points from which an interrupted run into a 
 
 
 class Sink(ABC):
-    """Result on disk.
-
-    Args:
-        output: the result.
-        source: source of the frames.
-        job: only a run of the same job continues what an interrupted run has left.
-        resume: continue what an interrupted run has left, if it has.
-        overwrite: replace an older result and what an interrupted run has left.
+    """Result on disk. The arguments are those of `open_sink`, which names the errors.
 
     Attributes:
         position: number of frames that an interrupted run has completed.
         state: state of the stream at `position`; None at 0.
         warnings: what the user should know.
         description: one line on the format.
-
-    Raises:
-        OptionsError: the result exists, or an interrupted run of another job is in the way.
-        DataError: the result cannot be written, or another process is writing it.
     """
 
     warnings: list[str]
@@ -234,10 +223,7 @@ class Sink(ABC):
 
 
 class FolderSink(Sink):
-    """Folder of PNG files, which must not exist or be empty. The arguments are those of `Sink`.
-
-    With `overwrite`, it replaces a folder that contains images only.
-    """
+    """Folder of PNG files. With `overwrite`, it replaces a folder that contains only images."""
 
     _num_threads = 2
 

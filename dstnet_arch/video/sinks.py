@@ -30,13 +30,14 @@ def open_sink(
         output: a video file or a folder; its extension decides.
         source: source of the frames.
         options: for video files.
-        job: settings that determine the frames, see `Sink`.
+        job: settings that determine the frames; only a run of the same job continues an interrupted one.
         resume: continue what an interrupted run has left, if it has.
         overwrite: replace an older result and what an interrupted run has left.
 
     Raises:
-        OptionsError: the output exists, is the input, or the options do not fit.
-        DataError: the output cannot be written.
+        OptionsError: the output exists or is the input, the options do not fit, or an interrupted run of another job
+            is in the way.
+        DataError: the output cannot be written, another process is writing it, or the disk is too small.
     """
     check_output_name(output)
     if isinstance(source, ImageSource) and output.resolve() in {path.resolve().parent for path in source.paths}:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from concurrent.futures import Future, ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
@@ -25,7 +24,7 @@ from dstnet_arch.video.timing import DEFAULT_RATE, Timing
 VIDEO_EXTENSIONS = (*CONTAINERS, '.ogv', '.y4m', '.gif')
 """Extensions of video files. Of INPUTs, the content decides."""
 
-_URL = re.compile(r'[a-zA-Z][a-zA-Z0-9+.-]+://')
+_FRAMES_AHEAD = 2
 
 
 def open_source(
@@ -50,8 +49,6 @@ def open_source(
     Raises:
         DataError: the input contains no video.
     """
-    if _URL.match(name):
-        raise DataError(f'{name} is a URL. Download the video first and give the file.')
     path = Path(name)
     kind = file_type(path) if path.is_file() else 'image'
     if kind == 'video':
@@ -65,37 +62,21 @@ def open_source(
 
 
 class VideoSource(Source):
-    """A video file, or a part of it.
-
-    Args:
-        path: the file.
-        start: first frame to use.
-        end: first frame after `start` not to use.
-        rate: frames per second instead of the file's own times.
-        temp_dir: folder for temporary files.
-        show_progress: show a bar on standard error while the file is read.
-
-    Raises:
-        DataError: no frame can be decoded, or there is none between `start` and `end`.
-    """
+    """A video file, or a part of it. The arguments are those of `open_source`."""
 
     def __init__(
         self,
         path: Path,
-        start: Place | None = None,
-        end: Place | None = None,
-        rate: Fraction | None = None,
-        temp_dir: str | None = None,
-        show_progress: bool = False,
+        start: Place | None,
+        end: Place | None,
+        rate: Fraction | None,
+        temp_dir: str | None,
+        show_progress: bool,
     ) -> None:
-        backward = any(place is not None and place < 0 for place in (start, end))
-
-        def enough(count: int, time: Fraction) -> bool:
-            return end is not None and not backward and (count if isinstance(end, int) else time) >= end
-
+        from_the_end = any(place is not None and place < 0 for place in (start, end))
         self._reading = Lock()  # alpha is read by the thread that writes
         self._rate = rate
-        self._file = file = VideoFile(path, enough, show_progress, temp_dir)
+        self._file = file = VideoFile(path, None if from_the_end else end, show_progress, temp_dir)
         self.path, self.media, self.stream_index = path, file.media, file.stream_index
         seconds = [(time - file.times[0]) * file.time_base for time in file.times]
         try:
@@ -153,15 +134,10 @@ class VideoSource(Source):
 
 
 class ReadAhead:
-    """Reads the next frames in a thread, in the direction of the last two reads.
+    """Reads the next frames of a source in a thread, in the direction of the last two reads."""
 
-    Args:
-        frames: the source.
-        count: number of frames to read ahead.
-    """
-
-    def __init__(self, frames: Source, count: int = 2) -> None:
-        self._frames, self._count = frames, count
+    def __init__(self, frames: Source) -> None:
+        self._frames = frames
         self._pool = ThreadPoolExecutor(1, thread_name_prefix='read')
         self._ahead: dict[int, Future[Tensor]] = {}
         self._last = -1
@@ -172,10 +148,9 @@ class ReadAhead:
     def __getitem__(self, position: int) -> Tensor:
         step = -1 if position < self._last else 1
         self._last = position
-        wanted = (position + i * step for i in range(self._count + 1))
         self._ahead = {
             t: self._ahead.get(t) or self._pool.submit(self._frames.__getitem__, t)
-            for t in wanted
+            for t in range(position, position + step * (_FRAMES_AHEAD + 1), step)
             if 0 <= t < len(self._frames)
         }
         return self._ahead[position].result()

@@ -12,8 +12,9 @@ from typing import NamedTuple
 DEFAULT_RATE = Fraction(24)
 """Frames per second of a video made from images."""
 
-_COMMON_RATES = [Fraction(*rate) for rate in ((24000, 1001), (24, 1), (25, 1), (30000, 1001), (30, 1), (50, 1),
-                                              (60000, 1001), (60, 1))]  # fmt: skip
+_COMMON_RATES = [Fraction(1000 * rate, 1001) for rate in (24, 30, 60)] + [
+    Fraction(rate) for rate in (24, 25, 30, 50, 60)
+]
 _REGULAR = 0.9  # share of the steps that must have the declared length
 _MAX_REMOVED = 0.1  # more time stamps out of order than this: the clock has restarted
 
@@ -66,28 +67,21 @@ def repair_times(stamps: Sequence[int | None], usual: int, smallest: int = 1) ->
     Returns:
         The new time stamps and the number of changed ones.
     """
-    times = _drop_outliers(stamps)
-    kept = _longest_increasing(times)
-    known = sum(time is not None for time in times)
-    if known - len(kept) > max(2, _MAX_REMOVED * known):
-        times = _continue_clock(times, usual)
-        kept = _longest_increasing(times)
+    known = _without_outliers({i: stamp for i, stamp in enumerate(stamps) if stamp is not None})
+    kept = _longest_increasing(known)
+    if len(known) - len(kept) > max(2, _MAX_REMOVED * len(known)):
+        kept = _longest_increasing(_continue_clock(known, usual))
     if not kept:
-        return [i * usual for i in range(len(times))], 0
-    repaired: list[int] = []
-    for place, number in enumerate(kept):
-        base = times[number]
-        assert base is not None
-        if place == 0:
-            repaired = [base - (number - i) * usual for i in range(number)]
-        repaired.append(base)
-        following = kept[place + 1] if place + 1 < len(kept) else None
-        count = (len(times) if following is None else following) - number - 1
-        end = None if following is None else times[following]
-        step = Fraction(usual) if end is None else Fraction(end - base, count + 1)
-        for i in range(1, count + 1):
-            is_duplicate = stamps[number + i] == stamps[number] and count == 1
-            repaired.append(base + (min(smallest, int(step) or 1) if is_duplicate else int(i * step)))
+        return [i * usual for i in range(len(stamps))], 0
+    first, last = min(kept), max(kept)
+    repaired = [kept[first] - (first - i) * usual for i in range(first)]
+    for (i, start), (following, end) in pairwise(
+        [*kept.items(), (len(stamps), kept[last] + (len(stamps) - last) * usual)]
+    ):
+        step = Fraction(end - start, following - i)
+        repaired += [start + int(k * step) for k in range(following - i)]
+        if following - i == 2 and stamps[i] == stamps[i + 1]:
+            repaired[-1] = start + min(smallest, int(step) or 1)
     for i in range(1, len(repaired)):  # no room between two stamps
         repaired[i] = max(repaired[i], repaired[i - 1] + 1)
     return repaired, sum(old is not None and old != new for old, new in zip(stamps, repaired, strict=True))
@@ -124,50 +118,43 @@ def average_rate(times: Sequence[int], time_base: Fraction, declared: Iterable[F
     return measured.limit_denominator(1000) or measured
 
 
-def _drop_outliers(stamps: Sequence[int | None]) -> list[int | None]:
-    """Replace single stamps that do not fit between their neighbours by None."""
-    times = list(stamps)
-    known = [(i, stamp) for i, stamp in enumerate(stamps) if stamp is not None]
-    for (_, a), (i, b), (j, c), (_, d) in zip(known, known[1:], known[2:], known[3:], strict=False):
+def _without_outliers(known: dict[int, int]) -> dict[int, int]:
+    """Remove single stamps that do not fit between their neighbours."""
+    stamps, wrong = list(known.items()), set()
+    for (_, a), (i, b), (j, c), (_, d) in zip(stamps, stamps[1:], stamps[2:], stamps[3:], strict=False):
         if a < d and b >= c:
             first_is_wrong = b > c and abs(3 * b - 2 * a - d) > abs(3 * c - a - 2 * d)  # expected at thirds of a to d
-            times[i if first_is_wrong else j] = None
-    return times
+            wrong.add(i if first_is_wrong else j)
+    return {i: stamp for i, stamp in known.items() if i not in wrong}
 
 
-def _longest_increasing(values: Sequence[int | None]) -> list[int]:
-    """Return the indices of a longest strictly increasing subsequence of the known values."""
-    ends: list[int] = []  # smallest last value of a subsequence of each length
+def _longest_increasing(known: dict[int, int]) -> dict[int, int]:
+    """Return a longest strictly increasing subsequence of the stamps by number."""
+    ends: list[int] = []  # smallest last stamp of a subsequence of each length
     ends_at: list[int] = []
     before: dict[int, int | None] = {}
-    for i, value in enumerate(values):
-        if value is None:
-            continue
-        length = bisect_left(ends, value)
+    for i, stamp in known.items():
+        length = bisect_left(ends, stamp)
         before[i] = ends_at[length - 1] if length else None
-        if length < len(ends) and ends[length] == value:
-            continue
-        ends[length : length + 1] = [value]
-        ends_at[length : length + 1] = [i]
+        if length == len(ends) or ends[length] != stamp:
+            ends[length : length + 1], ends_at[length : length + 1] = [stamp], [i]
     chain: list[int] = []
     last = ends_at[-1] if ends_at else None
     while last is not None:
         chain.append(last)
         last = before[last]
-    return chain[::-1]
+    return {i: known[i] for i in reversed(chain)}
 
 
-def _continue_clock(values: Sequence[int | None], usual: int) -> list[int | None]:
+def _continue_clock(known: dict[int, int], usual: int) -> dict[int, int]:
     """Move the time stamps after each restart of the clock behind those before it."""
-    known = [(i, value) for i, value in enumerate(values) if value is not None]
-    moved: list[int | None] = list(values)
-    offset = 0
-    last: int | None = None
-    for place, (i, value) in enumerate(known):
-        following = [v for _, v in known[place + 1 : place + 3]]
-        is_back = last is not None and value + offset <= last
-        if is_back and value < min(following, default=value) and following[-1] + offset <= (last or 0):
-            offset = (last or 0) + usual - value
-        moved[i] = value + offset
-        last = value + offset
+    moved: dict[int, int] = {}
+    stamps = list(known.items())
+    offset, last = 0, stamps[0][1] - 1 if stamps else 0
+    for place, (i, stamp) in enumerate(stamps):
+        following = [later for _, later in stamps[place + 1 : place + 3]]
+        is_back = stamp + offset <= last and stamp < min(following, default=stamp)
+        if is_back and following[-1] + offset <= last:
+            offset = last + usual - stamp
+        last = moved[i] = stamp + offset
     return moved

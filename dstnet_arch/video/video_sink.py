@@ -35,20 +35,7 @@ _MAX_AVI_SLOTS = 20  # per frame, including empty ones
 
 
 class VideoSink(Sink):
-    """Video file.
-
-    Args:
-        output: the file.
-        source: source of the frames; its other streams are added.
-        job: see `Sink`.
-        resume: see `Sink`.
-        overwrite: replace a file, and what an interrupted run has left.
-        options: how it is encoded.
-
-    Raises:
-        OptionsError: see `Sink` and `choose_encoding`.
-        DataError: see `Sink`; the container does not accept the video; the disk is too small.
-    """
+    """Video file. The arguments are those of `open_sink`, which names the errors."""
 
     _num_threads = 1  # frames must be encoded in order
 

@@ -207,7 +207,7 @@ def test_frames_are_checked_while_the_next_one_is_computed(
 ) -> None:
     source = make_frames(tmp_path / 'blurry', 4)
     assert deblur(source, '-o', tmp_path / 'at once')[0] == 0
-    monkeypatch.setattr('dstnet_arch.deblur.restore._frames_ahead', lambda frame: 1)  # as on a GPU
+    monkeypatch.setattr('dstnet_arch.deblur.run._frames_ahead', lambda frame: 1)  # as on a GPU
     assert deblur(source, '-o', tmp_path / 'later')[0] == 0
     assert_same(load_all(tmp_path / 'later'), load_all(tmp_path / 'at once'))
     isfinite = torch.isfinite
@@ -309,7 +309,7 @@ def test_interruption_before_the_first_frame_names_no_folder(
     with monkeypatch.context() as patch:
         interrupt(patch, 0)
         assert deblur(source, '-o', tmp_path / 'sharp')[::2] == (130, 'Interrupted.\n')
-    monkeypatch.setattr('dstnet_arch.deblur.run.open_source', lambda *_: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr('dstnet_arch.deblur.run.open_source', lambda *_, **__: signal.raise_signal(signal.SIGINT))
     assert deblur(source, '-o', tmp_path / 'sharp')[::2] == (130, 'Interrupted.\n')
     assert files(tmp_path) == ['blurry']
 

@@ -213,7 +213,7 @@ class Deblurring(Job):
         import torch
 
         from dstnet_arch.archs.dstnet_arch import DSTNet
-        from dstnet_arch.deblur import command, restore  # noqa: F401
+        from dstnet_arch.deblur import command  # noqa: F401
 
         make_videos(folder / 'made', num_video=1, num_frame=40, size=(16, 24))
         (folder / 'made' / 'blurry' / 'video0').rename(folder / 'input')

@@ -65,8 +65,7 @@ def test_videofile_does_not_trust_seeking(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(reader, '_GROUP_FRAMES', 4)
     file = VideoFile(path)
     assert len(file._starts) > 3
-    info = file._frames[file._starts[2]]
-    file._frames[file._starts[2]] = info._replace(fingerprint=0)  # seeking leads to another frame
+    file._keys[file._starts[2]] = 0  # seeking leads to another frame
     for t in reversed(range(20)):
         assert_equal(file[t], decoded[t])
     assert file._starts == [0]
@@ -196,10 +195,9 @@ def test_files_without_video_are_refused(tmp_path: Path) -> None:
         ('end.mp4', "no list of its frames \\('moov'\\)"),
         ('sound.mp4', 'has no video in it'),
         ('nowhere.mp4', 'does not exist'),
-        ('http://host/a.mp4', 'is a URL'),
     ):
         with pytest.raises(DataError, match=message):
-            open_source(name if '//' in name else str(tmp_path / name))
+            open_source(str(tmp_path / name))
 
 
 def test_sources_warn_about_hdr_and_interlaced_video(tmp_path: Path) -> None:
