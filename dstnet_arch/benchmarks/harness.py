@@ -1,25 +1,23 @@
 """Paired measurement of time and memory.
 
 Workloads run in rounds, one run of each per round, in alternating order (A B, B A, ...), so that a machine that warms
-up, slows down or does other work affects all of them alike. Ratios are computed within each round; their median and
-quartiles are reported and no run is discarded.
+up, slows down or does other work affects all of them alike. Ratios are computed within each round.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
-from statistics import median, quantiles
 from time import perf_counter
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from dstnet_arch.errors import DSTNetError, first_line
 from dstnet_arch.memory_errors import out_of_memory
@@ -33,17 +31,19 @@ class Workload:
     """Something to measure.
 
     Attributes:
-        name: unique within a comparison.
-        prepare: top-level function that returns the function to measure. It is called with `arguments`, in another
+        name: Unique within a comparison.
+        prepare: Top-level function that returns the function to measure. It is called with `arguments`, in another
             process too, so both must pickle.
-        arguments: keyword arguments of `prepare`.
-        optional: any error becomes the workload's failure instead of ending the comparison.
+        arguments: Keyword arguments of `prepare`.
+        frames: Frames of one run.
+        optional: Any error becomes the workload's failure instead of ending the comparison.
         memory: False to skip the memory measurement on a CPU, where it runs in a fresh process.
     """
 
     name: str
     prepare: Callable[..., Run]
     arguments: Mapping[str, Any]
+    frames: int = 1
     optional: bool = False
     memory: bool = True
 
@@ -53,9 +53,9 @@ class Measurement:
     """Result of one workload.
 
     Attributes:
-        seconds: time of each run, in the order of the rounds; empty if a run failed.
-        peak_memory: bytes above what `prepare` allocated; None if not measured.
-        failure: reason if the workload could not run or its memory could not be measured.
+        seconds: Time per frame of each run, in the order of the rounds; empty if a run failed.
+        peak_memory: Bytes above what `prepare` allocated; None if not measured.
+        failure: Reason if the workload could not run or its memory could not be measured.
     """
 
     seconds: list[float] = field(default_factory=list)
@@ -63,45 +63,33 @@ class Measurement:
     failure: str | None = None
 
 
-class Spread(NamedTuple):
-    """Median, quartiles and size of a sample."""
-
-    median: float
-    q1: float
-    q3: float
-    runs: int
-
-
-def spread(values: Sequence[float]) -> Spread | None:
-    """Return median and quartiles, or None for an empty sample."""
-    if len(values) < 2:
-        return Spread(values[0], values[0], values[0], 1) if values else None
-    q1, _, q3 = quantiles(values, n=4, method='inclusive')
-    return Spread(median(values), q1, q3, len(values))
+def spread(values: Sequence[float]) -> dict[str, float] | None:
+    """Return median, quartiles (q1, q3) and number of runs; None for an empty sample."""
+    if not values:
+        return None
+    quartiles = torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64)
+    q1, median, q3 = torch.tensor(values, dtype=torch.float64).quantile(quartiles).tolist()
+    return {'median': median, 'q1': q1, 'q3': q3, 'runs': len(values)}
 
 
-def ratio(measured: Measurement, reference: Measurement) -> Spread | None:
-    """Return the time relative to a reference, paired by round: below 1 is faster. None if either did not run."""
+def ratio(measured: Measurement, reference: Measurement) -> dict[str, float] | None:
+    """Return the `spread` of the time relative to a reference, paired by round: below 1 is faster."""
     if not measured.seconds or not reference.seconds:
         return None
     return spread([a / b for a, b in zip(measured.seconds, reference.seconds, strict=True)])
 
 
 def measure(
-    workloads: Sequence[Workload],
-    device: torch.device,
-    repeats: int = 10,
-    warmup: int = 2,
-    with_memory: bool = True,
+    workloads: Sequence[Workload], device: torch.device, repeats: int = 10, warmup: int = 2, with_memory: bool = True
 ) -> dict[str, Measurement]:
     """Measure workloads against each other.
 
     Args:
-        workloads: all are prepared at once; the results of their runs are not kept.
-        device: the CPU, or PyTorch's current GPU.
-        repeats: number of timed rounds.
-        warmup: number of rounds before them, at least one.
-        with_memory: measure peak memory too.
+        workloads: All are prepared at once; the results of their runs are not kept.
+        device: The CPU, or PyTorch's current GPU.
+        repeats: Number of timed rounds.
+        warmup: Number of rounds before them, at least one.
+        with_memory: Measure peak memory too.
 
     Returns:
         Measurements by name, in the order given. A workload that runs out of memory has that as its failure.
@@ -116,14 +104,14 @@ def measure(
         _timed(runs[workload.name], device)
 
     def time(workload: Workload) -> None:
-        results[workload.name].seconds.append(_timed(runs[workload.name], device))
+        results[workload.name].seconds.append(_timed(runs[workload.name], device) / workload.frames)
 
     def memory(workload: Workload) -> None:
         if device.type == 'cuda' or workload.memory:
             results[workload.name].peak_memory = peak_memory(workload, runs[workload.name], device)
 
     steps = [prepare, *[warm_up] * max(warmup, 1), *[time] * repeats, *[memory] * with_memory]
-    with Progress(len(steps) * len(workloads), 'run', 'measuring') as progress, _cudnn_benchmark():
+    with Progress(len(steps) * len(workloads), 'run', 'measuring') as progress:
         for number, step in enumerate(steps):
             for workload in workloads if number % 2 == 0 else reversed(workloads):
                 progress.relabel(f'{step.__name__.replace("_", " ")}: {workload.name}')
@@ -166,23 +154,17 @@ def _timed(run: Run, device: torch.device) -> float:
     return start.elapsed_time(end) / 1000
 
 
-def peak_memory(workload: Workload, run: Run | None, device: torch.device) -> int:
+def peak_memory(workload: Workload, run: Run, device: torch.device) -> int:
     """Return the peak memory of a run above what `prepare` allocated (the network and its input), in bytes.
 
-    On a GPU this is the allocator's statistic. On a CPU the workload is repeated in a fresh process and the growth of
-    its peak resident memory is taken, because an allocator reuses what earlier runs left behind.
-
-    Args:
-        workload: what to run in the fresh process on a CPU.
-        run: prepared function, used on a GPU only.
-        device: the CPU, or PyTorch's current GPU.
+    On a GPU this is the allocator's statistic for `run`. On a CPU the workload is repeated in a fresh process and the
+    growth of its peak resident memory is taken, because an allocator reuses what earlier runs left behind.
 
     Raises:
-        MemoryError: the system killed the fresh process.
-        DSTNetError: the system does not report peak memory.
+        MemoryError: The system killed the fresh process.
+        DSTNetError: The system does not report peak memory.
     """
     if device.type == 'cuda':
-        assert run is not None
         torch.cuda.synchronize()
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
@@ -204,9 +186,9 @@ def _peak_growth(workload: Workload, threads: int) -> int:
         raise DSTNetError('Peak memory on a CPU is measured on Linux only.')
     torch.set_num_threads(threads)
     run = workload.prepare(**workload.arguments)
-    # Load what PyTorch loads at its first convolution and its first backward pass.
+    # Load what PyTorch loads at its first convolution, backward pass and recomputation.
     x = torch.ones(1, 8, 16, 16, requires_grad=True)
-    nn.functional.conv2d(x, torch.ones(8, 8, 3, 3)).sum().backward()
+    checkpoint(nn.functional.conv2d, x, torch.ones(8, 8, 3, 3), use_reentrant=False).sum().backward()
     try:
         _CLEAR_REFS.write_text('5')  # resets the peak
         before = _status('VmRSS')
@@ -219,41 +201,3 @@ def _peak_growth(workload: Workload, threads: int) -> int:
 def _status(key: str) -> int:
     line = next(line for line in _STATUS.read_text().splitlines() if line.startswith(f'{key}:'))
     return 1024 * int(line.split()[1])
-
-
-@contextmanager
-def saved_for_backward(net: nn.Module) -> Iterator[dict[int, int]]:
-    """Record what autograd saves for the backward pass: ``sum(saved.values())`` bytes.
-
-    Storage that several tensors share counts once; the network's parameters and buffers do not count.
-
-    Yields:
-        Bytes by storage.
-    """
-    own = {_storage(tensor) for tensor in (*net.parameters(), *net.buffers())}
-    saved: dict[int, int] = {}
-    held: list[Tensor] = []  # so that no storage is freed and its address reused
-
-    def pack(tensor: Tensor) -> Tensor:
-        if _storage(tensor) not in own:
-            saved[_storage(tensor)] = tensor.untyped_storage().nbytes()
-            held.append(tensor.detach())
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        yield saved
-
-
-def _storage(tensor: Tensor) -> int:
-    return tensor.untyped_storage()._cdata
-
-
-@contextmanager
-def _cudnn_benchmark() -> Iterator[None]:
-    """Let cuDNN choose its algorithms during the warm-up, as BasicSR's pipelines do."""
-    before = torch.backends.cudnn.benchmark
-    torch.backends.cudnn.benchmark = True
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.benchmark = before

@@ -6,14 +6,11 @@ the configuration that its authors used for deblurring.
 
 from __future__ import annotations
 
-import logging
 import warnings
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from difflib import get_close_matches
 from functools import partial
 from importlib import import_module
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import nn
 
@@ -21,77 +18,58 @@ from dstnet_arch.archs.dstnet_arch import DSTNet
 from dstnet_arch.archs.dstnet_plus_arch import DSTNetPlus
 from dstnet_arch.archs.sliding_window_arch import SlidingWindow
 from dstnet_arch.benchmarks.plain import PlainDSTNet
-from dstnet_arch.errors import DSTNetError, OptionsError
+from dstnet_arch.errors import DSTNetError, OptionsError, first_line
 
-GROUPS = ('ours', 'ablations', 'plain', 'peers')
-
-
-class UnavailableError(DSTNetError):
-    """A network cannot be built or run here; the message is the reason that a table shows."""
+GROUPS = ('ours', 'ablations', 'plain', 'peers', 'reduced')
 
 
-@dataclass(frozen=True)
-class Network:
+class Network(NamedTuple):
     """A network to measure.
 
     Attributes:
-        name: name on the command line.
-        group: one of `GROUPS`.
-        build: returns the network on the CPU in float32. May raise UnavailableError.
-        title: name in tables, as papers write it; `name` if empty.
+        name: Name on the command line.
+        group: One of `GROUPS`.
+        build: Returns the network on the CPU in float32; raises DSTNetError if it cannot be built here.
+        label: Name in tables, as papers write it.
     """
 
     name: str
     group: str
-    build: Callable[[], nn.Module] = field(repr=False)
-    title: str = ''
+    build: Callable[[], nn.Module]
+    label: str
 
     @property
-    def label(self) -> str:
-        """Name in tables."""
-        return self.title or self.name
+    def is_ours(self) -> bool:
+        """True for the networks of this project in their normal schedule."""
+        return self.group in ('ours', 'ablations', 'reduced')
 
 
 def find(name: str) -> Network:
-    """Return the network of this name, ignoring case.
-
-    Raises:
-        OptionsError: there is no such network.
-    """
+    """Return the network of this name; errors as `select`."""
     return select([name])[0]
 
 
 def select(names: Iterable[str]) -> list[Network]:
-    """Return the networks of these names and groups ('all' is every network), in the order of `NETWORKS`.
+    """Return the networks of these names and groups, in the order of `NETWORKS`.
 
     Raises:
         OptionsError: a name is neither a network nor a group.
     """
-    given = {name.lower(): name for name in names}
-    known = {name.lower(): name for name in ('all', *GROUPS, *(network.name for network in NETWORKS))}
-    for key, name in given.items():
-        if key not in known:
-            near = get_close_matches(key, known, 1, 0.5)
-            hint = f' Did you mean {known[near[0]]}?' if near else ''
-            raise OptionsError(
-                f'There is no network {name}.{hint} Networks: {", ".join(network.name for network in NETWORKS)}; '
-                f'groups: all, {", ".join(GROUPS)}.'
-            )
-    return [n for n in NETWORKS if {'all', n.group, n.name.lower()} & given.keys()]
+    wanted = set(names)
+    if unknown := wanted - {*GROUPS, *(network.name for network in NETWORKS)}:
+        known = ', '.join(network.name for network in NETWORKS)
+        raise OptionsError(f'There is no network {min(unknown)}. Networks: {known}; groups: {", ".join(GROUPS)}.')
+    return [network for network in NETWORKS if {network.group, network.name} & wanted]
 
 
 def _peer(build: Callable[[], nn.Module]) -> nn.Module:
-    """Build a network of stock BasicSR without its log lines and warnings."""
-    disabled = logging.root.manager.disable
-    logging.disable(logging.INFO)
+    """Build a network of stock BasicSR without its warnings."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')
             net = build()
     except ImportError as error:
-        raise UnavailableError(f'BasicSR cannot be imported: {" ".join(str(error).split())}') from error
-    finally:
-        logging.disable(disabled)
+        raise DSTNetError(f'BasicSR cannot be imported: {first_line(error)}') from None
     # Stock BasicSR's `flow_warp` warns at each run.
     warnings.filterwarnings('ignore', 'torch.meshgrid: in an upcoming release', UserWarning)
     return net
@@ -122,10 +100,11 @@ def _basicvsr_plus_plus() -> nn.Module:
 
 _LARGE: dict[str, Any] = {'num_block': 30, 'prop_feat': 96}
 _PLUS_LARGE: dict[str, Any] = {'num_feat': 96, 'num_kernel_block': 5, 'num_block': 25}
+_REDUCED: dict[str, Any] = {'num_feat': 8, 'num_block': 1, 'num_cwgdn': 1}
 
 NETWORKS = (
-    Network('DSTNet', 'ours', DSTNet),
-    Network('DSTNet-L', 'ours', partial(DSTNet, **_LARGE)),
+    Network('DSTNet', 'ours', DSTNet, 'DSTNet'),
+    Network('DSTNet-L', 'ours', partial(DSTNet, **_LARGE), 'DSTNet-L'),
     Network('DSTNetPlus', 'ours', DSTNetPlus, 'DSTNet+'),
     Network('DSTNetPlus-L', 'ours', partial(DSTNetPlus, **_PLUS_LARGE), 'DSTNet+L'),
     # Named like their options files.
@@ -138,9 +117,9 @@ NETWORKS = (
     Network('propagation-bilinear', 'ablations', partial(DSTNet, propagation='bilinear'), 'w/ bilinear in FP'),
     Network('PlainDSTNet', 'plain', PlainDSTNet, 'DSTNet, plain'),
     Network('PlainDSTNet-L', 'plain', partial(PlainDSTNet, **_LARGE), 'DSTNet-L, plain'),
-    Network('BasicVSR++', 'peers', _basicvsr_plus_plus),
-    Network('EDVR', 'peers', _edvr),
+    Network('BasicVSR++', 'peers', _basicvsr_plus_plus, 'BasicVSR++'),
+    Network('EDVR', 'peers', _edvr, 'EDVR'),
+    # To see how time and memory grow.
+    Network('DSTNet-reduced', 'reduced', partial(DSTNet, **_REDUCED), 'DSTNet, reduced'),
+    Network('PlainDSTNet-reduced', 'plain', partial(PlainDSTNet, **_REDUCED), 'DSTNet, reduced, plain'),
 )
-
-PLAIN = {'DSTNet': 'PlainDSTNet', 'DSTNet-L': 'PlainDSTNet-L'}
-"""Network -> its plain schedule."""

@@ -18,11 +18,10 @@ import torch
 
 import dstnet_arch
 from dstnet_arch._version import __version__
-from dstnet_arch.benchmarks.harness import Measurement, Spread, spread
-from dstnet_arch.errors import DSTNetError
-from dstnet_arch.files import atomic_file
+from dstnet_arch.arguments import Size
+from dstnet_arch.files import output_file
 
-SCHEMA = 2
+SCHEMA = 3
 
 
 def machine(device: torch.device) -> dict[str, Any]:
@@ -53,12 +52,8 @@ def commit() -> str | None:
     git = shutil.which('git')
     if git is None or not (root / '.git').exists():
         return None
-
-    def ask(*arguments: str) -> str:
-        return subprocess.run([git, '-C', str(root), *arguments], capture_output=True, text=True).stdout.strip()
-
-    changes = ask('status', '--porcelain', '--untracked-files=no')
-    return ask('rev-parse', 'HEAD') + ('+changes' if changes else '') or None
+    describe = [git, '-C', str(root), 'describe', '--always', '--abbrev=40', '--dirty=+changes', '--exclude=*']
+    return subprocess.run(describe, capture_output=True, text=True).stdout.strip() or None
 
 
 def write_json(
@@ -70,17 +65,17 @@ def write_json(
     `results`, a list of objects; sizes are 'WxH' in pixels, times seconds, memory bytes.
 
     Args:
-        folder: created if missing.
-        benchmark: name of the measurement.
-        args: its arguments; `args.device` is a torch.device.
-        results: one object per workload.
-        more: further keys.
+        folder: Created if missing.
+        benchmark: Name of the measurement.
+        args: Its arguments; `args.device` is a torch.device.
+        results: One object per workload.
+        **more: Further keys.
 
     Returns:
         ``<folder>/<date>_<benchmark>_<device>.json``.
 
     Raises:
-        DSTNetError: the file cannot be written.
+        DSTNetError: The file cannot be written.
     """
     now = datetime.now(timezone.utc)
     content = {
@@ -89,42 +84,19 @@ def write_json(
         'date': now.isoformat(timespec='seconds'),
         'command': ' '.join(['dstnet', *sys.argv[1:]]),
         'machine': machine(args.device),
-        'settings': {k: _plain(v) for k, v in sorted(vars(args).items()) if k not in ('output', 'kind')},
+        'settings': {
+            k: str(v) if isinstance(v, Size) else v
+            for k, v in sorted(vars(args).items())
+            if k not in ('output', 'kind')
+        },
         **more,
         'results': list(results),
     }
-    path = _unused(folder / f'{now:%Y-%m-%dT%H%M%SZ}_{benchmark}_{args.device.type}.json')
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with atomic_file(path) as file:
-            file.write(json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False).encode() + b'\n')
-    except OSError as error:
-        raise DSTNetError(f'{path} cannot be written: {error.strerror or error}. Choose another folder: -o.') from error
+    path = folder / f'{now:%Y-%m-%dT%H%M%S.%fZ}_{benchmark}_{args.device.type}.json'
+    with output_file(path) as file:
+        text = json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False, default=str)
+        file.write(text.encode() + b'\n')
     return path
-
-
-def _unused(path: Path) -> Path:
-    number, free = 1, path
-    while free.exists():
-        number += 1
-        free = path.with_name(f'{path.stem}-{number}{path.suffix}')
-    return free
-
-
-def measured(measurement: Measurement, frames: int) -> dict[str, Any]:
-    """Return a measurement as an object for the JSON file, with times per frame."""
-    seconds = [s / frames for s in measurement.seconds]
-    return {
-        'seconds_per_frame': as_object(spread(seconds)),
-        'runs_seconds_per_frame': seconds,
-        'peak_memory_bytes': measurement.peak_memory,
-        'failure': measurement.failure,
-    }
-
-
-def as_object(values: Spread | None) -> dict[str, float] | None:
-    """Return a spread as an object for the JSON file."""
-    return None if values is None else values._asdict()
 
 
 def failures(objects: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -135,7 +107,7 @@ def failures(objects: Sequence[Mapping[str, Any]]) -> list[str]:
 def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return aligned columns: the first to the left, the others to the right."""
     lines = [header, *rows]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return '\n'.join(
         '  '.join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]).rstrip() for line in lines
     )
@@ -159,12 +131,6 @@ def made_on(device: torch.device) -> str:
     facts = machine(device)
     where = facts['gpu'] or f'{facts["cpu"]} ({facts["isa"]}), {facts["threads"]} of {facts["cores"]} cores'
     return f'{where}; torch {facts["torch"]}; {datetime.now(timezone.utc):%Y-%m-%d}'
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    return value if isinstance(value, (bool, int, float, type(None))) else str(value)
 
 
 def _cpu_name() -> str:

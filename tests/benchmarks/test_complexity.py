@@ -14,12 +14,10 @@ from torch import Tensor, nn
 
 from dstnet_arch.archs.dstnet_arch import DSTNet
 from dstnet_arch.archs.dstnet_plus_arch import DSTNetPlus
-from dstnet_arch.benchmarks import complexity, networks
-from dstnet_arch.benchmarks.complexity import QUOTED
-from dstnet_arch.benchmarks.flops import count
-from dstnet_arch.benchmarks.networks import NETWORKS, find, select
+from dstnet_arch.benchmarks import complexity
+from dstnet_arch.benchmarks.complexity import QUOTED, count
+from dstnet_arch.benchmarks.networks import NETWORKS, find
 from dstnet_arch.benchmarks.plain import PlainDSTNet
-from dstnet_arch.errors import DSTNetError, OptionsError
 
 C, P, BLOCKS = 4, 6, 2
 H, W, T = 32, 48, 3
@@ -49,41 +47,40 @@ def haar(c: int, h: int, w: int) -> int:
 
 
 def test_plain_schedule_against_formulas() -> None:
-    found = count(PlainDSTNet(**TINY), (1, T, 3, H, W))
+    counted, by_formula = count(PlainDSTNet(**TINY), (1, T, 3, H, W))
     ends = conv(3, C, 3, H * W) + conv(C, 3, 3, H * W) + conv(3 * C, 3 * C, 1, (H * W // 4) + (H * W // 16), groups=3)
-    assert found.counted == T * (tiny_common() + ends + haar(C, H, W))
-    assert found.by_formula == {
+    assert counted == T * (tiny_common() + ends + haar(C, H, W))
+    assert by_formula == {
         'channel filter': T * 9 * 4 * C * (H * W // 16),
         'pixel filter': T * 2 * 9 * P * (H * W // 4),
         'filter resizing': T * 2 * 4 * 9 * P * (H * W // 4),
     }
-    assert found.total == found.counted + sum(found.by_formula.values())
 
 
 def test_merged_schedule_against_formulas() -> None:
-    two, found = (count(DSTNet(**TINY), (1, frames, 3, H, W)) for frames in (2, 2 + T))
+    (two, _), (more, by_formula) = (count(DSTNet(**TINY), (1, frames, 3, H, W)) for frames in (2, 2 + T))
     half, quarter = H * W // 4, H * W // 16
     # 6x6 convolutions of stride 4 to all four bands, 4x4 ones of stride 2 to three, 3x3 from 4C to 12 at half size. The
     # first convolution of N_h is part of them.
     ends = 4 * C * 3 * 36 * quarter + 3 * C * 3 * 16 * half + conv(4 * C, 12, 3, half)
     channel_filter = 9 * 4 * C * quarter  # a convolution here, so the counter sees it
     # In the difference only the frames count: the weights are merged once a call.
-    assert found.counted - two.counted == T * (tiny_common() + ends + channel_filter)
-    assert two.counted > 2 * (tiny_common() + ends + channel_filter)
+    assert more - two == T * (tiny_common() + ends + channel_filter)
+    assert two > 2 * (tiny_common() + ends + channel_filter)
     steps = 2 * (2 + T)  # of the propagation
-    assert found.by_formula == {'pixel filter': steps * 9 * P * half, 'filter resizing': steps * 4 * 9 * P * half}
+    assert by_formula == {'pixel filter': steps * 9 * P * half, 'filter resizing': steps * 4 * 9 * P * half}
 
 
 def test_dstnet_plus_against_formulas() -> None:
     net = DSTNetPlus(num_feat=C, num_kernel_block=1, num_block=BLOCKS)
-    two, one = (count(net, (1, frames, 3, H, W)) for frames in (2, 1))
+    (two, _), (one, by_formula) = (count(net, (1, frames, 3, H, W)) for frames in (2, 1))
     half = H * W // 4
     ends = 4 * C * 3 * 16 * half + conv(3 * C, 3 * C, 1, half, groups=3) + conv(4 * C, 12, 3, half)
     scales = [half // 4, half // 16, half // 64]
     filters = sum(2 * conv(C, C, 3, pixels) + conv(C, 9 * C, 1, pixels) for pixels in scales)
     step = conv(2 * C, 2 * C, 1, half) + conv(C, C, 3, half) + filters + 2 * BLOCKS * conv(C, C, 3, half)
-    assert two.counted - one.counted == ends + 2 * step
-    assert one.by_formula == {'pixel filter': 2 * 9 * C * half, 'filter resizing': 2 * 3 * 4 * 9 * C * half}
+    assert two - one == ends + 2 * step
+    assert by_formula == {'pixel filter': 2 * 9 * C * half, 'filter resizing': 2 * 3 * 4 * 9 * C * half}
 
 
 @pytest.mark.parametrize(
@@ -97,7 +94,7 @@ def test_dstnet_plus_against_formulas() -> None:
 )
 def test_known_totals(name: str, width: int, height: int, gmacs: float) -> None:
     # They count the convolutions with learnt weights: without those by +1 and -1.
-    found = count(find(name).build(), (1, 1, 3, height, width)).counted - haar(64, height, width)
+    found = count(find(name).build(), (1, 1, 3, height, width))[0] - haar(64, height, width)
     assert found / 1e9 == pytest.approx(gmacs, abs=0.005 if gmacs < 100 else 0.06)
 
 
@@ -108,7 +105,7 @@ def test_work_that_the_counter_cannot_see() -> None:
                 raise AssertionError
             return F.grid_sample(x, torch.zeros(2, 5, 7, 2, device=x.device), align_corners=False)
 
-    assert count(Warp(), (2, 3, 8, 8)).by_formula == {'warping': 4 * 2 * 3 * 5 * 7}
+    assert count(Warp(), (2, 3, 8, 8))[1] == {'warping': 4 * 2 * 3 * 5 * 7}
 
     deform_conv2d = pytest.importorskip('torchvision.ops').deform_conv2d
 
@@ -117,9 +114,7 @@ def test_work_that_the_counter_cannot_see() -> None:
             weight, offset = (torch.zeros(shape, device=x.device) for shape in ((10, 6, 3, 3), (2, 18, 8, 8)))
             return deform_conv2d(x, offset, weight, padding=1)
 
-    found = count(Deform(), (2, 6, 8, 8))
-    assert found.counted == 0
-    assert found.by_formula == {'deformable convolution': 2 * 64 * (10 * 6 * 9 + 4 * 6 * 9)}
+    assert count(Deform(), (2, 6, 8, 8)) == (0, {'deformable convolution': 2 * 64 * (10 * 6 * 9 + 4 * 6 * 9)})
 
 
 @pytest.mark.parametrize('name', ['DSTNet', 'DSTNet-L', 'DSTNetPlus', 'DSTNetPlus-L'])
@@ -144,86 +139,29 @@ def test_peers_are_complete() -> None:
     edvr, basicvsr = find('EDVR').build(), find('BasicVSR++').build()
     assert sum(p.numel() for p in edvr.parameters()) / 1e6 == pytest.approx(23.60, abs=0.01)
     assert len(basicvsr.deform_align) == 4  # with its alignment, which stock leaves out on a machine without CUDA
-    found = count(basicvsr, (1, 2, 3, 256, 256))
-    assert set(found.by_formula) == {'warping', 'deformable convolution'}
+    assert set(count(basicvsr, (1, 2, 3, 256, 256))[1]) == {'warping', 'deformable convolution'}
 
 
-def test_selection() -> None:
-    assert [n.name for n in select(['dstnet-l', 'DSTNet'])] == ['DSTNet', 'DSTNet-L']
-    assert select(['all']) == list(NETWORKS)
-    assert {n.group for n in select(['ours', 'ablations'])} == {'ours', 'ablations'}
-    with pytest.raises(OptionsError, match=r'no network DSTNett\. Did you mean DSTNet\? Networks: DSTNet, .*groups'):
-        select(['DSTNett'])
-
-
-def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Networks of next to no size under two of the names, and one that fails."""
-
-    def fail() -> nn.Module:
-        raise RuntimeError('no such\noperator')
-
-    table = (
-        networks.Network('DSTNet', 'ours', lambda: DSTNet(**TINY)),
-        networks.Network('PlainDSTNet', 'plain', lambda: PlainDSTNet(**TINY), 'DSTNet, plain'),
-        networks.Network('EDVR', 'peers', fail),
-    )
-    monkeypatch.setattr(networks, 'NETWORKS', table)
-    monkeypatch.setattr('dstnet_arch.benchmarks.harness.peak_memory', lambda *_: 3 * 2**20)
-
-
-def test_complexity_command(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    tiny(monkeypatch)
-    sizes = ['--size', '48x32', '--size', '16x16']
-    complexity.command([*sizes, '--frames', '2', '--repeats', '3', '--device', 'cpu', '-o', str(tmp_path / 'out')])
+@pytest.mark.usefixtures('tiny')
+def test_complexity_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    complexity.command(['--size', '48x32', '--frames', '2', '-o', str(tmp_path / 'out')])
     shown = capsys.readouterr().out
+    assert shown.splitlines()[1].split()[:2] == ['DSTNet', '0.02']  # million parameters
     assert 'EDVR: RuntimeError: no such' in shown
-    assert 'Quoted: reported by papers, not measured here' in shown
-
     (path,) = (tmp_path / 'out').iterdir()
     assert path.name.endswith('_complexity_cpu.json')
-    content = json.loads(path.read_text())
-    assert content['schema'] == 2
-    assert content['benchmark'] == 'complexity'
-    assert content['settings']['size'] == ['48x32', '16x16']
-    assert content['machine']['torch'] == torch.__version__
-    assert content['quoted_only']['RVRT'] == {'parameters': 13.6, 'gmacs': 559, 'seconds': 0.41}
-    ours, plain, edvr = content['results']
-    assert ours['quoted'] == {'parameters': 7.45, 'gmacs': 47.9, 'seconds': 0.08}
-    assert plain['quoted'] == {'parameters': None, 'gmacs': None, 'seconds': None}
+    ours, plain, edvr = json.loads(path.read_text())['results']
+    assert ours['quoted'] == [7.45, 47.9]
+    assert plain['quoted'] is None
     assert plain['parameters'] == ours['parameters'] == sum(p.numel() for p in DSTNet(**TINY).parameters())
-    assert edvr['sizes']['48x32'] == {'failure': 'RuntimeError: no such'}
-    for size in ('48x32', '16x16'):
-        entry = plain['sizes'][size]
-        assert entry['peak_memory_bytes'] == 3 * 2**20
-        assert len(entry['runs_seconds_per_frame']) == entry['seconds_per_frame']['runs'] == 3
-        assert entry['flops_per_frame'] == 2 * (
-            entry['macs_per_frame'] + sum(entry['macs_by_formula_per_frame'].values())
-        )
-    assert plain['sizes']['48x32']['macs_per_frame'] == count(PlainDSTNet(**TINY), (1, 1, 3, 32, 48)).counted
+    assert plain['macs_per_frame'] == count(PlainDSTNet(**TINY), (1, 1, 3, 32, 48))[0]
+    assert edvr['failure'] == 'RuntimeError: no such'
 
 
-def test_counting_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    tiny(monkeypatch)
-    complexity.command(['--no-time', '--size', '16x16', '--networks', 'DSTNet', '-o', str(tmp_path)])
-    shown = capsys.readouterr().out
-    assert 'ms per frame' not in shown
-    assert shown.splitlines()[1].split()[:2] == ['DSTNet', '0.02']  # million parameters
-
-
-def test_plot_points() -> None:
-    found = {
-        name: (macs, psnr, here) for name, macs, psnr, here in complexity.plot_points({'DSTNet': 48.4e9, 'EDVR': 195e9})
-    }
-    assert found['DSTNet'] == (48.4e9, 34.16, True)  # nearly as reported: once
-    assert found['EDVR'] == (195e9, 26.83, True)
-    assert found['EDVR, reported'] == (2298.97e9, 26.83, False)
-    assert found['RVRT'] == (559e9, 34.92, False)
-    assert 'FGST' not in found  # its work is not known
-
-
-def test_plot(tmp_path: Path) -> None:
-    assert complexity.plot({'DSTNet': 48.4e9}, tmp_path / 'figure.png').read_bytes().startswith(b'\x89PNG')
-    with pytest.raises(DSTNetError, match='cannot be written'):
-        complexity.plot({}, tmp_path / 'missing' / 'figure.png')
+@pytest.mark.usefixtures('tiny')
+def test_complexity_plot(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match='2'):
+        complexity.command(['--plot', '--size', '16x16', '-o', str(tmp_path)])
+    complexity.command(['--plot', '--networks', 'DSTNet', '-o', str(tmp_path)])
+    (figure,) = tmp_path.glob('*.png')
+    assert figure.read_bytes().startswith(b'\x89PNG')
