@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from dstnet_arch._version import __version__
-from dstnet_arch.arguments import command_parser
+from dstnet_arch.arguments import check_writable, command_parser
 from dstnet_arch.errors import DataError, DSTNetError, OptionsError
-from dstnet_arch.files import atomic_file, read_json
+from dstnet_arch.files import output_file, read_json
 
 NETWORKS = {'DSTNet': 'DSTNet', 'DSTNet-L': 'DSTNet-L', 'DSTNetPlus': 'DSTNet+', 'DSTNetPlus-L': 'DSTNet+L'}
 """Network -> its name in the tables."""
@@ -44,15 +44,13 @@ class Reproduction:
 
     Attributes:
         dataset: 'gopro', 'dvd' or 'bsd'.
-        data: the data set as downloaded, or converted by ``python -m data_prep``.
-        network: a key of `NETWORKS`.
+        data: The data set as downloaded, or converted by ``python -m data_prep``.
+        network: A key of `NETWORKS`.
         weights: 'released' or a file.
         exposure: BSD only, one of `EXPOSURES`.
         blur: GoPro only, 'blur' or 'blur_gamma'.
-        output: folder of the report.
-        converted: folder for converted data sets.
-        weights_url: folder URL of a mirror of the released weights; None: the authors' repository.
-        force: ``KEY=VALUE`` options of the test, as for ``--force_yml``.
+        output: Folder of the report.
+        force_yml: ``KEY=VALUE`` options of the test, as for ``--force_yml``.
     """
 
     dataset: str
@@ -62,9 +60,7 @@ class Reproduction:
     exposure: str = EXPOSURES[0]
     blur: str = 'blur'
     output: Path = Path('results/reproduce')
-    converted: Path = Path('datasets')
-    weights_url: str | None = None
-    force: tuple[str, ...] = ()
+    force_yml: Sequence[str] = ()
 
     @property
     def set_name(self) -> str:
@@ -82,50 +78,30 @@ class Reproduction:
 def command(arguments: Sequence[str]) -> int:
     """Run ``dstnet reproduce``; the exit status is 0 if the printed scores are reproduced, otherwise 1."""
     parser = command_parser('dstnet reproduce', _DESCRIPTION)
-    parser.add_argument('dataset', choices=('gopro', 'dvd', 'bsd'))
-    parser.add_argument('--data', type=Path, required=True, metavar='DIR', help='the data set, downloaded or converted')
-    parser.add_argument('--network', choices=list(NETWORKS), default='DSTNet', help='default: DSTNet')
-    parser.add_argument('--weights', default='released', metavar='FILE', help="default: the authors' released weights")
-    parser.add_argument('--exposure', choices=EXPOSURES, default=EXPOSURES[0], help='of BSD (default: 1ms8ms)')
-    parser.add_argument('--blur', choices=('blur', 'blur_gamma'), default='blur', help='of GoPro (default: blur)')
-    parser.add_argument(
-        '-o', '--output', type=Path, default=Path('results/reproduce'), metavar='DIR',
-        help='folder of the report (default: results/reproduce)',
-    )  # fmt: skip
-    parser.add_argument(
-        '--converted', type=Path, default=Path('datasets'), metavar='DIR',
-        help='folder for converted data sets (default: datasets)',
-    )  # fmt: skip
-    parser.add_argument('--weights-url', metavar='URL', help='folder of a mirror of the released weights')
-    parser.add_argument(
-        '--force_yml', nargs='+', default=[], metavar='KEY=VALUE', help='options of the test, as for basicsr.test'
-    )
-    args = vars(parser.parse_args(arguments))
-    force = tuple(args.pop('force_yml'))
-    return 0 if reproduce(Reproduction(**args, force=force))['reproduced'] else 1
+    add = parser.add_argument
+    add('dataset', choices=('gopro', 'dvd', 'bsd'))
+    add('--data', type=Path, required=True, metavar='DIR', help='the data set, downloaded or converted')
+    add('--network', choices=list(NETWORKS), default='DSTNet', help='default: DSTNet')
+    add('--weights', default='released', metavar='FILE', help="default: the authors' released weights")
+    add('--exposure', choices=EXPOSURES, default=EXPOSURES[0], help='of BSD (default: 1ms8ms)')
+    add('--blur', choices=('blur', 'blur_gamma'), default='blur', help='of GoPro (default: blur)')
+    add('-o', '--output', type=Path, default=Path('results/reproduce'), metavar='DIR', help='folder of the report')
+    add('--force_yml', nargs='+', default=[], metavar='KEY=VALUE', help='options of the test, as for basicsr.test')
+    return 0 if reproduce(Reproduction(**vars(parser.parse_args(arguments))))['reproduced'] else 1
 
 
 def reproduce(task: Reproduction) -> dict[str, Any]:
-    """Reproduce one row and write ``<output>/<name>/report.md`` and ``report.json``.
-
-    Args:
-        task: what to reproduce.
-
-    Returns:
-        The content of ``report.json``.
+    """Reproduce one row, write ``<output>/<name>/report.md`` and ``report.json``, and return the content of the latter.
 
     Raises:
-        DSTNetError: the data or the weights are missing or wrong, or a step failed.
+        DSTNetError: The data or the weights are missing or wrong, or a step failed.
     """
     _check(task)
-    folder = task.output / task.name
     weights = _weights(task)
-    roots = _data(task)
-    summary = _test(task, folder, weights, roots)
-    report = _compare(task, summary, weights)
-    folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / 'report.json', json.dumps(report, indent=2, ensure_ascii=False) + '\n')
+    report = _compare(task, _test(task, weights, _data(task)), weights)
     text = _markdown(task, report)
+    folder = task.output / task.name
+    _write(folder / 'report.json', json.dumps(report, indent=2, ensure_ascii=False) + '\n')
     _write(folder / 'report.md', text)
     print(f'\n{text}\nReport: {folder / "report.md"}')
     return report
@@ -145,10 +121,8 @@ def _check(task: Reproduction) -> None:
         )
     if task.weights != 'released' and not Path(task.weights).is_file():
         raise OptionsError(f'--weights {task.weights} is not a file.')
-    try:
-        find_options(_options_name(task))
-    except OptionsError:
-        raise OptionsError(f'There are no options for {task.network} on {task.set_name}.') from None
+    check_writable(task.output)
+    find_options(_options_name(task))
 
 
 def _options_name(task: Reproduction) -> str:
@@ -163,28 +137,24 @@ def _weights(task: Reproduction) -> Path:
         return Path(task.weights)
     released = find_released(RELEASED[task.dataset, task.network])
     assert released is not None
-    return get_weights(released, base_url=task.weights_url)
+    return get_weights(released)
 
 
 def _data(task: Reproduction) -> dict[str, str]:
     """Options of the test set. A converted set and GoPro's own layout are used in place, others are converted."""
-    for folder in (task.data, _converted(task)):
+    converted = Path('datasets', f'BSD_{task.exposure}' if task.dataset == 'bsd' else task.set_name)
+    for folder in (task.data, converted):
         lq, gt = folder / 'test_blur.lmdb', folder / 'test_sharp.lmdb'
         if lq.is_dir() and gt.is_dir():
             return {'dataroot_lq': str(lq), 'dataroot_gt': str(gt)}
     if task.dataset == 'gopro':
         return {'dataroot_lq': str(task.data), 'dataroot_gt': str(task.data), 'blur': task.blur}
     more = ['--exposure', task.exposure] if task.dataset == 'bsd' else []
-    command = ['data_prep', task.dataset, str(task.data), '-o', str(_converted(task)), *more]
-    _run(command, f'Converting {task.data}')
+    _run(['data_prep', task.dataset, str(task.data), '-o', str(converted), *more], f'Converting {task.data}')
     return _data(task)
 
 
-def _converted(task: Reproduction) -> Path:
-    return task.converted / (f'BSD_{task.exposure}' if task.dataset == 'bsd' else task.set_name)
-
-
-def _test(task: Reproduction, folder: Path, weights: Path, roots: dict[str, str]) -> dict[str, Any]:
+def _test(task: Reproduction, weights: Path, roots: dict[str, str]) -> dict[str, Any]:
     """The summary of the test run; one of an earlier run with the same weights, data and options is used again."""
     from dstnet_arch.plugin.options import find_options
 
@@ -193,10 +163,10 @@ def _test(task: Reproduction, folder: Path, weights: Path, roots: dict[str, str]
         'weights_sha256': hashlib.sha256(weights.read_bytes()).hexdigest(),
         'options_sha256': hashlib.sha256(options.read_bytes()).hexdigest(),
         'data': {key: str(Path(value).absolute()) for key, value in roots.items()},
-        'force': list(task.force),
+        'force': list(task.force_yml),
     }
     results = Path('results') / task.name / f'{task.set_name}_summary.json'
-    done = folder / 'inputs.json'
+    done = task.output / task.name / 'inputs.json'
     if done.is_file() and results.is_file() and read_json(done) == inputs:
         print(f'The test has already run: {results}')
         return read_json(results)
@@ -206,12 +176,11 @@ def _test(task: Reproduction, folder: Path, weights: Path, roots: dict[str, str]
         f'path:pretrain_network_g={weights}',
         'path:param_key_g=~',
         *(f'datasets:test:{key}={value}' for key, value in roots.items()),
-        *task.force,
+        *task.force_yml,
     ]
     _run(['basicsr.test', '-opt', str(options), '--force_yml', *forced], 'Testing')
     if not results.is_file():
         raise DSTNetError(f'The test wrote no scores ({results}). Does the data set have ground truth?')
-    folder.mkdir(parents=True, exist_ok=True)
     _write(done, json.dumps(inputs, indent=2) + '\n')
     return read_json(results)
 
@@ -230,70 +199,58 @@ def _compare(task: Reproduction, summary: dict[str, Any], weights: Path) -> dict
     table = published_for(task.set_name)
     assert table is not None
     printed = next((r for r in table['rows'] if r['method'] == NETWORKS[task.network]), None)
-    complete = summary['frames'] == table['frames']
-    differences = {
+    difference = {
         key: None if printed is None or printed[key] is None or value is None else value - printed[key]
         for key, value in (('psnr', row.psnr), ('ssim', row.ssim))
     }
-    within = {
-        'psnr': differences['psnr'] is not None and abs(differences['psnr']) <= PSNR_TOLERANCE,
-        'ssim': differences['ssim'] is None or abs(differences['ssim']) <= SSIM_TOLERANCE,
-    }
+    reproduced = False
+    if summary['frames'] != table['frames']:
+        verdict = (
+            f'Not comparable: {summary["frames"]} frames were scored, the printed scores are of {table["frames"]}.'
+        )
+    elif difference['psnr'] is None:
+        verdict = 'No scores are printed for this network on this set.'
+    else:
+        reproduced = abs(difference['psnr']) <= PSNR_TOLERANCE and abs(difference['ssim'] or 0) <= SSIM_TOLERANCE
+        outcome = 'Reproduced' if reproduced else 'Not reproduced'
+        verdict = f'{outcome} within {PSNR_TOLERANCE} dB and {SSIM_TOLERANCE}.'
     return {
         'task': {key: str(value) for key, value in asdict(task).items()},
         'weights': str(weights),
         'table': table['title'],
         'frames': summary['frames'],
-        'frames_of_the_set': table['frames'],
         'measured': {'psnr': row.psnr, 'ssim': row.ssim},
         'printed': printed,
-        'difference': differences,
-        'tolerance': {'psnr': PSNR_TOLERANCE, 'ssim': SSIM_TOLERANCE},
-        'complete': complete,
-        'reproduced': complete and all(within.values()),
+        'difference': difference,
+        'reproduced': reproduced,
+        'verdict': verdict,
         'precision': summary.get('precision'),
         'dstnet_arch': __version__,
         'date': date.today().isoformat(),
     }
 
 
-def _verdict(report: dict[str, Any]) -> str:
-    if not report['complete']:
-        return (
-            f'Not comparable: {report["frames"]} frames were scored, the printed scores are of '
-            f'{report["frames_of_the_set"]}.'
-        )
-    if report['printed'] is None:
-        return 'No scores are printed for this network on this set.'
-    limits = f'{PSNR_TOLERANCE} dB and {SSIM_TOLERANCE}'
-    return f'Reproduced within {limits}.' if report['reproduced'] else f'Not reproduced within {limits}.'
-
-
 def _markdown(task: Reproduction, report: dict[str, Any]) -> str:
-    def cells(scores: dict[str, Any] | None, sign: str = '') -> str:
-        values = scores or {}
-        return ' | '.join(
-            '-' if values.get(key) is None else f'{values[key]:{sign}.{digits}f}'
-            for key, digits in (('psnr', 2 + bool(sign)), ('ssim', 4))
-        )
+    def cells(name: str, scores: dict[str, Any] | None, formats: tuple[str, str] = ('.2f', '.4f')) -> str:
+        values = [(scores or {}).get(key) for key in ('psnr', 'ssim')]
+        texts = ['-' if v is None else format(v, spec) for v, spec in zip(values, formats, strict=True)]
+        return f'| {name} | {" | ".join(texts)} |'
 
-    lines = [
-        f'# {task.network} on {task.set_name}',
-        '',
-        f'| {report["table"]} | PSNR (dB) | SSIM-3D |',
-        '| --- | ---: | ---: |',
-        f'| {NETWORKS[task.network]}, printed | {cells(report["printed"])} |',
-        f'| measured here | {cells(report["measured"])} |',
-        f'| difference | {cells(report["difference"], "+")} |',
-        '',
-        f'**{_verdict(report)}**',
-        '',
-        f'{report["frames"]} frames, weights `{report["weights"]}`, {report["precision"]}, dstnet-arch {__version__}, '
-        f'{report["date"]}.',
-    ]
-    return '\n'.join(lines) + '\n'
+    return f"""# {task.network} on {task.set_name}
+
+| {report['table']} | PSNR (dB) | SSIM-3D |
+| --- | ---: | ---: |
+{cells(f'{NETWORKS[task.network]}, printed', report['printed'])}
+{cells('measured here', report['measured'])}
+{cells('difference', report['difference'], ('+.3f', '+.4f'))}
+
+**{report['verdict']}**
+
+{report['frames']} frames, weights `{report['weights']}`, {report['precision']}, dstnet-arch {__version__},
+{report['date']}.
+"""
 
 
 def _write(path: Path, text: str) -> None:
-    with atomic_file(path) as file:
+    with output_file(path) as file:
         file.write(text.encode())

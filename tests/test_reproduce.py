@@ -21,7 +21,7 @@ from dstnet_arch import reproduce
 from dstnet_arch.archs.checkpoint import load_checkpoint
 from dstnet_arch.errors import DataError, OptionsError
 from dstnet_arch.reproduce import Reproduction
-from dstnet_arch.weights import released
+from dstnet_arch.weights import released, store
 from dstnet_arch.weights.released import git_blob_id
 
 DATA = Path(__file__).parent / 'data'
@@ -44,7 +44,7 @@ def write_gopro(root: Path) -> dict[str, np.ndarray]:
 
 
 @pytest.fixture
-def weights_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def released_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A server with small released-format weights as GOPRO.pth, which are declared to be the released ones."""
     folder = tmp_path / 'server'
     folder.mkdir()
@@ -60,17 +60,18 @@ def weights_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str
     handler = partial(SimpleHTTPRequestHandler, directory=str(folder))
     with ThreadingHTTPServer(('127.0.0.1', 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f'http://127.0.0.1:{server.server_port}'
+        monkeypatch.setattr(store, '_SOURCE', f'http://127.0.0.1:{server.server_port}')
+        yield
         server.shutdown()
 
 
 @pytest.mark.slow
 def test_reproduce_downloads_tests_and_reports(
-    tmp_path: Path, weights_url: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, released_weights: None, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     images = write_gopro(tmp_path / 'GOPRO_Large')
     monkeypatch.chdir(tmp_path)
-    arguments = ['gopro', '--data', 'GOPRO_Large', '--weights-url', weights_url, *SMALL]
+    arguments = ['gopro', '--data', 'GOPRO_Large', *SMALL]
     assert reproduce.command(arguments) == 1  # 6 frames are not GoPro's test set
     folder = tmp_path / 'results' / 'reproduce' / 'reproduce_DSTNet_GoPro_released'
     report = json.loads((folder / 'report.json').read_text())
@@ -150,11 +151,12 @@ def test_dvd_and_bsd_are_converted_first(tmp_path: Path, monkeypatch: pytest.Mon
     def convert(module: list[str], what: str) -> None:
         ran.append(module)
         for kind in ('blur', 'sharp'):
-            (tmp_path / f'datasets/BSD_2ms16ms/test_{kind}.lmdb').mkdir(parents=True)
+            Path(f'datasets/BSD_2ms16ms/test_{kind}.lmdb').mkdir(parents=True)
 
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(reproduce, '_run', convert)
-    task = Reproduction('bsd', Path('BSD'), exposure='2ms16ms', converted=tmp_path / 'datasets')
+    task = Reproduction('bsd', Path('BSD'), exposure='2ms16ms')
     roots = reproduce._data(task)
     assert reproduce._data(task) == roots
-    assert ran == [['data_prep', 'bsd', 'BSD', '-o', str(tmp_path / 'datasets/BSD_2ms16ms'), '--exposure', '2ms16ms']]
+    assert ran == [['data_prep', 'bsd', 'BSD', '-o', 'datasets/BSD_2ms16ms', '--exposure', '2ms16ms']]
     assert roots['dataroot_lq'].endswith('BSD_2ms16ms/test_blur.lmdb')

@@ -133,6 +133,10 @@ def made_on(device: torch.device) -> str:
     return f'{where}; torch {facts["torch"]}; {datetime.now(timezone.utc):%Y-%m-%d}'
 
 
+def _plain(value: Any) -> Any:
+    return str(value) if isinstance(value, Size) else value
+
+
 def _cpu_name() -> str:
     try:
         lines = Path('/proc/cpuinfo').read_text().splitlines()
