@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 import textwrap
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 
-from data_prep import synthesize_command
 from data_prep.layouts import LAYOUTS, Layout, describe_folders
-from dstnet_arch.arguments import command_parser, whole_number
+from dstnet_arch.arguments import command_parser, real_number, whole_number
 from dstnet_arch.errors import EXIT_STATUS, INTERRUPTED, DSTNetError, escape_unencodable_output, printable
 
 _CONVERT_TEXT = """\
@@ -32,6 +33,17 @@ Make a small data set without any download: photographs that come with scikit-im
 Many short exposures are averaged in linear light to a blurry frame; the middle one is its sharp partner. The frames
 are written to OUTPUT/raw in GoPro's layout and converted like any other data set. Needs scikit-image."""
 
+_SYNTHESIZE_TEXT = """\
+Make training pairs from your own high-frame-rate footage, to train a network for your own camera. The mean of N frames
+in linear light is a blurry frame; the middle frame is its sharp partner.
+
+Each VIDEO is a video file or a folder of frames. The output has GoPro's layout, OUTPUT/train|test/CLIP/blur|sharp/
+000001.png, and `python -m data_prep gopro OUTPUT -o FOLDER` converts it. Each shot of a video becomes a clip; no pair
+spans a cut. Frames of videos with variable frame rate are averaged by their times. CLIP/synthesis.json records how the
+pairs were made. docs/synthesize.md explains how to film and how to choose the options."""
+
+_Commands = argparse._SubParsersAction  # the type that add_subparsers returns has no public name
+
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of all sub-commands; the converters are made from the descriptions in `layouts.py`."""
@@ -44,28 +56,15 @@ def build_parser() -> argparse.ArgumentParser:
     for layout in LAYOUTS:
         _add_converter(commands, layout)
 
-    verify = _add_command(
-        commands, 'verify', 'check converted data', _VERIFY_TEXT, 'python -m data_prep verify datasets/GoPro'
-    )
+    verify = _add_command(commands, 'verify', 'check converted data', _VERIFY_TEXT, 'verify datasets/GoPro')
     verify.add_argument('path', metavar='PATH', type=Path, help='an .lmdb folder, or a folder that contains several')
-    _add_threads(verify)
 
-    sample = _add_command(
-        commands,
-        'sample',
-        'make a small data set without any download',
-        _SAMPLE_TEXT,
-        'python -m data_prep sample -o datasets/sample',
-    )
-    sample.add_argument('-o', '--output', type=Path, required=True, help='folder for the result')
+    what = 'make a small data set without any download'
+    sample = _add_command(commands, 'sample', what, _SAMPLE_TEXT, 'sample -o datasets/sample')
+    _add_output(sample)
     sample.add_argument('--seed', type=whole_number(0), default=0, help='random seed of the camera paths (default 0)')
-    _add_threads(sample)
 
-    synthesize = _add_command(
-        commands, 'synthesize', 'make pairs from your own footage', synthesize_command.TEXT, synthesize_command.EXAMPLES
-    )
-    synthesize_command.add_arguments(synthesize)
-    _add_threads(synthesize)
+    _add_synthesize(commands)
     return parser
 
 
@@ -96,38 +95,73 @@ def _run(arguments: argparse.Namespace) -> int:
         from data_prep.sample import make_sample
 
         make_sample(arguments.output, arguments.seed, arguments.threads)
-        return 0
-    if arguments.command == 'synthesize':
-        synthesize_command.run(arguments)
-        return 0
-    from data_prep.convert import convert
+    elif arguments.command == 'synthesize':
+        from data_prep.blur_model import load_response
+        from data_prep.synthesize import synthesize
+        from data_prep.synthesize_plan import Settings
 
-    layout = next(layout for layout in LAYOUTS if layout.command == arguments.command)
-    convert(layout, arguments.source, arguments.output, arguments.choice, arguments.threads, raw=arguments.raw)
+        arguments.response = load_response(arguments.response or 'gamma2.2')
+        given = {field.name: getattr(arguments, field.name) for field in fields(Settings)}
+        settings = Settings(**{name: value for name, value in given.items() if value is not None})
+        synthesize(
+            arguments.videos,
+            arguments.output,
+            settings,
+            arguments.test,
+            arguments.train_share,
+            arguments.overwrite,
+            arguments.preview,
+            arguments.threads,
+        )
+    else:
+        from data_prep.convert import convert
+
+        layout = next(layout for layout in LAYOUTS if layout.command == arguments.command)
+        convert(layout, arguments.source, arguments.output, arguments.choice, arguments.threads, arguments.raw)
     return 0
 
 
-def _add_converter(commands: argparse._SubParsersAction[argparse.ArgumentParser], layout: Layout) -> None:
-    name, choice = layout.title.split()[0], layout.choice
-    example = f'python -m data_prep {layout.command} /data/{name} -o datasets/{name}'
-    if choice is not None and choice.default is None:
-        value = next(iter(choice.values))
-        example += f'_{value} {choice.option} {value}'
+def _add_command(
+    commands: _Commands[argparse.ArgumentParser], name: str, help_line: str, text: str, *examples: str
+) -> argparse.ArgumentParser:
+    command: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=help_line,
+        description=text,
+        epilog='example:\n' + '\n'.join(f'  python -m data_prep {example}' for example in examples),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.add_argument(
+        '--threads', type=whole_number(1), metavar='N', help='threads that read and decode (default: number of cores)'
+    )
+    return command
+
+
+def _add_output(command: argparse.ArgumentParser) -> None:
+    command.add_argument('-o', '--output', type=Path, required=True, help='folder for the result')
+
+
+def _add_converter(commands: _Commands[argparse.ArgumentParser], layout: Layout) -> None:
+    name = layout.title.split()[0]
+    example = f'{layout.command} /data/{name} -o datasets/{name}'
+    if layout.choices and layout.default is None:
+        choice = next(iter(layout.choices))
+        example += f'_{choice} {layout.option} {choice}'
     remark = f'\n{textwrap.fill(layout.remark, 115)}\n' if layout.remark else ''
     text = _CONVERT_TEXT.format(title=layout.title, folders=describe_folders(layout), remark=remark)
     command = _add_command(commands, layout.command, f'convert {layout.title}', text, example)
     command.add_argument('source', metavar='SOURCE', type=Path, help='folder of the unpacked data set')
-    command.add_argument('-o', '--output', type=Path, required=True, help='folder for the .lmdb folders')
+    _add_output(command)
     command.set_defaults(choice=None)
-    if choice is not None:
-        meanings = '; '.join(f'{value}: {meaning}' for value, meaning in choice.values.items())
+    if layout.option:
+        meanings = '; '.join(f'{value}: {meaning}' for value, meaning in layout.choices.items())
         command.add_argument(
-            choice.option,
+            layout.option,
             dest='choice',
-            choices=list(choice.values),
-            default=choice.default,
-            required=choice.default is None,
-            help=meanings + (f' (default {choice.default})' if choice.default else ''),
+            choices=list(layout.choices),
+            default=layout.default,
+            required=layout.default is None,
+            help=meanings + (f' (default {layout.default})' if layout.default else ''),
         )
     command.add_argument(
         '--raw',
@@ -135,26 +169,57 @@ def _add_converter(commands: argparse._SubParsersAction[argparse.ArgumentParser]
         help='store pixels instead of files: training then decodes nothing; takes 3 bytes per pixel (6 for images of '
         '16 bits), about twice a PNG',
     )
-    _add_threads(command)
 
 
-def _add_command(
-    commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, help_line: str, text: str, example: str
-) -> argparse.ArgumentParser:
-    command: argparse.ArgumentParser = commands.add_parser(
-        name,
-        help=help_line,
-        description=text,
-        epilog=f'example:\n  {example}',
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+def _add_synthesize(commands: _Commands[argparse.ArgumentParser]) -> None:
+    command = _add_command(
+        commands,
+        'synthesize',
+        'make pairs from your own footage',
+        _SYNTHESIZE_TEXT,
+        'synthesize a.mp4 b.mp4 c.mp4 -o pairs --test c --max-size 1280',
+        'synthesize slow.mp4 -o pairs --stride 1 --duty-cycle 0.5 --interpolate 16',
     )
-    return command
+    command.add_argument('videos', metavar='VIDEO', nargs='+', type=Path, help='video file or folder of frames')
+    _add_output(command)
+    fraction = real_number(0, 1, exclusive=True)
+    options = (
+        ('--window', _window, 'N', 'exposure time in frames: an odd number, or a range such as 7-13 from which each '
+         'clip uses one odd number (default 7-13, as GoPro)'),
+        ('--stride', whole_number(1), 'S', 'frames from one pair to the next; the frame rate is divided by S (default: '
+         'window / duty cycle)'),
+        ('--duty-cycle', fraction, 'D', 'exposure time divided by the time between pairs (default: window / stride, or '
+         '1). With --stride and without --window, the exposure is D * S frames, which may be a fraction'),
+        ('--response', str, 'CURVE', 'response curve of the camera: srgb, gamma2.2, linear (average stored values), or '
+         'a text file with the light of each of the 256 stored values (default gamma2.2)'),
+        ('--interpolate', whole_number(1, 64), 'K', 'insert K - 1 frames between two frames by optical flow, if the '
+         'frame rate is low for the motion (default 1: none)'),
+        ('--cut-threshold', real_number(0, 255), 'T', 'minimum mean difference at a cut, in grey levels (default 12; '
+         '255 finds no cut)'),
+        ('--min-pairs', whole_number(1), 'N', 'skip shots with fewer pairs (default 1)'),
+    )  # fmt: skip
+    for flag, kind, metavar, text in options:
+        command.add_argument(flag, type=kind, metavar=metavar, help=text)
+    size = command.add_mutually_exclusive_group()
+    size.add_argument('--scale', type=fraction, metavar='F', help='scale down by F, averaging areas')
+    text = 'scale down to at most N pixels on the longer side'
+    size.add_argument('--max-size', type=whole_number(1), metavar='N', help=text)
+    share = command.add_mutually_exclusive_group()
+    text = 'use this VIDEO for testing; may be repeated'
+    share.add_argument('--test', action='append', default=[], metavar='NAME', help=text)
+    text = 'share of the videos for training, the others are for testing; chosen by a hash of their names'
+    share.add_argument('--train-share', type=real_number(0, 1), metavar='P', help=text)
+    command.add_argument('--preview', action='store_true', help='write CLIP/preview.jpg with some pairs')
+    command.add_argument('--overwrite', action='store_true', help='replace earlier clips of these videos')
 
 
-def _add_threads(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        '--threads', type=whole_number(1), metavar='N', help='threads that read and decode (default: number of cores)'
-    )
+def _window(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r'([0-9]{1,4})(?:-([0-9]{1,4}))?', text)
+    if match is not None:
+        first, last = int(match[1]), int(match[2] or match[1])
+        if 1 <= first <= last and (first % 2 or first < last):
+            return first, last
+    raise argparse.ArgumentTypeError(f'{text!r} is neither an odd number nor a range such as 7-13')
 
 
 if __name__ == '__main__':

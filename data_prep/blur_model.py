@@ -1,4 +1,4 @@
-"""Camera blur as the mean of many short exposures in linear light.
+"""Camera blur as the mean of many short exposures in linear light, and interpolation between exposures.
 
 The mean of consecutive frames is the blurry frame, the middle frame is its sharp partner (Nah et al., "Deep Multi-scale
 Convolutional Neural Network for Dynamic Scene Deblurring", CVPR 2017, Section 3).
@@ -6,28 +6,36 @@ Convolutional Neural Network for Dynamic Scene Deblurring", CVPR 2017, Section 3
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
-from itertools import islice
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
+
+from dstnet_arch.errors import DataError
 
 Image = NDArray[Any]
 """uint8 stored values, usually (height, width, 3)."""
 Light = NDArray[Any]
 """float32 or float64 in [0, 1], proportional to the light; 1 is the light of the stored value 255."""
+Flow = NDArray[np.float32]
+"""(height, width, 2): x and y in pixels, from each pixel of one frame to its position in the other."""
+
+MIN_FLOW_SIZE = 32
+"""Smallest height and width for optical flow, in pixels."""
 
 
 @dataclass(frozen=True)
 class Response:
-    """Camera response: the mapping between stored values and light, both in [0, 1].
+    """Camera response.
 
     Args:
-        name: Name for records.
-        to_light: Strictly increasing mapping from stored values to light.
+        name: name for records.
+        to_light: strictly increasing mapping from stored values in [0, 1] to light in [0, 1].
     """
 
     name: str
@@ -35,8 +43,6 @@ class Response:
 
     def light(self, image: Image, dtype: type = np.float64) -> Light:
         """Convert stored values (uint8, any shape) to light of the same shape."""
-        import cv2
-
         table: Light = self._levels.astype(dtype, copy=False)
         return np.asarray(cv2.LUT(image.reshape(-1, 1), table)).reshape(image.shape)  # much faster than indexing
 
@@ -53,38 +59,37 @@ class Response:
         return self.to_light((np.arange(255) + 0.5) / 255)
 
 
-@lru_cache(maxsize=8)
-def power_law(gamma: float) -> Response:
-    """Response `light = stored ** gamma`, for a positive gamma."""
-    return Response(f'gamma{gamma:g}', lambda stored: stored**gamma)
+LINEAR = Response('linear', lambda stored: stored)
+GAMMA_22 = Response('gamma2.2', lambda stored: stored**2.2)  # Nah et al. for a camera with an unknown curve
+SRGB = Response(  # IEC 61966-2-1
+    'srgb', lambda stored: np.where(stored <= 0.04045, stored / 12.92, ((stored + 0.055) / 1.055) ** 2.4)
+)
+RESPONSES = {response.name: response for response in (SRGB, GAMMA_22, LINEAR)}
 
 
-def response_from_values(name: str, values: Sequence[float]) -> Response:
-    """Response from a measured curve, linear between the given points.
+def load_response(name: str) -> Response:
+    """Return a response by its name, or a measured one from a text file, linear between the given points.
 
     Args:
-        name: Name for records.
-        values: Light of each stored value from 0 to 255, in any unit. The value 0 stands for no light.
+        name: one of `RESPONSES`, or a file of 256 numbers: the light of each stored value from 0 to 255, in any unit,
+            strictly increasing. The first number stands for no light.
 
     Raises:
-        ValueError: `values` are not 256 finite, strictly increasing numbers.
+        DataError: no such name or file, or the file is not a curve.
     """
-    table = np.asarray(values, np.float64)
-    if table.shape != (256,) or not np.isfinite(table).all() or not (np.diff(table) > 0).all():
-        raise ValueError('expected 256 finite, increasing numbers')
+    if name in RESPONSES:
+        return RESPONSES[name]
+    try:
+        table = np.array([float(word) for word in Path(name).read_text(encoding='utf-8').replace(',', ' ').split()])
+        if table.shape != (256,) or not np.isfinite(table).all() or not (np.diff(table) > 0).all():
+            raise ValueError('expected 256 finite, increasing numbers')
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f'--response {name}: {error}. Use {", ".join(RESPONSES)}, or a text file with the light of each stored '
+            'value from 0 to 255'
+        ) from None
     table = (table - table[0]) / (table[-1] - table[0])
-    return Response(name, lambda stored: np.interp(stored, np.arange(256) / 255, table))
-
-
-def _srgb_to_light(stored: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.where(stored <= 0.04045, stored / 12.92, ((stored + 0.055) / 1.055) ** 2.4)
-
-
-GAMMA_22 = power_law(2.2)
-"""Approximation by Nah et al. for a camera whose curve is unknown."""
-LINEAR = Response('linear', lambda stored: stored)
-SRGB = Response('srgb', _srgb_to_light)  # IEC 61966-2-1
-RESPONSES = {response.name: response for response in (SRGB, GAMMA_22, LINEAR)}
+    return Response('file', lambda stored: np.interp(stored, np.arange(256) / 255, table))
 
 
 def mean_light(lights: Iterable[Light], weights: Iterable[float]) -> NDArray[np.float64]:
@@ -97,17 +102,41 @@ def mean_light(lights: Iterable[Light], weights: Iterable[float]) -> NDArray[np.
     return np.asarray(total / weight_sum)
 
 
-def blurry_and_sharp(frames: Iterable[Image], window: int, response: Response) -> Iterator[tuple[Image, Image]]:
-    """Average consecutive runs of frames.
+def flow_to(first: Image, second: Image) -> Flow:
+    """Estimate the optical flow between two frames (height, width, 3), BGR, uint8, of at least `MIN_FLOW_SIZE`.
+
+    Kroeger et al., "Fast Optical Flow using Dense Inverse Search", ECCV 2016, in OpenCV.
+    """
+    dis: Any = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    gray = [cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY) for frame in (first, second)]
+    return np.asarray(dis.calc(*gray, None))
+
+
+def light_between(first: Light, second: Light, forward: Flow, backward: Flow, time: float) -> Light:
+    """Interpolate the light between two frames: (height, width, 3), float32, in [0, 1].
+
+    The frames are warped to t = `time` by the flow of Jiang et al., "Super SloMo", CVPR 2018, Eq. 4, and blended with
+    the weights 1 - t and t. Where one end lies outside the frame, only the other one is used.
 
     Args:
-        frames: Frames in temporal order, uint8; consumed lazily, `window` of them are held.
-        window: Number of frames per average; odd, so that there is a middle one.
-        response: Camera response.
-
-    Yields:
-        (blurry, sharp). Remaining frames that do not fill a window are dropped.
+        first: (height, width, 3), float32.
+        second: next frame, same shape.
+        forward: flow from the first frame to the second.
+        backward: flow from the second frame to the first.
+        time: position in (0, 1).
     """
-    iterator = iter(frames)
-    while len(group := list(islice(iterator, window))) == window:
-        yield response.image(mean_light(map(response.light, group), [1] * window)), group[window // 2]
+    height, width = first.shape[:2]
+    to_first = -(1 - time) * time * forward + time**2 * backward
+    to_second = (1 - time) ** 2 * forward - time * (1 - time) * backward
+    total = np.zeros_like(first)
+    weight_sum = np.zeros((height, width), np.float32)
+    for light, flow, weight in ((first, to_first, 1 - time), (second, to_second, time)):
+        x = np.arange(width, dtype=np.float32) + flow[..., 0]
+        y = np.arange(height, dtype=np.float32)[:, None] + flow[..., 1]
+        warped = cv2.remap(light, x, y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+        inside = (x >= -0.5) & (x <= width - 0.5) & (y >= -0.5) & (y <= height - 0.5)
+        # Not exactly 0: where both ends are outside, the border pixel is the best guess.
+        weights = np.where(inside, np.float32(weight), np.float32(1e-6 * weight))
+        total += weights[..., None] * warped
+        weight_sum += weights
+    return np.clip(total / weight_sum[..., None], 0, 1)

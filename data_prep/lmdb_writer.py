@@ -1,8 +1,7 @@
 """Writing image files into an LMDB folder, byte for byte or as raw pixels, so that interruptions lose nothing.
 
-A data set is built in `<name>.lmdb.partial` and renamed when it is finished, so a folder `<name>.lmdb` is always
-complete. The file `source_files.tsv` in it records what each key was made from. It decides which entries a resumed run
-keeps, and whether a finished data set is the requested one.
+A data set is built in `<name>.lmdb.partial` and renamed when it is complete. `source_files.tsv` in it records what each
+key was made from: it decides which entries a resumed run keeps, and whether a finished data set is the requested one.
 """
 
 from __future__ import annotations
@@ -20,12 +19,13 @@ from typing import Any
 import lmdb
 import numpy as np
 
+from dstnet_arch.data.frame_source import FolderSource
 from dstnet_arch.data.image_file import ImageHeader, decode
 from dstnet_arch.data.lmdb_file import open_lmdb
 from dstnet_arch.data.lmdb_format import META_INFO, RAW_EXTENSION, MetaEntry, format_meta_line, raw_header
 from dstnet_arch.errors import DataError, Problems
 from dstnet_arch.files import atomic_file
-from dstnet_arch.progress import Progress
+from dstnet_arch.progress import Progress, say
 
 SOURCE_FILES = 'source_files.tsv'
 DATASET_INFO = 'dataset_info.json'
@@ -54,7 +54,15 @@ class Frame:
     num_bytes: int
     mtime_ns: int
     header: ImageHeader
-    raw: bool = False
+    raw: bool
+
+    @classmethod
+    def of(cls, side: FolderSource, clip: str, frame: str, source: Path, raw: bool) -> Frame:
+        """Describe a frame of a folder below `source`."""
+        path = side.path(clip, frame)
+        status = path.stat()
+        origin = path.relative_to(source).as_posix()
+        return cls(f'{clip}/{frame}', path, origin, status.st_size, status.st_mtime_ns, side.header(clip, frame), raw)
 
     @property
     def identity(self) -> str:
@@ -63,20 +71,10 @@ class Frame:
         return f'{source}\traw' if self.raw else source
 
     @property
-    def stored_bytes(self) -> int:
-        """Size of the entry."""
-        height, width, _, bit_depth = self.header
-        if not self.raw:
-            return self.num_bytes
-        return len(raw_header(height, width, bit_depth)) + 3 * height * width * bit_depth // 8
-
-    @property
     def meta_line(self) -> str:
         """The line in `meta_info.txt`."""
-        height, width, channels, _ = self.header
-        if self.raw:
-            return format_meta_line(MetaEntry(self.key, RAW_EXTENSION, (height, width, 3)))
-        return format_meta_line(MetaEntry(self.key, self.path.suffix, (height, width, channels)))
+        extension, channels = (RAW_EXTENSION, 3) if self.raw else (self.path.suffix, self.header.channels)
+        return format_meta_line(MetaEntry(self.key, extension, (self.header.height, self.header.width, channels)))
 
 
 def default_threads() -> int:
@@ -92,7 +90,7 @@ def is_complete(path: Path, frames: Sequence[Frame]) -> bool:
     """
     if not os.path.lexists(path):
         return False
-    if set(_read_record(path)) != {frame.identity for frame in frames}:
+    if _read_record(path) != {frame.identity for frame in frames}:
         raise DataError(
             f'{path} exists already and was not made from these files, or not with the same --raw. '
             'Move it away, or choose another folder with -o.'
@@ -178,8 +176,12 @@ def only_writer(folder: Path) -> Iterator[None]:
 
 def _map_size(frames: Sequence[Frame]) -> int:
     """Estimate the size of the file, in which values fill complete pages, generously."""
-    pages = sum(frame.stored_bytes // mmap.PAGESIZE + 3 for frame in frames)
-    return (pages + 256) * mmap.PAGESIZE
+    pages = 256
+    for frame in frames:
+        height, width, _, bit_depth = frame.header
+        num_bytes = 3 * height * width * bit_depth // 8 if frame.raw else frame.num_bytes
+        pages += num_bytes // mmap.PAGESIZE + 3
+    return pages * mmap.PAGESIZE
 
 
 def _open_for_writing(partial: Path, frames: Sequence[Frame]) -> lmdb.Environment:
@@ -198,10 +200,10 @@ def _open_for_writing(partial: Path, frames: Sequence[Frame]) -> lmdb.Environmen
 def _keep_valid_entries(env: lmdb.Environment, partial: Path, frames: Sequence[Frame]) -> set[str]:
     """Delete entries that an earlier run made from other files, and return the keys that stay."""
     present = read_keys(env)
-    recorded = set(_read_record(partial))
+    recorded = _read_record(partial)
     kept = {frame.key for frame in frames if frame.key in present and frame.identity in recorded}
     if present:
-        print(f'{partial.name}: {len(kept)} of {len(frames)} frames exist from an earlier run.')
+        say(f'{partial.name}: {len(kept)} of {len(frames)} frames exist from an earlier run.')
     # In this order: after a kill in between, the old record still identifies the stale entries.
     with env.begin(write=True) as transaction:
         for key in present - kept:
@@ -210,31 +212,31 @@ def _keep_valid_entries(env: lmdb.Environment, partial: Path, frames: Sequence[F
     return kept
 
 
-def _read_record(folder: Path) -> list[str]:
+def _read_record(folder: Path) -> set[str]:
     path = folder / SOURCE_FILES
-    return path.read_text(encoding='utf-8').splitlines() if path.is_file() else []
+    return set(path.read_text(encoding='utf-8').splitlines()) if path.is_file() else set()
 
 
 def _copy(env: lmdb.Environment, partial: Path, frames: Sequence[Frame], kept: set[str], threads: int) -> None:
     problems = Problems()
     todo = [frame for frame in frames if frame.key not in kept]
     name = partial.name.removesuffix(PARTIAL_SUFFIX)
-    batch = IMAGES_PER_THREAD * threads
+    size = IMAGES_PER_THREAD * threads
     with (
         ThreadPoolExecutor(threads) as pool,
         Progress(len(frames), 'frame', f'writing {name}', done=len(kept)) as progress,
     ):
-        for start in range(0, len(todo), batch):
-            loaded = pool.map(_load, todo[start : start + batch])
-            entries = dict(zip(todo[start : start + batch], loaded, strict=True))
+        for start in range(0, len(todo), size):
+            batch = todo[start : start + size]
+            values = list(pool.map(_load, batch))
             with env.begin(write=True) as transaction:
-                for frame, data in entries.items():
-                    if isinstance(data, bytes):
-                        transaction.put(frame.key.encode(), data)
+                for frame, value in zip(batch, values, strict=True):
+                    if isinstance(value, bytes):
+                        transaction.put(frame.key.encode(), value)
                     else:
                         # An OSError's own text would repeat the path.
-                        problems.add(f'{frame.origin} {getattr(data, "strerror", None) or data}')
-            progress.update(len(entries))
+                        problems.add(f'{frame.origin} {getattr(value, "strerror", None) or value}')
+            progress.update(len(batch))
     problems.raise_if_any(
         f'{len(problems)} of {len(frames)} images for {name} cannot be used',
         f'Replace these files and run the same command again: the other frames are kept in {partial}.',

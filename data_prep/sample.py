@@ -1,8 +1,7 @@
 """The sample data set: photographs from scikit-image, filmed by a shaky virtual camera, in GoPro's layout.
 
-Each clip shows one photograph through a camera on a smooth random path (translation, rotation, slight zoom). The path
-is rendered at a high frame rate, and `blur_model` turns groups of those frames into blurry and sharp ones. Photographs
-of test clips are in no training clip.
+The camera moves on a smooth random path (translation, rotation, slight zoom) and takes many short exposures, of which
+`blur_model` makes blurry and sharp frames. Photographs of test clips are in no training clip.
 """
 
 from __future__ import annotations
@@ -12,13 +11,14 @@ import math
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from data_prep.blur_model import Image, blurry_and_sharp, power_law
+from data_prep.blur_model import GAMMA_22, Image, mean_light
 from data_prep.convert import convert
 from data_prep.layouts import GOPRO
 from data_prep.lmdb_writer import PARTIAL_SUFFIX, write_text
@@ -26,11 +26,17 @@ from dstnet_arch.errors import DataError
 from dstnet_arch.progress import Progress
 
 RECIPE = 'sample.json'
-# GoPro's `blur` is the mean of the stored values, `blur_gamma` the mean in linear light.
-BLUR_FOLDER = 'blur_gamma'
-_LAYOUT = replace(GOPRO, title='Sample data', totals={})
-# Small files; they are encoded once and decoded often.
-_PNG_SETTINGS = (cv2.IMWRITE_PNG_COMPRESSION, 6)
+BLUR_FOLDER = 'blur_gamma'  # GoPro's `blur` is the mean of the stored values, `blur_gamma` the mean in linear light
+SUBFRAMES = 11
+"""Short exposures per blurry frame; odd."""
+MARGIN = 32
+"""Least distance from the frame to the border of the photograph at rest, in pixels."""
+
+_KNOT_SPACING = 4.0  # frames from one random position of the camera to the next, with smooth movement in between
+_SPREAD = (1.0, 1.0, math.radians(0.9), 0.012)  # of x and y (relative), angle, logarithm of the scale
+_PNG_LEVEL = 6  # small files; they are encoded once and decoded often
+_TRAIN_SIZE = (160, 240)
+_TEST_SIZE = (150, 234)  # no multiples of 16, so that testing on the sample runs through the padding
 
 
 @dataclass(frozen=True)
@@ -56,30 +62,6 @@ class ClipPlan:
     blur_length: float
 
 
-@dataclass(frozen=True)
-class Camera:
-    """The virtual camera of all clips.
-
-    Attributes:
-        subframes: short exposures per blurry frame; odd.
-        gamma: of the camera response.
-        knot_spacing: frames from one random position of the camera to the next, with smooth movement in between.
-        angle: standard deviation of the rotation in degrees.
-        zoom: standard deviation of the logarithm of the scale.
-        margin: least distance from the frame to the border of the photograph at rest, in pixels.
-    """
-
-    subframes: int = 11
-    gamma: float = 2.2
-    knot_spacing: float = 4.0
-    angle: float = 0.9
-    zoom: float = 0.012
-    margin: int = 32
-
-
-_TRAIN_SIZE = (160, 240)
-# Multiples of 16 in neither direction, so that testing on the sample runs through the padding.
-_TEST_SIZE = (150, 234)
 PLANS = (
     ClipPlan('train', 'MOTORCYCLE_00', 'stereo_motorcycle', 47, _TRAIN_SIZE, 16, 3.0),
     ClipPlan('train', 'COFFEE_00', 'coffee', 2481, _TRAIN_SIZE, 16, 3.5),
@@ -91,13 +73,7 @@ PLANS = (
 )
 
 
-def make_sample(
-    output: Path,
-    seed: int = 0,
-    threads: int | None = None,
-    plans: Sequence[ClipPlan] = PLANS,
-    camera: Camera | None = None,
-) -> None:
+def make_sample(output: Path, seed: int = 0, threads: int | None = None, plans: Sequence[ClipPlan] = PLANS) -> None:
     """Render the sample data set to `<output>/raw` and convert it to `<output>/{train,test}_{blur,sharp}.lmdb`.
 
     The same seed gives the same bytes on one machine with one set of library versions. Finished parts of an earlier
@@ -108,17 +84,15 @@ def make_sample(
         seed: of the camera paths.
         threads: threads that read and decode during the conversion.
         plans: the clips.
-        camera: the virtual camera.
 
     Raises:
         DataError: `output` contains a sample of another recipe or something else; scikit-image is missing.
     """
-    output, camera = Path(output), camera or Camera()
-    raw = output / 'raw'
-    recipe = json.dumps({'seed': seed, 'camera': asdict(camera), 'plans': list(map(asdict, plans))}, indent=2) + '\n'
+    raw = Path(output) / 'raw'
+    recipe = json.dumps({'seed': seed, 'plans': list(map(asdict, plans))}, indent=2) + '\n'
     try:
         if not raw.exists():
-            _render(raw, seed, plans, camera, recipe)
+            _render(raw, seed, plans, recipe)
         elif not (raw / RECIPE).is_file() or (raw / RECIPE).read_text() != recipe:
             raise DataError(
                 f'{raw} exists already and is not a sample of this recipe (seed {seed}). '
@@ -126,31 +100,29 @@ def make_sample(
             )
     except OSError as error:
         raise DataError(f'cannot write {raw}: {error}') from None
-    convert(_LAYOUT, raw, output, BLUR_FOLDER, threads)
+    convert(replace(GOPRO, title='Sample data', totals={}), raw, output, BLUR_FOLDER, threads)
 
 
-def camera_path(rng: np.random.Generator, num_frames: int, blur_length: float, camera: Camera) -> NDArray[np.float64]:
+def camera_path(rng: np.random.Generator, num_frames: int, blur_length: float) -> NDArray[np.float64]:
     """Return a smooth random camera path, sampled at every short exposure.
 
-    Cubic splines connect random positions, so that the camera speeds up and slows down, and a clip has sharper and
-    blurrier frames, like hand-held ones.
+    Cubic splines connect random positions, so that a clip has sharper and blurrier frames, like hand-held ones.
 
     Returns:
-        (num_frames * subframes, 4): x and y in pixels, angle in radians, logarithm of the scale. x and y stay within
-        the camera's margin, even if that makes the blur shorter than `blur_length`.
+        (num_frames * SUBFRAMES, 4): x and y in pixels, angle in radians, logarithm of the scale. x and y stay within
+        MARGIN, even if that makes the blur shorter than `blur_length`.
     """
     from scipy.interpolate import CubicSpline
 
-    count = math.ceil(num_frames / camera.knot_spacing) + 2
-    spread = np.array([1.0, 1.0, math.radians(camera.angle), camera.zoom])
-    spline = CubicSpline(camera.knot_spacing * np.arange(count), rng.standard_normal((count, 4)) * spread)
+    count = math.ceil(num_frames / _KNOT_SPACING) + 2
+    spline = CubicSpline(_KNOT_SPACING * np.arange(count), rng.standard_normal((count, 4)) * _SPREAD)
     # Not from the first knot on: near the ends the curve is less smooth.
-    times = camera.knot_spacing / 2 + np.arange(num_frames * camera.subframes) / camera.subframes
+    times = _KNOT_SPACING / 2 + np.arange(num_frames * SUBFRAMES) / SUBFRAMES
     path: NDArray[np.float64] = spline(times)
     path -= path.mean(axis=0)
     position = path[:, :2]
     length = float(np.hypot(*np.diff(position, axis=0).T).sum())
-    position *= min(blur_length * num_frames / length, camera.margin / float(np.abs(position).max()))
+    position *= min(blur_length * num_frames / length, MARGIN / float(np.abs(position).max()))
     return path
 
 
@@ -179,7 +151,7 @@ def film(photograph: Image, path: NDArray[np.float64], size: tuple[int, int]) ->
         )
 
 
-def _render(raw: Path, seed: int, plans: Sequence[ClipPlan], camera: Camera, recipe: str) -> None:
+def _render(raw: Path, seed: int, plans: Sequence[ClipPlan], recipe: str) -> None:
     """Write all frames and the recipe."""
     photographs = {plan.photograph: _load_photograph(plan.photograph) for plan in plans}
     partial = raw.with_name(raw.name + PARTIAL_SUFFIX)
@@ -187,16 +159,18 @@ def _render(raw: Path, seed: int, plans: Sequence[ClipPlan], camera: Camera, rec
     with Progress(sum(plan.num_frames for plan in plans), 'frame', 'rendering') as progress:
         for index, plan in enumerate(plans):
             # Random numbers of its own, so that a clip does not depend on the others.
-            path = camera_path(np.random.default_rng([seed, index]), plan.num_frames, plan.blur_length, camera)
-            photograph = _fit(photographs[plan.photograph], plan.size, camera.margin)
+            path = camera_path(np.random.default_rng([seed, index]), plan.num_frames, plan.blur_length)
+            exposures = film(_fit(photographs[plan.photograph], plan.size), path, plan.size)
             clip = partial / plan.split / plan.name
             for folder in (BLUR_FOLDER, 'sharp'):
                 (clip / folder).mkdir(parents=True)
-            exposures = film(photograph, path, plan.size)
-            pairs = blurry_and_sharp(exposures, camera.subframes, power_law(camera.gamma))
-            for number, pair in enumerate(pairs, start=plan.first_number):
-                for folder, image in zip((BLUR_FOLDER, 'sharp'), pair, strict=True):
-                    data = cv2.imencode('.png', np.ascontiguousarray(image[..., ::-1]), _PNG_SETTINGS)[1]
+            for number in range(plan.first_number, plan.first_number + plan.num_frames):
+                group = list(islice(exposures, SUBFRAMES))
+                blurry = GAMMA_22.image(mean_light(map(GAMMA_22.light, group), [1] * SUBFRAMES))
+                for folder, image in ((BLUR_FOLDER, blurry), ('sharp', group[SUBFRAMES // 2])):
+                    data = cv2.imencode(
+                        '.png', np.ascontiguousarray(image[..., ::-1]), (cv2.IMWRITE_PNG_COMPRESSION, _PNG_LEVEL)
+                    )[1]
                     (clip / folder / f'{number:06d}.png').write_bytes(data.tobytes())
                 progress.update()
     write_text(partial / RECIPE, recipe)
@@ -221,10 +195,10 @@ def _load_photograph(name: str) -> Image:
     return np.ascontiguousarray(image[..., :3])
 
 
-def _fit(photograph: Image, size: tuple[int, int], margin: int) -> Image:
+def _fit(photograph: Image, size: tuple[int, int]) -> Image:
     """Shrink a photograph until the frame with its margin just fits into it."""
     height, width = map(int, photograph.shape[:2])
-    factor = max((size[0] + 2 * margin) / height, (size[1] + 2 * margin) / width)
+    factor = max((size[0] + 2 * MARGIN) / height, (size[1] + 2 * MARGIN) / width)
     if factor >= 1:
         return photograph
     return cv2.resize(photograph, (round(width * factor), round(height * factor)), interpolation=cv2.INTER_AREA)

@@ -13,25 +13,27 @@ import os
 import shutil
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 
-from data_prep.blur_model import Image, Response, mean_light
+from data_prep.blur_model import MIN_FLOW_SIZE, Flow, Image, Light, Response, flow_to, light_between, mean_light
+from data_prep.footage import Analysis, Footage, analyse, clip_name, find_warnings, open_footage
 from data_prep.lmdb_writer import only_writer
-from data_prep.synthesize_analysis import Analysis, analyse, find_warnings
-from data_prep.synthesize_flow import MIN_SIZE, FlowFrame
-from data_prep.synthesize_footage import Footage, clip_name, open_footage, size_text
 from data_prep.synthesize_plan import ClipPlan, Settings, plan_clips
-from data_prep.synthesize_record import RECORD, read_record
+from dstnet_arch.data.frame_source import size_text
 from dstnet_arch.errors import DataError, counted
-from dstnet_arch.progress import Progress
+from dstnet_arch.files import read_json
+from dstnet_arch.progress import Progress, say
 
-PREVIEW = 'preview.jpg'
+RECORD = 'synthesis.json'
+"""File in a clip's folder that records how the clip was made."""
 
 _MAX_THREADS = 8  # each holds several frames in float64
 _PNG_LEVEL = 3
@@ -39,13 +41,35 @@ _PREVIEW_ROWS = 4
 _PREVIEW_WIDTH = 480
 
 
-@dataclass(frozen=True)
-class Video:
+class Video(NamedTuple):
     """Footage, its analysis, and the clips to make from it."""
 
     footage: Footage
     analysis: Analysis
-    plans: Sequence[ClipPlan]
+    plans: list[ClipPlan]
+
+
+@dataclass(eq=False)
+class Frame:
+    """A frame (height, width, 3), BGR, uint8, with its number in the footage and its successor."""
+
+    number: int
+    image: Image
+    next: Frame | None = None
+
+    @cached_property
+    def flows(self) -> tuple[Flow, Flow]:
+        """Optical flow to the successor and back."""
+        assert self.next is not None
+        return flow_to(self.image, self.next.image), flow_to(self.next.image, self.image)
+
+    def light(self, response: Response, time: float = 0.0) -> Light:
+        """Return the light (height, width, 3) at `time` in [0, 1): 0 is this frame, 1 the next one."""
+        if time == 0:
+            return response.light(self.image)
+        assert self.next is not None
+        first, second = (response.light(image, np.float32) for image in (self.image, self.next.image))
+        return light_between(first, second, *self.flows, time)
 
 
 def synthesize(
@@ -61,14 +85,14 @@ def synthesize(
     """Write `<output>/{train,test}/<clip>/{blur,sharp}/000001.png` and `synthesis.json` for each clip.
 
     Args:
-        paths: Video files or folders of frames.
-        output: Output folder; created if necessary.
-        settings: How pairs are made.
-        test: Names of the videos for testing.
-        train_share: Alternative to `test`: share of the videos for training, in [0, 1].
-        overwrite: Replace earlier clips of these videos.
-        preview: Write a contact sheet for each clip.
-        threads: Number of threads that average and write.
+        paths: video files or folders of frames.
+        output: folder for the result; created if necessary.
+        settings: how pairs are made.
+        test: names of the videos for testing.
+        train_share: alternative to `test`: share of the videos for training, in [0, 1].
+        overwrite: replace earlier clips of these videos.
+        preview: write a contact sheet for each clip.
+        threads: number of threads that average and write.
 
     Raises:
         DataError: a video cannot be used, or its clips exist; nothing is written then.
@@ -78,26 +102,35 @@ def synthesize(
     if len(set(names)) < len(names):
         raise DataError(f'videos need different names, but their clips would be called {", ".join(sorted(names))}')
     splits = assign_splits(names, test, train_share)
-    threads = threads or min(os.cpu_count() or 2, _MAX_THREADS)
     cv2.setNumThreads(1)  # the result of its optical flow depends on the number of threads
     output.mkdir(parents=True, exist_ok=True)
     with only_writer(output):
         videos = [_plan(footage, splits[footage.name], settings) for footage in footages]
         _remove_earlier(videos, output, overwrite)
         total = sum(len(plan.centres) for video in videos for plan in video.plans)
-        with Progress(total, 'pair', 'synthesizing') as progress:
+        with (
+            ThreadPoolExecutor(threads or min(os.cpu_count() or 2, _MAX_THREADS)) as pool,
+            Progress(total, 'pair', 'synthesizing') as progress,
+        ):
             for video in videos:
                 frames = enumerate(video.footage.frames())
                 for plan in video.plans:
-                    _make_clip(video, plan, frames, output, settings, preview, threads, progress)
+                    partial = output / plan.split / f'.{plan.name}.partial'
+                    shutil.rmtree(partial, ignore_errors=True)  # left by a run that was killed
+                    try:
+                        _write_pairs(partial, plan, windows(plan, frames, settings), settings, pool, progress)
+                        _write_record(partial, video, plan, settings)
+                        if preview:
+                            _write_preview(partial)
+                        partial.rename(output / plan.label)
+                    finally:
+                        shutil.rmtree(partial, ignore_errors=True)
     for video in videos:
+        size = size_text(settings.output_size(video.analysis.size))
         for plan in video.plans:
-            print(
-                f'{output / plan.label}: {counted(len(plan.centres), "pair")} of '
-                f'{size_text(settings.output_size(video.analysis.size))}, exposure {plan.exposure:g} of every '
-                f'{plan.stride} frames'
-            )
-    print(f'Next: python -m data_prep gopro {output} -o FOLDER')
+            pairs = f'{counted(len(plan.centres), "pair")} of {size}'
+            print(f'{output / plan.label}: {pairs}, exposure {plan.exposure:g} of every {plan.stride} frames')
+    say(f'Next: python -m data_prep gopro {output} -o FOLDER')
 
 
 def assign_splits(names: Sequence[str], test: Sequence[str], train_share: float | None) -> dict[str, str]:
@@ -119,18 +152,18 @@ def assign_splits(names: Sequence[str], test: Sequence[str], train_share: float 
     return {name: 'test' if name in chosen else 'train' for name in names}
 
 
-def windows(plan: ClipPlan, frames: Iterator[tuple[int, Image]], settings: Settings) -> Iterator[list[FlowFrame]]:
+def windows(plan: ClipPlan, frames: Iterator[tuple[int, Image]], settings: Settings) -> Iterator[list[Frame]]:
     """Yield the frames of each pair's window, holding one window in memory.
 
     Args:
-        plan: Clip of the pairs.
+        plan: clip of the pairs.
         frames: (number, frame) of the footage; read as far as the clip needs.
-        settings: How pairs are made.
+        settings: how pairs are made.
 
     Raises:
         DataError: there are fewer frames than in the first pass.
     """
-    held: deque[FlowFrame] = deque()
+    held: deque[Frame] = deque()
     for centre in plan.centres:
         samples = plan.samples(centre)
         first, last = samples[0][0], samples[-1][0] + (samples[-1][1] > 0)
@@ -139,7 +172,7 @@ def windows(plan: ClipPlan, frames: Iterator[tuple[int, Image]], settings: Setti
             if image is None:
                 raise DataError('the video changed while it was read: run the same command again')
             if number >= first:
-                frame = FlowFrame(number, settings.resize(image), settings.response)
+                frame = Frame(number, settings.resize(image))
                 if held:
                     held[-1].next = frame
                 held.append(frame)
@@ -148,11 +181,13 @@ def windows(plan: ClipPlan, frames: Iterator[tuple[int, Image]], settings: Setti
         yield list(held)
 
 
-def make_blurry(frames: Sequence[FlowFrame], plan: ClipPlan, centre: int, response: Response) -> Image:
-    """Return the blurry frame, (height, width, 3), BGR, uint8, of the pair whose sharp frame is number `centre`."""
-    samples = plan.samples(centre)
-    lights = (frames[number - frames[0].number].light(time) for number, time, _ in samples)
-    return response.image(mean_light(lights, [weight for _, _, weight in samples]))
+def read_record(clip: Path) -> dict[str, Any] | None:
+    """Read the record in a clip's folder; None if `synthesize` did not write one."""
+    try:
+        record = read_json(clip / RECORD)
+    except (OSError, ValueError):
+        return None
+    return record if {'video', 'response'} <= record.keys() else None
 
 
 def _plan(footage: Footage, split: str, settings: Settings) -> Video:
@@ -165,14 +200,14 @@ def _plan(footage: Footage, split: str, settings: Settings) -> Video:
     )
     if not plans:
         raise DataError(f'{summary}: too short for a pair. Use a smaller --window or --min-pairs')
-    if settings.interpolate > 1 and min(settings.output_size(analysis.size)) < MIN_SIZE:
-        raise DataError(f'{footage.path}: the frames are too small for --interpolate, which needs {MIN_SIZE} pixels')
-    print(f'{summary}.')
-    step = analysis.step * settings.factor(analysis.size) / settings.interpolate
-    for warning in find_warnings(footage, analysis, step):
-        print(f'Warning: {footage.path}: {warning}.')
+    if settings.interpolate > 1 and min(settings.output_size(analysis.size)) < MIN_FLOW_SIZE:
+        raise DataError(f'{footage.path}: --interpolate needs frames of at least {MIN_FLOW_SIZE} pixels per side')
+    say(f'{summary}.')
+    warnings = find_warnings(footage, analysis, settings.factor(analysis.size) / settings.interpolate)
     if too_short:
-        print(f'Warning: {footage.path}: {counted(too_short, "shot")} too short, skipped.')
+        warnings.append(f'{counted(too_short, "shot")} too short, skipped')
+    for warning in warnings:
+        print(f'Warning: {footage.path}: {warning}.')
     return Video(footage, analysis, plans)
 
 
@@ -190,47 +225,34 @@ def _remove_earlier(videos: Sequence[Video], output: Path, overwrite: bool) -> N
             shutil.rmtree(clip)
 
 
-def _make_clip(
-    video: Video,
+def _write_pairs(
+    clip: Path,
     plan: ClipPlan,
-    frames: Iterator[tuple[int, Image]],
-    output: Path,
+    frames: Iterator[list[Frame]],
     settings: Settings,
-    preview: bool,
-    threads: int,
+    pool: ThreadPoolExecutor,
     progress: Progress,
 ) -> None:
-    partial = output / plan.split / f'.{plan.name}.partial'
-
-    def make_pair(number: int, centre: int, window: Sequence[FlowFrame]) -> None:
-        sharp = window[centre - window[0].number].image
-        for side, image in (('blur', make_blurry(window, plan, centre, settings.response)), ('sharp', sharp)):
+    def write_pair(number: int, centre: int, window: list[Frame]) -> None:
+        first = window[0].number
+        samples = plan.samples(centre)
+        lights = (window[index - first].light(settings.response, time) for index, time, _ in samples)
+        blurry = settings.response.image(mean_light(lights, [weight for _, _, weight in samples]))
+        for side, image in (('blur', blurry), ('sharp', window[centre - first].image)):
             png = cv2.imencode('.png', image, (cv2.IMWRITE_PNG_COMPRESSION, _PNG_LEVEL))[1]
-            (partial / side / f'{number:06d}.png').write_bytes(png.tobytes())
+            (clip / side / f'{number:06d}.png').write_bytes(png.tobytes())
 
-    shutil.rmtree(partial, ignore_errors=True)  # left by a run that was killed
-    try:
-        for side in ('blur', 'sharp'):
-            (partial / side).mkdir(parents=True)
-        pending: deque[Future[None]] = deque()
-        with ThreadPoolExecutor(threads) as pool:
-            for number, window in enumerate(windows(plan, frames, settings), start=1):
-                pending.append(pool.submit(make_pair, number, plan.centres[number - 1], window))
-                if len(pending) > threads:
-                    pending.popleft().result()
-                progress.update()
-            for future in pending:
-                future.result()
-        (partial / RECORD).write_text(json.dumps(_describe(video, plan, settings), indent=2) + '\n', encoding='utf-8')
-        if preview:
-            _write_preview(partial)
-        partial.rename(output / plan.label)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    for side in ('blur', 'sharp'):
+        (clip / side).mkdir(parents=True)
+    pairs = enumerate(zip(plan.centres, frames, strict=True), start=1)
+    while batch := list(islice(pairs, _MAX_THREADS)):  # so that memory holds few windows
+        for pending in [pool.submit(write_pair, number, *pair) for number, pair in batch]:
+            pending.result()
+        progress.update(len(batch))
 
 
-def _describe(video: Video, plan: ClipPlan, settings: Settings) -> dict[str, Any]:
-    return {
+def _write_record(clip: Path, video: Video, plan: ClipPlan, settings: Settings) -> None:
+    record = {
         'video': video.footage.name,
         'source': video.footage.path.absolute().name,
         'frame_rate': video.analysis.frame_rate,
@@ -242,6 +264,7 @@ def _describe(video: Video, plan: ClipPlan, settings: Settings) -> dict[str, Any
         'size': size_text(settings.output_size(video.analysis.size)),
         'sharp_frames': plan.centres,
     }
+    (clip / RECORD).write_text(json.dumps(record, indent=2) + '\n', encoding='utf-8')
 
 
 def _write_preview(clip: Path) -> None:
@@ -249,8 +272,7 @@ def _write_preview(clip: Path) -> None:
     names = sorted(file.name for file in (clip / 'sharp').iterdir())
     rows = []
     for position in np.linspace(0, len(names) - 1, min(_PREVIEW_ROWS, len(names))).round().astype(int):
-        sides = [np.asarray(cv2.imread(str(clip / side / names[position]))) for side in ('blur', 'sharp')]
-        pair = np.hstack(sides)
+        pair = np.hstack([np.asarray(cv2.imread(str(clip / side / names[position]))) for side in ('blur', 'sharp')])
         factor = min(1.0, 2 * _PREVIEW_WIDTH / pair.shape[1])
         rows.append(cv2.resize(pair, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA))
-    (clip / PREVIEW).write_bytes(cv2.imencode('.jpg', np.vstack(rows))[1].tobytes())
+    (clip / 'preview.jpg').write_bytes(cv2.imencode('.jpg', np.vstack(rows))[1].tobytes())

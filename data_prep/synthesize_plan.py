@@ -6,11 +6,12 @@ import zlib
 from dataclasses import dataclass
 from functools import cached_property
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from data_prep.blur_model import GAMMA_22, Image, Response
-from data_prep.synthesize_analysis import CUT_THRESHOLD, Analysis, find_cuts
+from data_prep.footage import CUT_THRESHOLD, Analysis, find_cuts
 from dstnet_arch.errors import DataError
 
 WINDOW = (7, 13)
@@ -23,27 +24,31 @@ _TOLERANCE = 1e-6  # in frame intervals
 class Settings:
     """How pairs are made. Two of `window`, `stride` and `duty_cycle` (= window / stride) determine the third.
 
+    Attributes:
+        response: of the camera.
+        window: range of the exposure in frames; each clip uses one odd number of it. None: stride * duty cycle if both
+            are given, else `WINDOW`.
+        stride: frames from one pair to the next. None: window / duty cycle.
+        duty_cycle: exposure time divided by the time between pairs, in (0, 1]. None: 1 where it is needed.
+        interpolate: samples per frame interval: K adds K - 1 interpolated frames between two frames.
+        scale: scale factor of the frames in (0, 1].
+        max_size: maximum of the longer side in pixels; replaces `scale`.
+        cut_threshold: minimum difference at a cut, in grey levels.
+        min_pairs: shots with fewer pairs are skipped.
+
     Raises:
-        DataError: all three are given.
+        DataError: `window`, `stride` and `duty_cycle` are all given.
     """
 
     response: Response = GAMMA_22
     window: tuple[int, int] | None = None
-    """Range of the exposure in frames; each clip uses one odd number of it. None: stride * duty cycle if both are
-    given, else `WINDOW`."""
     stride: int | None = None
-    """Frames from one pair to the next. None: window / duty cycle."""
     duty_cycle: float | None = None
-    """Exposure time divided by the time between pairs, in (0, 1]. None: 1 where it is needed."""
     interpolate: int = 1
-    """Samples per frame interval: K adds K - 1 interpolated frames between two frames."""
     scale: float = 1.0
-    """Scale factor of the frames in (0, 1]."""
     max_size: int | None = None
-    """Maximum of the longer side in pixels; replaces `scale`."""
     cut_threshold: float = CUT_THRESHOLD
     min_pairs: int = 1
-    """Shots with fewer pairs are skipped."""
 
     def __post_init__(self) -> None:
         if self.window and self.stride and self.duty_cycle:
@@ -69,8 +74,6 @@ class Settings:
 
     def resize(self, frame: Image) -> Image:
         """Scale a frame (height, width, 3), uint8, averaging areas in linear light."""
-        import cv2
-
         height, width = self.output_size(frame.shape[:2])
         if (height, width) == frame.shape[:2]:
             return frame
@@ -84,20 +87,24 @@ class ClipPlan:
 
     Each sample (frame or interpolated frame) represents the time from half-way to the previous sample to half-way to
     the next one. Its weight is the part of that time during which the shutter is open.
+
+    Attributes:
+        split: train or test.
+        name: name of the clip.
+        first: first frame of the shot, numbered in the footage.
+        times: time of each frame of the shot, in frame intervals.
+        exposure: exposure time in frame intervals.
+        stride: time between pairs in frame intervals.
+        interpolate: see `Settings`.
     """
 
     split: str
     name: str
     first: int
-    """First frame of the shot, numbered in the footage."""
     times: NDArray[np.float64]
-    """Time of each frame of the shot, in frame intervals."""
     exposure: float
-    """Exposure time in frame intervals."""
     stride: int
-    """Time between pairs in frame intervals."""
     interpolate: int = 1
-    """See `Settings`."""
 
     @property
     def label(self) -> str:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -21,9 +21,6 @@ from dstnet_arch.data.lmdb_file import open_lmdb
 from dstnet_arch.data.lmdb_format import META_INFO, MetaEntry, read_meta_info
 from dstnet_arch.errors import DataError, Problems, counted
 from dstnet_arch.progress import Progress
-
-# Names of pairs: ours, and those in use with stock BasicSR.
-_PAIRS = (('blur', 'sharp'), ('blur', 'gt'), ('input', 'gt'), ('lq', 'gt'), ('LQ', 'GT'))
 
 
 @dataclass
@@ -41,7 +38,7 @@ def verify(path: Path, threads: int | None = None) -> bool:
     """Check an LMDB folder, or all of those in a folder, and print a table.
 
     Every image is decoded; `meta_info.txt` must list exactly the existing keys with the right sizes; a blurry set and
-    its sharp one must have the same keys. An unfinished conversion is a fault. LMDBs are read in a child process,
+    its sharp one must have the same keys. An unfinished conversion is a fault. Each LMDB is read in a child process,
     because a damaged one can end the process that reads it.
 
     Returns:
@@ -51,16 +48,17 @@ def verify(path: Path, threads: int | None = None) -> bool:
         DataError: there is nothing to check at `path`.
     """
     path = Path(path)
+    unfinished: list[Path] = []
     if (path / 'data.mdb').exists() or path.suffix == '.lmdb':
         if not path.is_dir():
             raise DataError(f'{path} does not exist')
-        folders, unfinished = [path], []
+        folders = [path]
     else:
         folders = sorted(path.glob('*.lmdb'))
         unfinished = sorted(path.glob('*.lmdb' + PARTIAL_SUFFIX))
     if not folders and not unfinished:
         raise DataError(f'{path} contains no .lmdb folders; give one, or the folder that data_prep wrote with -o')
-    reports = _verify_in_child(folders, threads or default_threads())
+    reports = [_verify_in_child(folder, threads or default_threads()) for folder in folders]
     for folder in unfinished:
         report = Report(folder.name)
         report.problems.add('unfinished: run the conversion again to resume it')
@@ -84,11 +82,11 @@ def verify_lmdb(path: Path, threads: int) -> Report:
             report.num_bytes = (path / 'data.mdb').stat().st_size
             report.keys = read_keys(env)
             _decode_all(env, entries, threads, report)
-    except (OSError, DataError) as error:
-        report.problems.add(str(error))
-        return report
     except lmdb.Error as error:
         report.problems.add(f'data.mdb is damaged ({error})')
+        return report
+    except (OSError, DataError) as error:
+        report.problems.add(str(error))
         return report
     if entries:
         for key in sorted(entries.keys() - report.keys):
@@ -98,58 +96,44 @@ def verify_lmdb(path: Path, threads: int) -> Report:
     return report
 
 
-def _verify_in_child(folders: Sequence[Path], threads: int) -> list[Report]:
-    """Verify the folders in a child process, and those after one that ends it in another one."""
+def _verify_in_child(folder: Path, threads: int) -> Report:
     context = multiprocessing.get_context('spawn')
-    reports: list[Report] = []
-    while len(reports) < len(folders):
-        receiver, sender = context.Pipe(duplex=False)
-        process = context.Process(target=_child, args=(folders[len(reports) :], threads, sender), daemon=True)
-        with _interrupts_ignored():  # inherited by the child; this process handles Ctrl-C
-            process.start()
-        sender.close()
-        try:
-            while len(reports) < len(folders):
-                reports.append(receiver.recv())
-        except EOFError:
-            process.join()
-            report = Report(folders[len(reports)].name)
-            report.problems.add(
-                f'data.mdb is damaged: reading it ended the process (exit code {process.exitcode}). Delete the folder '
-                'and convert the data again'
-            )
-            reports.append(report)
-        finally:
-            process.terminate()
-            process.join()
-    return reports
-
-
-def _child(folders: Sequence[Path], threads: int, sender: Connection) -> None:
-    for folder in folders:
-        sender.send(verify_lmdb(folder, threads))
-
-
-@contextmanager
-def _interrupts_ignored() -> Iterator[None]:
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_send_report, args=(folder, threads, sender), daemon=True)
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited by the child; this process handles Ctrl-C
     try:
-        yield
+        process.start()
     finally:
         signal.signal(signal.SIGINT, handler)
+    sender.close()
+    try:
+        report: Report = receiver.recv()
+    except EOFError:
+        process.join()
+        report = Report(folder.name)
+        report.problems.add(
+            f'data.mdb is damaged: reading it ended the process (exit code {process.exitcode}). Delete the folder and '
+            'convert the data again'
+        )
+    finally:
+        process.terminate()
+        process.join()
+    return report
+
+
+def _send_report(folder: Path, threads: int, sender: Connection) -> None:
+    sender.send(verify_lmdb(folder, threads))
 
 
 def _decode_all(env: lmdb.Environment, entries: dict[str, MetaEntry], threads: int, report: Report) -> None:
     def find_fault(key: str) -> str | None:
         try:
             with env.begin(buffers=True) as transaction:
-                height, width = decode(np.frombuffer(transaction.get(key.encode('ascii'), b''), np.uint8))[1]
+                shape = decode(np.frombuffer(transaction.get(key.encode('ascii'), b''), np.uint8))[1]
         except ValueError as error:
             return str(error)
-        listed = entries[key].shape if key in entries else (height, width)
-        if listed[:2] != (height, width):
-            return f'is {size_text((height, width))}, but {size_text(listed[:2])} in {META_INFO}'
-        return None
+        listed = entries[key].shape[:2] if key in entries else shape
+        return None if listed == shape else f'is {size_text(shape)}, but {size_text(listed)} in {META_INFO}'
 
     # Keys that are not ASCII are reported as missing from meta_info.txt.
     keys = sorted(key for key in report.keys if '\\' not in key)
@@ -160,22 +144,17 @@ def _decode_all(env: lmdb.Environment, entries: dict[str, MetaEntry], threads: i
                 report.problems.add(f'{key} {fault}')
 
 
-def _compare_pairs(reports: list[Report]) -> None:
-    by_name = {report.name: report for report in reports}
-    for report in reports:
-        for first, second in _PAIRS:
-            stem = report.name.removesuffix(f'{first}.lmdb')
-            partner = by_name.get(f'{stem}{second}.lmdb')
-            # Without keys the LMDB is unreadable, and a fault already.
-            if stem == report.name or partner is None or not report.keys or not partner.keys:
-                continue
-            for key in sorted(report.keys - partner.keys):
-                partner.problems.add(f'{key} is in {report.name}, but not here')
-            for key in sorted(partner.keys - report.keys):
-                report.problems.add(f'{key} is in {partner.name}, but not here')
+def _compare_pairs(reports: Sequence[Report]) -> None:
+    by_name = {report.name: report for report in reports if report.keys}  # without keys it is unreadable
+    for name, blur in by_name.items():
+        sharp = by_name.get(f'{name.removesuffix("blur.lmdb")}sharp.lmdb')
+        if name.endswith('blur.lmdb') and sharp is not None:
+            for one, other in ((blur, sharp), (sharp, blur)):
+                for key in sorted(one.keys - other.keys):
+                    other.problems.add(f'{key} is in {one.name}, but not here')
 
 
-def _print_table(reports: list[Report]) -> None:
+def _print_table(reports: Sequence[Report]) -> None:
     width = max(len(report.name) for report in reports)
     print(f'{"":{width}}  clips  frames        MB  result')
     for report in reports:

@@ -107,3 +107,21 @@ def make_gopro(
                 path = folder / f'{number:06d}{extension}'
                 files[path.relative_to(root).as_posix()] = put(path, seed=seed_of(f'{clip}{side}{number}'))
     return files
+
+
+def moving(
+    count: int, seed: int = 0, size: tuple[int, int] = (36, 52), step: int = 1, sigma: float = 6
+) -> list[Pixels]:
+    """Frames of smooth random colours that move to the left by `step` pixels; `sigma` is the size of the spots."""
+    noise = np.random.default_rng(seed).standard_normal((size[0], size[1] + step * count, 3))
+    smooth = cv2.GaussianBlur(noise, (0, 0), sigma)
+    picture = np.clip(128 + 60 * smooth / smooth.std(), 0, 255).astype(np.uint8)
+    return [picture[:, step * t : step * t + size[1]] for t in range(count)]
+
+
+def write_frames(folder: Path, frames: Iterable[NDArray]) -> Path:
+    """Write BGR frames 0.png, 1.png, ... to a new folder."""
+    folder.mkdir(parents=True)
+    for number, frame in enumerate(frames):
+        cv2.imwrite(str(folder / f'{number}.png'), frame)
+    return folder

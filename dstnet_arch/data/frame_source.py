@@ -1,7 +1,6 @@
-"""Sources of frames: an LMDB folder made by data_prep, or folders of image files.
+"""Sources of frames: an LMDB folder, or folders of image files.
 
-Frames are RGB of 8 or 16 bits with the pixels as stored: gray is repeated over the three channels, alpha is dropped,
-an EXIF orientation is not applied.
+Frames are RGB of 8 or 16 bits as stored: gray is repeated over the channels, alpha and EXIF orientation are ignored.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dstnet_arch.data.folder_layouts import image_files, subfolders
-from dstnet_arch.data.image_file import Pixels, Window, decode, read_header
+from dstnet_arch.data.image_file import ImageHeader, Pixels, Window, decode, read_header
 from dstnet_arch.data.lmdb_file import shared_environment
 from dstnet_arch.data.lmdb_format import IMAGE_EXTENSIONS as IMAGE_EXTENSIONS
 from dstnet_arch.data.lmdb_format import META_INFO, natural_key, read_meta_info
@@ -29,9 +28,7 @@ _CONVERT_AGAIN = 'Delete the folder and convert the data again with `python -m d
 
 
 class FrameSource(ABC):
-    """Clips of frames, addressed by the names of clip and frame.
-
-    A source can be pickled and read in any process, forked or spawned.
+    """Clips of frames, addressed by the names of clip and frame. Can be pickled and read in any process.
 
     Attributes:
         root: the folder, as given.
@@ -108,29 +105,40 @@ class FolderSource(FrameSource):
 
     def __init__(self, root: str | os.PathLike[str], folders: Mapping[str, Path] | None = None) -> None:
         self.root = os.fspath(root)
+        searched = folders is None
         if folders is None:
             folders = {folder.name: folder for folder in subfolders(Path(root))}
         files = {clip: _frames_of(folders[clip]) for clip in sorted(folders, key=natural_key)}
         self._files = {clip: frames for clip, frames in files.items() if frames}
-        self._shapes: dict[tuple[str, str], tuple[int, int]] = {}
+        self._headers: dict[Path, ImageHeader] = {}
         self.clips = {clip: list(frames) for clip, frames in self._files.items()}
-        if not self.clips:
+        if searched and not self.clips:
             raise DataError(
                 f'{self.root} contains no frames in the layout <clip>/<frame>.png. Give the folder that contains the '
                 'clips, or convert the data with `python -m data_prep`.'
             )
 
+    def path(self, clip: str, frame: str) -> Path:
+        """Return the file of a frame."""
+        return self._files[clip][frame]
+
+    def header(self, clip: str, frame: str) -> ImageHeader:
+        """Return the header of a frame, read once. Raises DataError if the file is not a readable image."""
+        path = self._files[clip][frame]
+        if path not in self._headers:
+            try:
+                with open(path, 'rb') as file:
+                    self._headers[path] = read_header(file)
+            except OSError as error:
+                raise DataError(f'{path} cannot be read: {error.strerror or error}') from None
+            except ValueError as error:
+                raise DataError(f'{path} {error}') from None
+        return self._headers[path]
+
     def shape(self, clip: str, frame: str) -> tuple[int, int]:
         """Return (height, width) by the file's header, see `FrameSource.shape`."""
-        if (clip, frame) not in self._shapes:
-            try:
-                with open(self._files[clip][frame], 'rb') as file:
-                    header = read_header(file)
-            except (OSError, ValueError) as error:
-                reason = f'cannot be read: {error.strerror or error}' if isinstance(error, OSError) else error
-                raise DataError(f'{self.describe(clip, frame)} {reason}') from None
-            self._shapes[clip, frame] = (header.height, header.width)
-        return self._shapes[clip, frame]
+        header = self.header(clip, frame)
+        return header.height, header.width
 
     def describe(self, clip: str, frame: str) -> str:
         """Return the path of the file."""
@@ -171,7 +179,7 @@ class LMDBSource(FrameSource):
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
         self.root = os.fspath(root)
-        self._path = os.path.realpath(root)
+        self._path = os.path.abspath(root)
         try:
             entries = read_meta_info(self.root)
         except (OSError, ValueError) as error:
@@ -235,14 +243,14 @@ def is_lmdb(root: str | os.PathLike[str], backend: str = 'auto') -> bool:
     """Return True if `open_source` reads `root` as an LMDB. Raises as `open_source` does."""
     if backend not in BACKENDS:
         raise OptionsError(f'io_backend type is {backend!r}, expected one of: {", ".join(BACKENDS)}.')
-    root = os.fspath(root)
-    if not os.path.isdir(root):
-        what = 'is not a folder' if os.path.exists(root) else 'does not exist'
+    folder = Path(root)
+    if not folder.is_dir():
+        what = 'is not a folder' if folder.exists() else 'does not exist'
         raise DataError(
-            f'{root} {what} (the current folder is {os.getcwd()}). Correct the path, or make the data with '
+            f'{folder} {what} (the current folder is {os.getcwd()}). Correct the path, or make the data with '
             '`python -m data_prep`.'
         )
-    looks_so = root.rstrip('/\\').endswith('.lmdb') or os.path.exists(os.path.join(root, 'data.mdb'))
+    looks_so = folder.suffix == '.lmdb' or (folder / 'data.mdb').exists()
     return backend == 'lmdb' or (backend == 'auto' and looks_so)
 
 

@@ -16,7 +16,7 @@ Pixels: TypeAlias = NDArray[np.unsignedinteger[Any]]
 Window: TypeAlias = tuple[slice, slice]
 """Rows and columns of an image."""
 
-PNG = b'\x89PNG\r\n\x1a\n'
+_PNG = b'\x89PNG\r\n\x1a\n'
 _JPEG = b'\xff\xd8'
 # Not JPEG: cameras append previews to the image.
 _MULTIPLE_IMAGES = {'PNG': 'an animated PNG', 'TIFF': 'a multi-page TIFF', 'WEBP': 'an animated WebP'}
@@ -79,8 +79,7 @@ def read_header(file: BinaryIO) -> ImageHeader:
 def decode(data: NDArray[np.uint8], window: Window | None = None) -> tuple[Pixels, tuple[int, int]]:
     """Decode an image, or a window of it.
 
-    Of a frame that is stored as pixels, only the window is touched: with `data` mapped into memory, nothing else is
-    read from the disk. Compressed images are decoded completely.
+    Compressed images are decoded completely. Of a frame that is stored as pixels, only the window is read.
 
     Args:
         data: (N,) uint8, the content of the file.
@@ -108,7 +107,6 @@ def decode(data: NDArray[np.uint8], window: Window | None = None) -> tuple[Pixel
         raise ValueError('cannot be decoded')
     if bgr.dtype not in (np.uint8, np.uint16):
         raise ValueError(f'has {bgr.dtype} samples; 8 and 16 bits are supported')
-    # Cropped before the channels are reordered, which then costs the window only.
     rgb: Any = cv2.cvtColor(bgr if window is None else bgr[window], cv2.COLOR_BGR2RGB)
     return rgb, (bgr.shape[0], bgr.shape[1])
 
@@ -116,15 +114,15 @@ def decode(data: NDArray[np.uint8], window: Window | None = None) -> tuple[Pixel
 def check_structure(data: bytes | memoryview) -> None:
     """Check that a PNG, JPEG or raw PPM file is complete; other files pass.
 
-    Decoders differ here: OpenCV before version 5 fills the rest of a truncated JPEG with gray, and allocates as many
-    bytes as a damaged chunk of a PNG announces, up to 4 GB.
+    OpenCV before version 5 fills the rest of a truncated JPEG with gray, and allocates as many bytes as a damaged
+    chunk of a PNG announces, up to 4 GB.
 
     Raises:
         ValueError: the file is truncated.
     """
     start = bytes(data[:8])
-    if start == PNG:
-        position = len(PNG)
+    if start == _PNG:
+        position = len(_PNG)
         while bytes(data[position + 4 : position + 8]) != b'IEND':
             position += 12 + int.from_bytes(data[position : position + 4], 'big')
             if position + 12 > len(data):

@@ -14,8 +14,8 @@ from dstnet_arch.errors import DataError
 def open_lmdb(folder: str | os.PathLike[str]) -> lmdb.Environment:
     """Open an LMDB folder for reading.
 
-    LMDB trusts its file: the size is checked against the last page, since reading beyond the end of a truncated file
-    would kill the process. Other damage is not noticed here; `python -m data_prep verify` reads in a child process.
+    LMDB trusts its file: reading beyond the end of a truncated file would end the process, so the file's size is
+    checked. Other damage is found by `python -m data_prep verify`, which reads in a child process.
 
     Raises:
         DataError: `folder` does not contain an LMDB, or its file is truncated.
@@ -36,38 +36,36 @@ def open_lmdb(folder: str | os.PathLike[str]) -> lmdb.Environment:
     return environment
 
 
-# Environments of this process by real path, each with the inode of the file that it maps.
-_environments: dict[str, tuple[int, lmdb.Environment]] = {}
+# Environments of this process by device and inode of data.mdb.
+_environments: dict[tuple[int, int], lmdb.Environment] = {}
 _environments_lock = threading.Lock()
 
 
-def shared_environment(path: str) -> lmdb.Environment:
-    """Return the environment of a folder, opened once per process: LMDB refuses to open a path twice.
-
-    Args:
-        path: the folder's real path.
+def shared_environment(folder: str) -> lmdb.Environment:
+    """Return the environment of a folder, opened once per process: LMDB refuses to open a file twice.
 
     Raises:
         DataError: see `open_lmdb`.
     """
-    file = Path(path) / 'data.mdb'
-    inode = file.stat().st_ino if file.exists() else -1
+    try:
+        status = os.stat(os.path.join(folder, 'data.mdb'))
+    except OSError:
+        raise DataError(f'{folder} contains no data.mdb') from None
+    file = status.st_dev, status.st_ino
     with _environments_lock:
-        if path in _environments and _environments[path][0] != inode:  # the file was replaced
-            _environments.pop(path)[1].close()
-        if path not in _environments:
-            _environments[path] = inode, open_lmdb(path)
-        return _environments[path][1]
+        if file not in _environments:
+            _environments[file] = open_lmdb(folder)
+        return _environments[file]
 
 
-def _drop_inherited_environments() -> None:
+def _close_inherited_environments() -> None:
     """A forked child must not use its parent's environments, and cannot open its own while it holds them."""
     global _environments_lock
     _environments_lock = threading.Lock()  # another thread of the parent may have held it
-    for _, environment in _environments.values():
+    for environment in _environments.values():
         environment.close()
     _environments.clear()
 
 
 if hasattr(os, 'register_at_fork'):
-    os.register_at_fork(after_in_child=_drop_inherited_environments)
+    os.register_at_fork(after_in_child=_close_inherited_environments)

@@ -1,16 +1,6 @@
-"""The LMDB format that this project and stock BasicSR both read.
+"""Format of LMDB folders, shared with stock BasicSR and described in docs/data.md.
 
-A data set such as `train_blur.lmdb/` contains LMDB's `data.mdb` and a text file `meta_info.txt`. The key of a frame is
-`<clip>/<frame>` without extension, e.g. `GOPR0372_07_00/000047`. The value is the image file, byte for byte, or a
-binary PPM file: a header of fixed form (`raw_header`), then rows of RGB samples of 8 bits or of 16 bits (big-endian).
-OpenCV, and so stock BasicSR, decodes PPM like any image; this project reads parts of it without decoding.
-`meta_info.txt` has one line per frame, `GOPR0372_07_00/000047.png (720,1280,3) 1`: file name, (height, width, channels)
-and the PNG compression level that stock BasicSR writes there.
-
-BasicSR uses the text before the first dot as the key and encodes keys as ASCII; LMDB's keys have at most 511 bytes.
-`check_key` enforces these rules.
-
-This module needs the standard library only.
+Needs the standard library only.
 """
 
 from __future__ import annotations
@@ -60,14 +50,7 @@ class MetaEntry(NamedTuple):
 
 
 class RawHeader(NamedTuple):
-    """The header of a frame that is stored as pixels.
-
-    Attributes:
-        height: in pixels.
-        width: in pixels.
-        bit_depth: 8 or 16 bits per sample.
-        start: position of the first sample.
-    """
+    """Header of a frame that is stored as pixels: its size, its bits per sample, and where its samples start."""
 
     height: int
     width: int
@@ -76,17 +59,14 @@ class RawHeader(NamedTuple):
 
     @property
     def num_bytes(self) -> int:
-        """Size of the whole file."""
+        """Size of the complete file."""
         return self.start + 3 * self.height * self.width * self.bit_depth // 8
 
 
 def natural_key(name: str) -> tuple[tuple[object, ...], str]:
-    """Sort key that compares numbers within names by value: `frame9` before `frame10`.
-
-    Names that differ only in leading zeros have a fixed order, too.
-    """
-    # Even positions are text, odd ones digits, so like is compared with like. Digits are compared by length, then
-    # as text: int() refuses very long ones.
+    """Sort key that compares numbers within names by value: `frame9` before `frame10`."""
+    # Even positions are text, odd ones digits. Digits are compared by length, then as text: int() refuses very long
+    # ones. The name itself orders names that differ only in leading zeros.
     parts = [
         (len(part.lstrip('0')), part.lstrip('0')) if position % 2 else part
         for position, part in enumerate(_NUMBER.split(name))
@@ -139,7 +119,7 @@ def format_meta_line(entry: MetaEntry) -> str:
 
 
 def parse_meta_line(line: str) -> MetaEntry:
-    """Parse one line of `meta_info.txt`; the compression level is optional.
+    """Parse one line of `meta_info.txt`; the number at its end is optional.
 
     Raises:
         ValueError: the line has another form or its key is not allowed.
@@ -157,29 +137,27 @@ def read_meta_info(lmdb_path: str | PathLike[str]) -> list[MetaEntry]:
 
     Raises:
         FileNotFoundError: the folder or its `meta_info.txt` does not exist.
-        ValueError: the file is empty or not text, or a line is malformed or repeats a key (the line number is given).
+        ValueError: the file is empty or not text, or a line is malformed or repeats a key; the text names the line.
     """
     path = Path(lmdb_path) / META_INFO
     if not path.is_file():
         what = f'has no {META_INFO}' if Path(lmdb_path).is_dir() else 'does not exist'
         raise FileNotFoundError(f'{lmdb_path} {what}. To make such a folder, see `python -m data_prep --help`')
     try:
-        lines = path.read_text(encoding='ascii').split('\n')
+        lines = path.read_text(encoding='ascii').splitlines()
     except UnicodeDecodeError as error:
         raise ValueError(f'{path} is not ASCII text ({error})') from None
-    entries = []
-    first_seen: dict[str, int] = {}
+    entries: dict[str, MetaEntry] = {}
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
             entry = parse_meta_line(line)
+            if entry.key in entries:
+                raise ValueError(f'{entry.key!r} is listed twice')
         except ValueError as error:
             raise ValueError(f'{path}, line {number}: {error}') from None
-        if entry.key in first_seen:
-            raise ValueError(f'{path}, line {number}: {entry.key!r} is already in line {first_seen[entry.key]}')
-        first_seen[entry.key] = number
-        entries.append(entry)
+        entries[entry.key] = entry
     if not entries:
         raise ValueError(f'{path} is empty')
-    return entries
+    return list(entries.values())

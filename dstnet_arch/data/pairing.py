@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from dstnet_arch.progress import Progress
 _LOGGER = logging.getLogger('basicsr')  # the logger of stock BasicSR's runs
 _ROOTS = {'lq': 'dataroot_lq', 'gt': 'dataroot_gt'}
 _SPLITS = {'val': ('', 'val', 'valid', 'test')}
+_MAX_THREADS = 16  # for reading headers
 
 
 def open_sources(opt: Mapping[str, Any], gt_required: bool, phase: str) -> tuple[FrameSource, FrameSource | None]:
@@ -34,9 +36,9 @@ def open_sources(opt: Mapping[str, Any], gt_required: bool, phase: str) -> tuple
         DataError: roots cannot be opened; the message names the options.
     """
     roots = {side: os.path.expanduser(opt[key]) for side, key in _ROOTS.items() if opt.get(key)}
-    missing = [_ROOTS[side] for side in (('lq', 'gt') if gt_required else ('lq',)) if side not in roots]
-    if missing:
-        raise OptionsError(f'{_name(opt)} needs {missing[0]}: an LMDB folder or a folder of clips.')
+    for side in ('lq', 'gt') if gt_required else ('lq',):
+        if side not in roots:
+            raise OptionsError(f'{_name(opt)} needs {_ROOTS[side]}: an LMDB folder or a folder of clips.')
     same = len(roots) == 2 and len({os.path.realpath(root) for root in roots.values()}) == 1
     sources: dict[str, FrameSource] = {}
     problems = Problems()
@@ -50,22 +52,30 @@ def open_sources(opt: Mapping[str, Any], gt_required: bool, phase: str) -> tuple
 
 
 def find_problems(lq: FrameSource, gt: FrameSource | None, smallest_side: int = 1) -> Problems:
-    """Find missing partners, unreadable headers, sizes that differ and frames with a side below `smallest_side`."""
+    """Find missing partners, unreadable headers, sizes that differ and frames with a side below `smallest_side`.
+
+    Args:
+        lq: the blurry frames.
+        gt: the sharp frames; None if there are none.
+        smallest_side: in pixels.
+    """
     problems = Problems()
     if gt:
-        _find_missing_partners(lq, gt, problems)
-    with Progress(sum(map(len, lq.clips.values())), 'frame', f'checking {lq.root}') as progress:
+        _find_missing_partners('sharp', lq, gt, problems)
+        _find_missing_partners('blurry', gt, lq, problems)
+    total = sum(map(len, lq.clips.values()))
+    with ThreadPoolExecutor(_MAX_THREADS) as pool, Progress(total, 'frame', f'checking {lq.root}') as progress:
         for clip, frames in lq.clips.items():
-            sizes = _find_sizes(lq, clip, problems)
+            sizes = _find_sizes(lq, clip, problems, pool)
             for size in sizes:
                 if min(size) < smallest_side:
                     problems.add(
                         f'clip {clip} is {size_text(size)}, smaller than the crop of {smallest_side}x{smallest_side}. '
                         'Remove the clip, or lower gt_size'
                     )
-            gt_sizes = _find_sizes(gt, clip, problems) if gt and clip in gt.clips else sizes
+            gt_sizes = _find_sizes(gt, clip, problems, pool) if gt and clip in gt.clips else sizes
             if len(sizes) == len(gt_sizes) == 1 and sizes != gt_sizes:
-                problems.add(f'clip {clip} is {size_text(*sizes)} in lq, but {size_text(*gt_sizes)} in gt')
+                problems.add(f'clip {clip} is {size_text(*sizes)}, but its sharp frames are {size_text(*gt_sizes)}')
             progress.update(len(frames))
     return problems
 
@@ -107,24 +117,28 @@ def _open_side(opt: Mapping[str, Any], side: str, root: str, phase: str, plain_a
     raise DataError(f'{root} contains no frames for {phase} in a folder {names}.{hint}')
 
 
-def _find_missing_partners(lq: FrameSource, gt: FrameSource, problems: Problems) -> None:
-    both_ways = ('in lq but not in gt', lq.clips, gt.clips), ('in gt but not in lq', gt.clips, lq.clips)
-    for text, here, there in both_ways:
-        if clips := [clip for clip in here if clip not in there]:
-            problems.add(f'{text}: {counted(len(clips), "clip")} ({name_some(clips)})')
-    for clip in (clip for clip in lq.clips if clip in gt.clips):
-        for text, here, there in both_ways:
-            if frames := sorted(set(here[clip]).difference(there[clip]), key=natural_key):
-                problems.add(f'clip {clip}: {text}: {counted(len(frames), "frame")} ({name_some(frames)})')
+def _find_missing_partners(kind: str, here: FrameSource, there: FrameSource, problems: Problems) -> None:
+    """Add the clips and frames `here` that have no partner of this kind `there`."""
+    if clips := [clip for clip in here.clips if clip not in there.clips]:
+        problems.add(f'{counted(len(clips), "clip")} without {kind} frames: {name_some(clips)}')
+    for clip in (clip for clip in here.clips if clip in there.clips):
+        if frames := sorted(set(here.clips[clip]).difference(there.clips[clip]), key=natural_key):
+            problems.add(f'clip {clip}: {counted(len(frames), "frame")} without a {kind} partner: {name_some(frames)}')
 
 
-def _find_sizes(source: FrameSource, clip: str, problems: Problems) -> set[tuple[int, int]]:
-    first_frame: dict[tuple[int, int], str] = {}
-    for frame in source.clips[clip]:
+def _find_sizes(source: FrameSource, clip: str, problems: Problems, pool: ThreadPoolExecutor) -> set[tuple[int, int]]:
+    def size_or_error(frame: str) -> tuple[int, int] | DataError:
         try:
-            first_frame.setdefault(source.shape(clip, frame), frame)
+            return source.shape(clip, frame)
         except DataError as error:
-            problems.add(str(error))
+            return error
+
+    first_frame: dict[tuple[int, int], str] = {}
+    for frame, size in zip(source.clips[clip], pool.map(size_or_error, source.clips[clip]), strict=True):
+        if isinstance(size, DataError):
+            problems.add(str(size))
+        else:
+            first_frame.setdefault(size, frame)
     if len(first_frame) > 1:
         listed = ', '.join(f'{size_text(size)} from {frame}' for size, frame in first_frame.items())
         problems.add(f'clip {clip} of {source.root} mixes sizes: {listed}')

@@ -16,13 +16,11 @@ class ResumableSampler(Sampler[tuple[int, int]]):
     """Endless shuffled passes over the data set, divided among ranks and epochs; replaces stock `EnlargedSampler`.
 
     Samples form one endless sequence of shuffled passes, each of which contains every index once. Epoch e is the e-th
-    section of it. Rank r takes the elements r, r + num_replicas, ... of a section, so at every iteration N ranks with
-    batches of B together see what one process with batches of N * B sees.
+    section of it, `ratio` passes rounded up to full batches of all ranks, as stock `train_pipeline` expects. Rank r
+    takes the elements r, r + num_replicas, ... of a section, so at every iteration N ranks with batches of B together
+    see what one process with batches of N * B sees.
 
     Elements are pairs (index, draw). The draw is the position in the endless sequence, unique over epochs and ranks.
-
-    An epoch is `ratio` passes, rounded up to full batches of all ranks: the loader then drops nothing, and an epoch has
-    as many iterations as stock `train_pipeline` expects.
 
     Args:
         dataset: the training set. Read from its attributes: `manual_seed` (default 0) and `opt` with
@@ -42,7 +40,6 @@ class ResumableSampler(Sampler[tuple[int, int]]):
         self.rank = rank
         self.seed: int = getattr(dataset, 'manual_seed', 0)
         self.num_samples = math.ceil(len(dataset) * ratio / (num_replicas * batch_size)) * batch_size
-        self.total_size = self.num_samples * num_replicas
         self.epoch = 0
         self._start = (-1, 0)  # an epoch, and how many samples of it are skipped
         if resume_at := opt.get('resume_at'):
@@ -63,7 +60,7 @@ class ResumableSampler(Sampler[tuple[int, int]]):
         start = self._start[1] if epoch == self._start[0] else 0
         permutation_of = -1
         for position in range(start, self.num_samples):
-            draw = epoch * self.total_size + position * self.num_replicas + self.rank
+            draw = (epoch * self.num_samples + position) * self.num_replicas + self.rank
             number, offset = divmod(draw, len(self.dataset))
             if number != permutation_of:
                 permutation = np.random.default_rng((self.seed, _PERMUTATION, number)).permutation(len(self.dataset))

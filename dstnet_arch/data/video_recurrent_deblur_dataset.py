@@ -1,7 +1,6 @@
-"""Data sets for video deblurring: random clips for training, whole videos for testing.
+"""Data sets for video deblurring: random clips for training, complete videos for testing.
 
-Both take BasicSR's single argument `opt`, the data set's section of the options file. The constructors check all data
-and read names and headers only: BasicSR's loaders handle later errors badly.
+The constructors check all data, because BasicSR's loaders handle later errors badly. They read names and headers only.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ import os
 from bisect import bisect_right
 from concurrent.futures import ThreadPoolExecutor
 from itertools import accumulate
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -18,9 +17,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
-from dstnet_arch.data.augment import Augmentation, draw_augmentation
-from dstnet_arch.data.clips import clip_schedule
 from dstnet_arch.data.frame_source import FrameSource, size_text
+from dstnet_arch.data.image_file import Pixels, Window
 from dstnet_arch.data.pairing import find_problems, open_sources, raise_problems
 from dstnet_arch.data.sampler import ResumableSampler
 from dstnet_arch.errors import DataError, Problems, counted
@@ -38,8 +36,8 @@ class VideoRecurrentDeblurDataset(Dataset[dict[str, Any]]):
     An item is {'lq': (T, 3, S, S), 'gt': (T, 3, S, S), 'key': '<clip>/<first frame>'}, contiguous float32 RGB in [0, 1]
     with the full depth of 8 or 16 bits.
 
-    `dataset[index, draw]` makes every random choice a function of (`manual_seed`, draw) in any process, which is what
-    ResumableSampler asks for: a resumed run sees the same samples. `dataset[index]` draws from torch's global random
+    `dataset[index, draw]`, with the elements of ResumableSampler, makes every random choice a function of
+    (`manual_seed`, draw), so a resumed run sees the same samples. `dataset[index]` draws from torch's global random
     numbers, which a loader seeds differently in each worker.
 
     Options:
@@ -121,15 +119,14 @@ class VideoRecurrentDeblurDataset(Dataset[dict[str, Any]]):
         clip_number = bisect_right(self._first_index, index) - 1
         clip = self._clips[clip_number]
         frames = self._draw_frames(clip, index - self._first_index[clip_number], rng)
-        height, width = self.lq.shape(clip, frames[0])
-        augment = draw_augmentation(
-            rng, height, width, self.gt_size, self.opt.get('use_hflip', True), self.opt.get('use_rot', True)
-        )
+        augment = self._draw_augmentation(self.lq.shape(clip, frames[0]), rng)
         return {
             'lq': read_frames(self.lq, clip, frames, augment),
             'gt': read_frames(self.gt, clip, frames, augment),
             'key': f'{clip}/{frames[0]}',
         }
+
+    # Every random number is drawn whatever the options are, so that one option does not change the draws of another.
 
     def _draw_frames(self, clip: str, start: int, rng: np.random.Generator) -> list[str]:
         frames = self.lq.clips[clip][start:]
@@ -138,6 +135,13 @@ class VideoRecurrentDeblurDataset(Dataset[dict[str, Any]]):
         frames = frames[: self._span(interval) : interval]
         reverse = bool(rng.integers(2))
         return frames[::-1] if reverse and self.opt.get('random_reverse', False) else frames
+
+    def _draw_augmentation(self, shape: tuple[int, int], rng: np.random.Generator) -> Augmentation:
+        top, left = (int(rng.integers(side - self.gt_size + 1)) for side in shape)
+        hflip, vflip, transpose = (bool(flip) for flip in rng.integers(2, size=3))
+        use_hflip, use_rot = self.opt.get('use_hflip', True), self.opt.get('use_rot', True)
+        window = slice(top, top + self.gt_size), slice(left, left + self.gt_size)
+        return Augmentation(window, use_hflip and hflip, use_rot and vflip, use_rot and transpose)
 
 
 class VideoRecurrentDeblurTestDataset(Dataset[dict[str, Any]]):
@@ -154,7 +158,7 @@ class VideoRecurrentDeblurTestDataset(Dataset[dict[str, Any]]):
             truth. Both may name one folder, see `dstnet_arch.data.folder_layouts`.
         blur: folder of the blurry frames if one folder contains both kinds, e.g. blur_gamma; default blur.
         io_backend.type: auto (default), lmdb or disk.
-        clip_length: frames per clip; default 30 as in the paper; null: whole videos.
+        clip_length: frames per clip; default 30 as in the paper; null: complete videos.
 
     Attributes:
         lq, gt: the opened frame sources; `gt` is None without ground truth.
@@ -202,6 +206,60 @@ class VideoRecurrentDeblurTestDataset(Dataset[dict[str, Any]]):
         if self.gt is not None:
             item['gt'] = read_frames(self.gt, video, frames, threads=threads)
         return item
+
+
+class Clip(NamedTuple):
+    """Frames start:stop of a video, of which keep_start:keep_stop are used. All are positions in the video."""
+
+    start: int
+    stop: int
+    keep_start: int
+    keep_stop: int
+
+
+def clip_schedule(num_frames: int, clip_length: int | None) -> list[Clip]:
+    """Return the clips of the released code: no overlap, the last one shifted back to end at the last frame.
+
+    The shifted clip repeats frames; only those not yet restored are used. A video shorter than a clip is one clip.
+
+    Args:
+        num_frames: length of the video.
+        clip_length: frames per clip; None for complete videos.
+
+    Raises:
+        ValueError: `clip_length` is less than 1.
+    """
+    if clip_length is None:
+        clip_length = max(num_frames, 1)
+    if clip_length < 1:
+        raise ValueError(f'clip_length is {clip_length}, expected 1 or more, or None for complete videos')
+    schedule = []
+    for keep_start in range(0, num_frames, clip_length):
+        keep_stop = min(keep_start + clip_length, num_frames)
+        schedule.append(Clip(max(keep_stop - clip_length, 0), keep_stop, keep_start, keep_stop))
+    return schedule
+
+
+class Augmentation(NamedTuple):
+    """A crop, then flips, then a transposition: together the eight symmetries of the square.
+
+    Attributes:
+        window: rows and columns of the crop, which is a square.
+        hflip: reverse the columns.
+        vflip: reverse the rows.
+        transpose: exchange rows and columns.
+    """
+
+    window: Window
+    hflip: bool
+    vflip: bool
+    transpose: bool
+
+    def flip(self, crop: Pixels) -> Pixels:
+        """Apply flips and transposition to the crop: (size, size, 3) of the same shape, contiguous."""
+        image = crop[:: -1 if self.vflip else 1, :: -1 if self.hflip else 1]
+        # Copied always: NumPy calls a single row contiguous whatever its strides are, PyTorch does not.
+        return (image.transpose(1, 0, 2) if self.transpose else image).copy()
 
 
 def read_frames(

@@ -251,11 +251,11 @@ def test_all_problems_are_named_at_once(tmp_path: Path) -> None:
     message = str(caught.value)
     for problem in (
         'data set Tiny cannot be used',
-        'in lq but not in gt: 1 clip (only_lq)',
-        'in gt but not in lq: 1 clip (only_gt)',
-        'clip GOPR0372_07_00: in lq but not in gt: 1 frame (000049)',
-        'clip b10: in gt but not in lq: 1 frame (9)',
-        f'clip b10 is {WIDTH}x{HEIGHT} in lq, but {WIDTH}x40 in gt',
+        '1 clip without sharp frames: only_lq',
+        '1 clip without blurry frames: only_gt',
+        'clip GOPR0372_07_00: 1 frame without a sharp partner: 000049',
+        'clip b10: 1 frame without a blurry partner: 9',
+        f'clip b10 is {WIDTH}x{HEIGHT}, but its sharp frames are {WIDTH}x40',
         f'mixes sizes: {WIDTH}x{HEIGHT} from 1, {WIDTH}x30 from 3',
         '2.png is not a readable image',
         'clip b9 has 3 frames, but num_frame 4 at interval 1 needs 4',
@@ -332,5 +332,5 @@ def test_videos_may_differ_in_size_but_not_their_partners(tmp_path: Path) -> Non
     dataset = VideoRecurrentDeblurTestDataset(write_pair(tmp_path, lq, lq))
     assert [tuple(item['gt'].shape) for item in dataset] == [(2, 3, HEIGHT, WIDTH), (1, 3, 1, 3)]
     gt = lq | {'b10/1': picture('b10', '1', 2, 3)}
-    with pytest.raises(DataError, match='clip b10 is 3x1 in lq, but 3x2 in gt'):
+    with pytest.raises(DataError, match='clip b10 is 3x1, but its sharp frames are 3x2'):
         VideoRecurrentDeblurTestDataset(write_pair(tmp_path, lq, gt))

@@ -105,7 +105,7 @@ def test_read_meta_info(tmp_path: Path) -> None:
     [
         (b'', 'is empty'),
         (b'a/0.png (1,1,3) 1\nnonsense\n', 'line 2'),
-        (b'a/0.png (1,1,3) 1\na/1.png (1,1,3) 1\na/0.jpg (1,1,3) 1\n', r"line 3: 'a/0' is already in line 1"),
+        (b'a/0.png (1,1,3) 1\na/1.png (1,1,3) 1\na/0.jpg (1,1,3) 1\n', r"line 3: 'a/0' is listed twice"),
         ('a/é.png (1,1,3) 1'.encode(), 'not ASCII'),
     ],
 )

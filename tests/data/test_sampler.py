@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dstnet_arch.data.clips import clip_schedule
 from dstnet_arch.data.sampler import ResumableSampler
+from dstnet_arch.data.video_recurrent_deblur_dataset import clip_schedule
 
 
 class FakeDataset:

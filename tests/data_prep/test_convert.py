@@ -22,8 +22,6 @@ from data_prep.layouts import BSD, DVD, GOPRO
 from dstnet_arch.data.frame_source import LMDBSource
 from dstnet_arch.data.lmdb_format import read_meta_info
 
-ROOT = Path(__file__).resolve().parents[2]
-
 
 def run(capsys: pytest.CaptureFixture[str], *argv: object) -> str:
     """Run a command that must succeed; what it printed."""
@@ -50,12 +48,9 @@ def test_gopro_as_distributed(tmp_path, capsys) -> None:
         lines = (output / f'train_{side}.lmdb/meta_info.txt').read_text().splitlines()
         assert lines == [f'{key}.png (12,16,3) 1' for key in keys]
         assert len(contents(output / f'test_{side}.lmdb')) == 2
-    assert sorted(path.name for path in output.iterdir()) == [
-        'test_blur.lmdb', 'test_sharp.lmdb', 'train_blur.lmdb', 'train_sharp.lmdb',
-    ]  # fmt: skip
+    assert len(list(output.iterdir())) == 4
     assert info(output)['blur']['value'] == 'blur'
     assert 'linear' in info(output)['blur']['meaning']
-    assert info(output)['first_clip'] == ['train/A_00/blur', 'train/A_00/sharp']
     assert info(output)['stored'] == 'files'
     assert 'train has 2 clips and 7 frames, as distributed 22 and 2103' in out
     assert sound(output)
@@ -64,10 +59,10 @@ def test_gopro_as_distributed(tmp_path, capsys) -> None:
 @pytest.mark.parametrize(
     ('layout', 'pattern', 'blur', 'sharp'),
     [
-        (GOPRO, '{split}/{side}/{clip}', 'blur', 'gt'),
+        (GOPRO, 'GOPRO_Large/{split}/{clip}/{side}', 'blur', 'sharp'),
         (GOPRO, '{split}/{side}/{clip}', 'Blur', 'target'),
         (GOPRO, '{side}/{clip}', 'blur', 'gt'),
-        (DVD, '{split}/{clip}/{side}', 'input', 'GT'),
+        (DVD, 'quantitative_datasets/{split}/{clip}/{side}', 'input', 'GT'),
         (DVD, 'DeepVideoDeblurring_Dataset/quantitative_datasets/{clip}/{side}', 'input', 'GT'),
         (BSD, '{split}/{clip}/{side}/RGB', 'Blur', 'Sharp'),
         (BSD, 'BSD_2ms16ms/{split}/{clip}/{side}/RGB', 'Blur', 'Sharp'),
@@ -85,13 +80,6 @@ def test_arrangements(tmp_path, layout, pattern: str, blur: str, sharp: str) -> 
             path = pattern.format(split=split, clip=clip, side=folder)
             expected = {f'{clip}/{number:06d}': files[f'{path}/{number:06d}.png'] for number in numbers}
             assert contents(tmp_path / f'out/{split}_{side}.lmdb') == expected
-
-
-@pytest.mark.parametrize('folder', ['GOPRO_Large', '.'])
-def test_source_may_be_the_distributed_folder_or_the_one_around_it(tmp_path, folder: str) -> None:
-    make_gopro(tmp_path / 'GOPRO_Large')
-    convert(GOPRO, tmp_path / folder, tmp_path / 'out')
-    assert sound(tmp_path / 'out')
 
 
 def test_one_split_alone_is_named_by_its_folder(tmp_path) -> None:
@@ -113,7 +101,7 @@ def test_blur_gamma_is_converted_only_if_chosen(tmp_path, capsys) -> None:
     assert info(tmp_path / 'out', 'test_sharp')['blur']['value'] == 'blur_gamma'
 
 
-@pytest.mark.parametrize('source', ['src', 'src/BSD_2ms16ms', 'src/bsd_2MS16MS'])
+@pytest.mark.parametrize('source', ['src', 'src/bsd_2MS16MS'])
 def test_bsd_never_converts_another_exposure(tmp_path, monkeypatch, capsys, source: str) -> None:
     folder = tmp_path / (source if source != 'src' else 'src/BSD_2ms16ms')
     make_gopro(folder, pattern='{split}/{clip}/{side}/RGB', blur='Blur', sharp='Sharp')
@@ -131,25 +119,23 @@ def test_test_clips_among_training_clips_are_noted(tmp_path, capsys) -> None:
     assert 'clips for testing are among those for training, e.g. train/IMG_0030' in out
 
 
-def test_unpadded_numbers_litter_and_gaps(tmp_path, capsys) -> None:
+def test_unpadded_numbers_and_litter(tmp_path) -> None:
     for side in ('blur', 'sharp'):
         for number in (8, 9, 10, 12):
             put(tmp_path / f'src/train/A_00/{side}/{number}.PNG')
         for litter in ('.DS_Store', '._8.PNG', 'Thumbs.db', 'notes.txt'):
             (tmp_path / f'src/train/A_00/{side}' / litter).write_bytes(b'x')
     (tmp_path / 'src/train/__MACOSX/blur').mkdir(parents=True)
-    out = run(capsys, 'gopro', tmp_path / 'src', '-o', tmp_path / 'out')
+    convert(GOPRO, tmp_path / 'src', tmp_path / 'out')
     entries = read_meta_info(tmp_path / 'out/train_blur.lmdb')
     assert [entry.frame for entry in entries] == ['8', '9', '10', '12']
-    assert 'train/A_00: 12 follows 10' in out
 
 
 def test_convert_names_what_is_wrong_with_source(tmp_path, capsys) -> None:
-    assert 'does not exist' in failure(capsys, 'gopro', tmp_path / 'absent', '-o', tmp_path / 'out')
     (tmp_path / 'file').write_text('x')
-    assert 'is not a folder' in failure(capsys, 'gopro', tmp_path / 'file', '-o', tmp_path / 'out')
     (tmp_path / 'empty').mkdir()
-    assert 'It contains: nothing' in failure(capsys, 'gopro', tmp_path / 'empty', '-o', tmp_path / 'out')
+    for name, message in {'absent': 'does not exist', 'file': 'not a folder', 'empty': 'contains: nothing'}.items():
+        assert message in failure(capsys, 'gopro', tmp_path / name, '-o', tmp_path / 'out')
 
 
 # What is wrong with a clip, and the message
@@ -166,45 +152,36 @@ def write_two_pages(clip: Path) -> None:
     pages[0].save(clip / 'blur/000047.tif', save_all=True, append_images=pages[1:])
 
 
-PROBLEMS: dict[str, tuple[Callable[[Path], object], str]] = {
-    'no sharp frame': (
-        lambda clip: (clip / 'sharp/000048.png').unlink(),
-        'train/A_00/blur/000048.png: no sharp frame of that name',
-    ),
-    'no sharp folder': (
-        lambda clip: (clip / 'sharp').rename(clip / 'sharpest'),
-        'train/A_00/blur: no sharp frames belong to it',
-    ),
-    'other size': (
-        lambda clip: put(clip / 'blur/000049.png', size=(12, 18)),
-        'train/A_00/blur/000049.png is 18x12, other frames of the clip are 16x12',
-    ),
-    'no image': (
-        lambda clip: (clip / 'sharp/000047.png').write_bytes(b'<html>404</html>'),
-        'train/A_00/sharp/000047.png is not a readable image',
-    ),
-    'two pages': (write_two_pages, 'train/A_00/blur/000047.tif contains 2 images (a multi-page TIFF)'),
-    'dot in clip': (
-        lambda clip: clip.rename(clip.with_name('A.00')),
-        "(1 problem):\n  train/A.00: 'A.00' is not a valid key",
-    ),
-    'dot in frame': (rename_frame, "train/A_00: 'A_00/47.final' is not a valid key"),
-    'two files of a name': (
-        lambda clip: put(clip / 'blur/000047.jpg'),
-        'blur/000047.png: 000047.jpg has the same name',
-    ),
-}
-
-
-@pytest.mark.parametrize('problem', PROBLEMS)
-def test_problems_are_named_before_anything_is_written(tmp_path, capsys, problem: str) -> None:
+@pytest.mark.parametrize(
+    ('change', 'expected'),
+    [
+        (lambda clip: (clip / 'sharp/000048.png').unlink(), 'clip A_00: 1 frame without a sharp partner: 000048'),
+        (lambda clip: (clip / 'sharp').rename(clip / 'x'), '1 clip without sharp frames: A_00'),
+        (lambda clip: put(clip / 'blur/000049.png', size=(12, 18)), 'mixes sizes: 16x12 from 000047, 18x12 from 00004'),
+        (lambda clip: (clip / 'sharp/000047.png').write_bytes(b'404'), 'A_00/sharp/000047.png is not a readable image'),
+        (write_two_pages, 'train/A_00/blur/000047.tif contains 2 images (a multi-page TIFF)'),
+        (lambda clip: clip.rename(clip.with_name('A.00')), "(1 problem):\n  train/A.00: 'A.00' is not a valid key"),
+        (rename_frame, "train/A_00: 'A_00/47.final' is not a valid key"),
+        (lambda clip: put(clip / 'blur/000047.jpg'), 'contains both 000047.jpg and 000047.png'),
+    ],
+)
+def test_problems_are_named_before_anything_is_written(
+    tmp_path, capsys, change: Callable[[Path], object], expected: str
+) -> None:
     make_gopro(tmp_path / 'src')
-    change, expected = PROBLEMS[problem]
     change(tmp_path / 'src/train/A_00')
     message = failure(capsys, 'gopro', tmp_path / 'src', '-o', tmp_path / 'out')
     assert expected in message
-    assert 'Nothing was written' in message
     assert not (tmp_path / 'out').exists()
+
+
+def test_problems_of_all_splits_are_listed_together(tmp_path, capsys) -> None:
+    make_gopro(tmp_path / 'src')
+    (tmp_path / 'src/train/A_00/sharp/000047.png').unlink()
+    put(tmp_path / 'src/test/C_00/sharp/000002.png', size=(4, 4))
+    message = failure(capsys, 'gopro', tmp_path / 'src', '-o', tmp_path / 'out')
+    assert '(2 problems)' in message
+    assert 'Nothing was written' in message
 
 
 def test_longest_names_work(tmp_path) -> None:
@@ -213,17 +190,6 @@ def test_longest_names_work(tmp_path) -> None:
         put(tmp_path / 'src/train' / ('y' * 255) / side / f'{"x" * 251}.png')
     convert(GOPRO, tmp_path / 'src', tmp_path / 'out')
     assert [len(key) for key in contents(tmp_path / 'out/train_blur.lmdb')] == [255 + 1 + 251]
-
-
-def test_problems_are_listed_together(tmp_path, capsys) -> None:
-    make_gopro(tmp_path / 'src', {'train/A_00': (1, 50), 'test/C_00': (1, 3)})
-    for number in range(1, 46):
-        (tmp_path / f'src/train/A_00/sharp/{number:06d}.png').unlink()
-    put(tmp_path / 'src/test/C_00/sharp/000002.png', size=(4, 4))
-    message = failure(capsys, 'gopro', tmp_path / 'src', '-o', tmp_path / 'out')
-    assert '(46 problems)' in message
-    assert message.count('no sharp frame') == 40
-    assert '... and 6 more' in message
 
 
 # Kinds of images
@@ -261,50 +227,6 @@ def test_image_formats_are_copied_byte_for_byte(tmp_path, extension: str) -> Non
     assert sound(tmp_path / 'out')
 
 
-# Command line and stock BasicSR
-
-
-def test_ctrl_c_is_one_line_and_status_130(tmp_path, monkeypatch, capsys) -> None:
-    make_gopro(tmp_path / 'src')
-
-    def interrupt(*_) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(lmdb_writer, '_copy', interrupt)
-        assert main(['gopro', str(tmp_path / 'src'), '-o', str(tmp_path / 'out')]) == 130
-    assert capsys.readouterr().err.strip() == 'interrupted; run the same command again to resume'
-    convert(GOPRO, tmp_path / 'src', tmp_path / 'out')
-    assert sound(tmp_path / 'out')
-
-
-def test_help_imports_the_standard_library_only() -> None:
-    code = (
-        'import sys; before = set(sys.modules); from data_prep.__main__ import build_parser; build_parser(); '
-        'print(*set(sys.modules) - before)'
-    )
-    done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True, check=True)
-    loaded = {name.split('.')[0] for name in done.stdout.split()}
-    assert loaded - sys.stdlib_module_names == {'data_prep', 'dstnet_arch'}
-
-
-def test_help_of_every_command(capsys) -> None:
-    for command in ('gopro', 'dvd', 'bsd', 'verify', 'sample'):
-        with pytest.raises(SystemExit) as stop:
-            main([command, '--help'])
-        assert stop.value.code == 0
-        assert f'example:\n  python -m data_prep {command}' in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    'argv', [['gopro', 'x'], ['gopro', 'x', '-o', 'y', '--blur', 'raw'], ['dvdd'], ['bsd', 'x', '-o', 'y']]
-)
-def test_wrong_usage(argv: list[str]) -> None:
-    with pytest.raises(SystemExit) as stop:
-        main(argv)
-    assert stop.value.code == 2
-
-
 @pytest.mark.parametrize('raw', [False, True])
 def test_stock_basicsr_reads_it(tmp_path, raw: bool) -> None:
     from basicsr.data.paired_image_dataset import PairedImageDataset
@@ -324,3 +246,47 @@ def test_stock_basicsr_reads_it(tmp_path, raw: bool) -> None:
             np.testing.assert_allclose(item[key].permute(1, 2, 0), expected / np.float32(255), atol=1e-6)
     for client in dataset.file_client.client._client.values():
         client.close()
+
+
+# Command line
+
+
+def test_ctrl_c_is_one_line_and_status_130(tmp_path, monkeypatch, capsys) -> None:
+    make_gopro(tmp_path / 'src')
+
+    def interrupt(*_) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(lmdb_writer, '_copy', interrupt)
+    assert main(['gopro', str(tmp_path / 'src'), '-o', str(tmp_path / 'out')]) == 130
+    assert capsys.readouterr().err.strip() == 'interrupted; run the same command again to resume'
+
+
+def test_help_imports_the_standard_library_only(root) -> None:
+    code = (
+        'import sys; before = set(sys.modules); from data_prep.__main__ import build_parser; build_parser(); '
+        'print(*set(sys.modules) - before)'
+    )
+    done = subprocess.run([sys.executable, '-c', code], cwd=root, capture_output=True, text=True, check=True)
+    loaded = {name.split('.')[0] for name in done.stdout.split()}
+    assert loaded - sys.stdlib_module_names == {'data_prep', 'dstnet_arch'}
+
+
+@pytest.mark.parametrize('command', ['gopro', 'dvd', 'bsd', 'verify', 'sample', 'synthesize'])
+def test_help_has_an_example(capsys, command: str) -> None:
+    with pytest.raises(SystemExit, match='0'):
+        main([command, '--help'])
+    assert f'example:\n  python -m data_prep {command}' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    'arguments',
+    [
+        'gopro x', 'gopro x -o y --blur raw', 'dvdd', 'bsd x -o y', 'synthesize v -o y --window 6',
+        'synthesize v -o y --window 13-7', 'synthesize v -o y --duty-cycle 0', 'synthesize v -o y --scale 2',
+        'synthesize v -o y --scale 0.5 --max-size 100', 'synthesize v -o y --test a --train-share 0.5',
+    ],
+)  # fmt: skip
+def test_wrong_usage(arguments: str) -> None:
+    with pytest.raises(SystemExit, match='2'):
+        main(arguments.split())

@@ -137,7 +137,7 @@ def test_damaged_data_end_the_run_before_anything_is_created(run_python: RunPyth
     done = run_python('-m', 'basicsr.train', '-opt', 'train.yml', '--debug', cwd=project)
     assert done.returncode == 2
     assert 'Traceback' not in done.stderr
-    assert 'clip b: in lq but not in gt: 1 frame (001)' in done.stderr
+    assert 'clip b: 1 frame without a sharp partner: 001' in done.stderr
     assert sorted(path.name for path in project.iterdir()) == ['data', 'test.yml', 'train.yml']
 
 
