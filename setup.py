@@ -115,7 +115,7 @@ setup(
     package_dir={'': '.'},
     packages=find_packages(include=['dstnet_arch', 'dstnet_arch.*', 'data_prep', 'data_prep.*']),
     package_data={
-        'dstnet_arch': ['py.typed', 'deblur/*.j2', 'metrics/*.json', 'ops/native.c', 'plugin/basicsr_build/*.py']
+        'dstnet_arch': ['py.typed', 'templates/*', 'metrics/*.json', 'ops/native.c', 'plugin/basicsr_build/*.py']
     },
     python_requires='>=3.10',
     install_requires=[
@@ -127,7 +127,7 @@ setup(
         'av>=17.1,<19',  # reads and writes video files; 19 drops an argument that is used
         'filelock>=3.12',
         'imageio-ffmpeg>=0.6',  # the ffmpeg program, which copies sound and other streams to the deblurred video
-        'jinja2>=3.1',  # the HTML report of dstnet deblur
+        'jinja2>=3.1',  # the HTML reports
         'lmdb>=1.4.1',
         'matplotlib>=3.7',  # the figures of dstnet visualize and dstnet complexity
         'numpy>=1.24',

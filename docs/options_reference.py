@@ -31,20 +31,15 @@ INTRODUCTION = """\
 
 An options file is a YAML file in BasicSR's format:
 
-```bash
-python -m basicsr.train -opt options/train_DSTNet_GoPro.yml
-python -m basicsr.test -opt options/test_DSTNet_GoPro.yml
-```
+    python -m basicsr.train -opt options/train_DSTNet_GoPro.yml
+    python -m basicsr.test -opt options/test_DSTNet_GoPro.yml
 
 The packaged files can be given by name from any folder (`-opt train_DSTNet_GoPro`). `dstnet options list` lists them,
 `dstnet options copy DIR` copies them, and `dstnet options check FILE` checks a file without running anything.
 
 Override values on the command line by the path of their key. The section must exist in the file:
 
-```bash
-python -m basicsr.train -opt options/train_DSTNet_GoPro.yml \\
     --force_yml train:total_iter=1000 train:scheduler:periods=[1000] datasets:train:num_worker_per_gpu=2
-```
 
 `~` means no value. Relative paths start at the current folder. Numbers can be written as `1e-4`.
 

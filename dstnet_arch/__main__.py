@@ -28,6 +28,7 @@ COMMANDS = {
     'complexity': ('dstnet_arch.benchmarks.complexity:command', 'count parameters and operations of the networks'),
     'benchmark': ('dstnet_arch.benchmarks:command', 'measure time and memory of the networks'),
     'doctor': ('dstnet_arch.doctor:command', 'show versions and devices, and check that the kernels work'),
+    'ui': ('dstnet_arch.ui:command', 'open a page in the browser to deblur videos'),
     'completion': ('dstnet_arch.completion:command', 'print a script for tab completion in bash, zsh or tcsh'),
     'setup-basicsr': ('dstnet_arch.plugin.setup_basicsr:command', 'install stock BasicSR, which train and test need'),
 }

@@ -1,4 +1,4 @@
-"""Channel-wise gated dynamic network (CWGDN), Section 3.1 and Figure 2. In shapes, C is `num_feat`."""
+"""Channel-wise gated dynamic network (CWGDN), Section 3.1 and Figure 2."""
 
 from __future__ import annotations
 
@@ -35,7 +35,12 @@ class LayerNorm2d(nn.LayerNorm):
 
 
 class TemporalConv(nn.Module):
-    """3x1x1 convolution over time without bias, zero padding of one frame."""
+    """3x1x1 convolution over time without bias, zero padding of one frame.
+
+    Args:
+        in_channels: channels in.
+        out_channels: channels out.
+    """
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -56,7 +61,11 @@ class TemporalConv(nn.Module):
 
 
 class ChannelFilterNet(nn.Module):
-    """D_c: from features, one 3x3 filter for each channel of each frame (Figure 2)."""
+    """D_c: from features, one 3x3 filter for each channel of each frame (Figure 2).
+
+    Args:
+        num_feat: channels of the features.
+    """
 
     def __init__(self, num_feat: int) -> None:
         super().__init__()
@@ -91,6 +100,9 @@ class GatedBlock(nn.Module):
     """Widen the features over time, gate one half by the other, narrow them over time, add the input.
 
     A subclass makes the gate (`make_gate`) from the first half.
+
+    Args:
+        num_feat: C, channels in and out.
     """
 
     def __init__(self, num_feat: int) -> None:
@@ -130,7 +142,11 @@ class GatedBlock(nn.Module):
 
 
 class CWGDN(GatedBlock):
-    """One block of the channel-wise gated dynamic network: the gate is filtered by filters predicted from itself."""
+    """One block of the channel-wise gated dynamic network: the gate is filtered by filters predicted from itself.
+
+    Args:
+        num_feat: C, channels in and out.
+    """
 
     def __init__(self, num_feat: int) -> None:
         super().__init__(num_feat)
@@ -150,7 +166,11 @@ class CWGDN(GatedBlock):
 
 
 class HighBandNet(nn.Module):
-    """N_h of Section 3.3 for the three high bands, each with its own weights: two 1x1 convolutions and a LeakyReLU."""
+    """N_h of Section 3.3 for the three high bands, each with its own weights: two 1x1 convolutions and a LeakyReLU.
+
+    Args:
+        num_feat: C, channels of one band.
+    """
 
     def __init__(self, num_feat: int) -> None:
         super().__init__()
@@ -180,7 +200,12 @@ class HighBandNet(nn.Module):
 
 
 class HaarConv(Conv2d):
-    """3x3 convolution that can be merged with the Haar synthesis before it."""
+    """3x3 convolution that can be merged with the Haar synthesis before it.
+
+    Args:
+        in_channels: channels of the features.
+        out_channels: channels of the output.
+    """
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__(in_channels, out_channels, 3, padding=1)

@@ -25,7 +25,11 @@ from dstnet_arch.ops.pixel_filter import TAPS, pixel_filter
 
 
 class SimilarityFusion(nn.Module):
-    """Blend the frame's features and the propagated ones by their similarity."""
+    """Blend the frame's features and the propagated ones by their similarity.
+
+    Args:
+        num_feat: C, channels of each of the two inputs.
+    """
 
     def __init__(self, num_feat: int) -> None:
         super().__init__()
@@ -46,7 +50,7 @@ class PyramidFilterNet(nn.Module):
     results.
 
     Args:
-        num_feat: C.
+        num_feat: C, channels of the features.
         num_block: residual blocks at each scale.
     """
 
@@ -73,7 +77,13 @@ class PyramidFilterNet(nn.Module):
 
 
 class DTFFPlus(nn.Module):
-    """One propagation step: fuse, filter every pixel, refine. Arguments as for `DSTNetPlus`."""
+    """One propagation step: fuse, filter every pixel, refine.
+
+    Args:
+        num_feat: C, channels of each input and of the output.
+        num_kernel_block: residual blocks at each scale of the filter prediction.
+        num_block: residual blocks of the refinement.
+    """
 
     def __init__(self, num_feat: int, num_kernel_block: int, num_block: int) -> None:
         super().__init__()

@@ -30,9 +30,10 @@ CONFIG_KEY = '_extra_state'
 class VideoNet(nn.Module):
     """Base of networks that map a blurry clip to a restored clip of the same shape.
 
-    A subclass implements `restore`, `config` and `infer_config`. This class checks the input, pads, crops, and stores
-    `config` in the state dict (key `_extra_state`, JSON in a uint8 tensor, which `weights_only` loading and safetensors
-    support), so that a checkpoint is never silently run by a network that differs in what the shapes do not show.
+    A subclass implements `restore` for frames whose sides are multiples of `size_multiple` and at least `min_size`,
+    `config` and `infer_config`. This class checks the input, pads and crops, and stores `config` in the state dict (key
+    `_extra_state`, JSON in a uint8 tensor, which `weights_only` loading and safetensors support): hyperparameters that
+    the tensors' shapes do not show are kept, and a checkpoint is never silently run by a network that differs in them.
     `load_state_dict` also accepts the names of released files.
 
     Attributes:
@@ -94,7 +95,10 @@ class VideoNet(nn.Module):
             return self._forward(x)
 
     def derived_weights(self) -> DerivedWeights:
-        """A context in which merged and cast weights are computed once; the parameters must not change meanwhile."""
+        """A context in which merged and cast weights are computed once, for several calls of the network's parts.
+
+        The parameters must not change while it is in use. `forward` uses one for each call.
+        """
         return DerivedWeights()
 
     def _forward(self, x: Tensor) -> Tensor:
@@ -117,12 +121,16 @@ class VideoNet(nn.Module):
         return torch.cat(frames)
 
     def apply_chunked(self, function: Callable[[Tensor, Tensor], Tensor], frames: Tensor, low: Tensor) -> Tensor:
-        """Return ``function(frames, low)``; without gradients, for a few frames or a strip of one at a time.
+        """Apply a function of single frames; without gradients, to a few frames or a strip of one at a time.
 
         Args:
-            function: a row of its result, (N, C', H/r, W/r), depends on rows of `low` at most `_STRIP_HALO` away.
+            function: (N, 3, H, W), (N, C, H/s, W/s) -> (N, C', H/r, W/r). A row of the result depends on rows of the
+                second argument at most `_STRIP_HALO` away.
             frames: (N, 3, H, W).
             low: (N, C, H/s, W/s).
+
+        Returns:
+            ``function(frames, low)``.
         """
         if torch.is_grad_enabled():
             return function(frames, low)
@@ -190,9 +198,10 @@ def _by_strips(function: Callable[[Tensor, Tensor], Tensor], frames: Tensor, low
 
 
 def stored_config(extra_state: Any) -> dict[str, Any]:
-    """Decode the value under `_extra_state`: 'type' and the constructor arguments; empty if it is anything else.
+    """Decode the value under `_extra_state`: 'type' and the constructor arguments.
 
-    The text survives conversion to another type and averaging of checkpoints with the same configuration.
+    The text survives conversion to another type and averaging of checkpoints with the same configuration. The result
+    is empty if the value is anything else.
     """
     try:
         numbers = extra_state.tolist()

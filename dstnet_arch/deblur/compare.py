@@ -10,15 +10,12 @@ from pathlib import Path
 
 import av
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from dstnet_arch.deblur.config import CompareMode
 from dstnet_arch.errors import DataError
+from dstnet_arch.html import RGBImage
 from dstnet_arch.video.timing import Timing
-
-RGBImage = NDArray[np.uint8]
-"""(H, W, 3), RGB."""
 
 _GAP = 8  # pixels between two frames, or of the line between two halves
 _WHITE = 255

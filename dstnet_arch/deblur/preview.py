@@ -12,10 +12,11 @@ from pathlib import Path
 from torch import Tensor
 
 from dstnet_arch.data.frame_source import size_text
-from dstnet_arch.deblur.compare import RGBImage, compose, open_comparison
+from dstnet_arch.deblur.compare import compose, open_comparison
 from dstnet_arch.deblur.config import DeblurConfig
 from dstnet_arch.deblur.report import Report
 from dstnet_arch.errors import DataError
+from dstnet_arch.html import RGBImage
 from dstnet_arch.video.source import Source
 from dstnet_arch.video.sources import ReadAhead, open_source
 
