@@ -13,7 +13,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from textwrap import indent, wrap
 
-from dstnet_arch.plugin.options_environment import DATA_COMMANDS
 from dstnet_arch.weights.released import RELEASED
 from dstnet_arch.weights.store import DEFAULT_FOLDER
 
@@ -24,68 +23,41 @@ WIDTH = 118  # of comments, without '# '
 
 @dataclass(frozen=True)
 class Data:
-    """A data set as `data_prep` writes it.
-
-    Attributes:
-        name: in names of files and in tables.
-        root: folder.
-        clip_length: frames restored together in a test, as in the released code.
-        validation: the split that training validates with.
-    """
+    """A data set as `data_prep` writes it: its name in tables, its folder, and the command that makes it."""
 
     name: str
     root: str
-    clip_length: int = 30
-    validation: str = 'test'
-
-    @property
-    def command(self) -> str:
-        """The command that makes it."""
-        return DATA_COMMANDS[Path(self.root).name.lower()].format(folder=self.root)
+    command: str
+    clip_length: int = 30  # frames restored together in a test, as in the released code
+    validation: str = 'test'  # the split that training validates with
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """A pair of options files, one for training and one for the test.
+    """A pair of options files, one for training and one for the test."""
 
-    Attributes:
-        name: the part after `train_` and `test_`.
-        about: what it reproduces.
-        data: the data set.
-        network: the section `network_g`; None: that of the template.
-        values: values in the training's options by path; one without a comment keeps that of the template.
-        note: sentences about the training.
-        weights: name of the released weights.
-        folder: subfolder of `options/`.
-    """
-
-    name: str
-    about: str
+    name: str  # the part of the file names after train_ and test_
+    about: str  # what it reproduces
     data: Data
-    network: str | None = None
-    values: Mapping[str, str] = field(default_factory=dict)
-    note: str = ''
-    weights: str | None = None
-    folder: str = ''
+    network: str | None = None  # the section network_g; None: that of the template
+    values: Mapping[str, str] = field(default_factory=dict)  # in the training's options, by path
+    note: str = ''  # sentences about the training
+    weights: str | None = None  # name of the released weights
+    folder: str = ''  # subfolder of options/
 
     def file(self, run: str) -> str:
         """Return the path of the file for `run` ('train' or 'test') in `options/`."""
         return f'{self.folder}{run}_{self.name}.yml'
 
 
-GOPRO = Data('GoPro', 'datasets/GoPro')
-DVD = Data('DVD', 'datasets/DVD', clip_length=25)
-BSD = [
-    ('BSD, exposures of 1 ms (sharp) and 8 ms (blurry)', Data('BSD1ms8ms', 'datasets/BSD_1ms8ms', validation='valid')),
-    (
-        'BSD, exposures of 2 ms (sharp) and 16 ms (blurry)',
-        Data('BSD2ms16ms', 'datasets/BSD_2ms16ms', validation='valid'),
-    ),
-    (
-        'BSD, exposures of 3 ms (sharp) and 24 ms (blurry)',
-        Data('BSD3ms24ms', 'datasets/BSD_3ms24ms', validation='valid'),
-    ),
-]
+GOPRO = Data('GoPro', 'datasets/GoPro', 'python -m data_prep gopro SOURCE -o datasets/GoPro')
+DVD = Data('DVD', 'datasets/DVD', 'python -m data_prep dvd SOURCE -o datasets/DVD', clip_length=25)
+BSD = []
+for sharp, blurry in ((1, 8), (2, 16), (3, 24)):
+    exposure = f'{sharp}ms{blurry}ms'
+    command = f'python -m data_prep bsd SOURCE -o datasets/BSD_{exposure} --exposure {exposure}'
+    data = Data(f'BSD{exposure}', f'datasets/BSD_{exposure}', command, validation='valid')
+    BSD.append((f'BSD, exposures of {sharp} ms (sharp) and {blurry} ms (blurry)', data))
 DSTNET_L = """\
 type: DSTNet
 num_feat: 64

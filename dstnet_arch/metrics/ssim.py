@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -82,7 +82,7 @@ def _padded(image: Tensor) -> Tensor:
 
 
 def calculate_ssim3d(
-    img: NDArray[Any], img2: NDArray[Any], crop_border: int = 0, test_y_channel: bool = False, **kwargs: Any
+    img: NDArray[Any], img2: NDArray[Any], crop_border: int = 0, test_y_channel: Literal[False] = False, **kwargs: Any
 ) -> float:
     """`ssim3d` with the signature of BasicSR's metrics.
 

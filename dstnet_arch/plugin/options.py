@@ -1,9 +1,8 @@
-"""Options files: find, read, override and check them."""
+"""Options files: find, read and override them, and tell whose they are."""
 
 from __future__ import annotations
 
 import copy
-import os
 import re
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
@@ -13,31 +12,36 @@ from typing import Any
 
 import yaml
 
-from dstnet_arch.errors import OptionsError, counted
+from dstnet_arch.errors import OptionsError
 from dstnet_arch.plugin.registration import names
 
-_MAX_VALUES = 100_000  # of an options file; ours have about a hundred
 _TRAIN, _TEST = 'VideoRecurrentDeblurDataset', 'VideoRecurrentDeblurTestDataset'
 RELEASED_TYPES = {
-    'VideoRecurrentModel': ('MODEL_REGISTRY', 'VideoRecurrentDeblurModel'),
-    'GOPRORecurrentDataset': ('DATASET_REGISTRY', _TRAIN),
-    'DVDRecurrentDataset': ('DATASET_REGISTRY', _TRAIN),
-    'BSDRecurrentDataset': ('DATASET_REGISTRY', _TRAIN),
-    'BSDRecurrentdatasets': ('DATASET_REGISTRY', _TRAIN),
-    'VideoRecurrentSplitClipsTestDataset': ('DATASET_REGISTRY', _TEST),
-    'VideoRecurrentSplitClipsTestdatasets': ('DATASET_REGISTRY', _TEST),
-    'Deblur': ('ARCH_REGISTRY', 'DSTNet'),
-    'Deblur_L': ('ARCH_REGISTRY', 'DSTNet'),
-    'DSTNetPlus_Final': ('ARCH_REGISTRY', 'DSTNetPlus'),
-    'FFT': ('LOSS_REGISTRY', 'FrequencyLoss'),
+    'VideoRecurrentModel': 'VideoRecurrentDeblurModel',  # stock BasicSR has a model of that name, too
+    'GOPRORecurrentDataset': _TRAIN,
+    'DVDRecurrentDataset': _TRAIN,
+    'BSDRecurrentDataset': _TRAIN,
+    'BSDRecurrentdatasets': _TRAIN,
+    'VideoRecurrentSplitClipsTestDataset': _TEST,
+    'VideoRecurrentSplitClipsTestdatasets': _TEST,
+    'Deblur': 'DSTNet',
+    'Deblur_L': 'DSTNet',
+    'DSTNetPlus_Final': 'DSTNetPlus',
+    'FFT': 'FrequencyLoss',
 }
-"""Types of the released code, a fork of BasicSR: the registry that the fork puts them into, and their names here."""
+"""Types of the released code, a fork of BasicSR, and their names here."""
 
 
 def options_folder() -> Path:
     """Return the folder of this package's options files: in the wheel, or in the checkout of an editable install."""
     package = Path(__file__).parents[1]
     return package / 'options' if (package / 'options').is_dir() else package.parent / 'options'
+
+
+def packaged_files() -> list[Path]:
+    """Return the paths of the packaged options files in `options_folder`."""
+    folder = options_folder()
+    return sorted(path.relative_to(folder) for path in folder.rglob('*.yml'))
 
 
 def find_options(name: str) -> Path:
@@ -49,13 +53,13 @@ def find_options(name: str) -> Path:
     Raises:
         OptionsError: there is no such file.
     """
-    if name and os.path.exists(name):
+    if name and Path(name).exists():
         return Path(name)
-    packaged = sorted(options_folder().rglob('*.yml'))
+    packaged = packaged_files()
     stem = name.removeprefix('options/').removesuffix('.yml')
     for path in packaged:
-        if stem in (path.stem, path.relative_to(options_folder()).with_suffix('').as_posix()):
-            return path
+        if stem in (path.stem, path.with_suffix('').as_posix()):
+            return options_folder() / path
     near = get_close_matches(Path(name).stem, [path.stem for path in packaged], 1)
     raise OptionsError(
         f'The options file {name} does not exist (current folder: {Path.cwd()}). '
@@ -71,11 +75,12 @@ class _Loader(yaml.SafeLoader):
         super().__init__(stream)
         self.problems: list[str] = []
 
+    def read(self) -> Any:
+        node = self.get_single_node()
+        return node and self.construct_object(node, deep=True)  # deep: refuses an alias to its own section
+
     def leave_out(self, node: yaml.Node) -> None:
-        self.problems.append(
-            f'line {node.start_mark.line + 1} has the tag {node.tag}; only the standard tags of YAML, such as !!float, '
-            'are allowed. Remove it'
-        )
+        self.problems.append(f'line {node.start_mark.line + 1} has the tag {node.tag}, which is not allowed. Remove it')
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
@@ -107,54 +112,44 @@ def read_options(path: str | Path, strict: bool = False) -> dict[str, Any]:
             `strict` refuses.
     """
     try:
-        text = Path(path).read_text(encoding='utf-8')
-    except (OSError, UnicodeDecodeError) as error:
-        raise OptionsError(
-            f'The options file {path} cannot be read: {getattr(error, "strerror", None) or error}. '
-            'Give the path of a YAML file.'
-        ) from None
-    try:
-        loader = _Loader(text)
-        opt = loader.get_single_data()
+        loader = _Loader(Path(path).read_text(encoding='utf-8'))
+        opt = loader.read()
+    except OSError as error:
+        raise OptionsError(f'The options file {path} cannot be read: {error.strerror}.') from None
     except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:  # PyYAML does not convert all of them
-        mark = getattr(error, 'problem_mark', None)
-        reason = f'line {mark.line + 1}: {getattr(error, "problem", "")}' if mark else ' '.join(str(error).split())
-        raise OptionsError(
-            f'The options file {path} is not valid YAML: {reason}. Fix that line or the ones before it.'
-        ) from None
+        reason = ' '.join(str(error).split())
+        raise OptionsError(f'The options file {path} is not valid YAML: {reason}.') from None
     if not isinstance(opt, dict):
         raise OptionsError(f'The options file {path} contains no keys. For an example: dstnet options copy DIR.')
-    if not _is_finite(opt):
-        loader.problems.append('an alias (*name) refers to its own section, or is repeated too often')
     theirs = isinstance(opt.get('model_type'), str) and not concerns_us(opt)
     if loader.problems and (strict or not theirs):
         raise OptionsError(f'The options file {path}: {"; ".join(loader.problems)}.')
     return opt
 
 
+def types_in(section: Any, path: str = '') -> Iterator[tuple[str, str]]:
+    """Yield the path and the value of each key `type` and `model_type`."""
+    for key, value in section.items() if isinstance(section, dict) else ():
+        if key in ('type', 'model_type') and isinstance(value, str):
+            yield f'{path}{key}', value
+        yield from types_in(value, f'{path}{key}:')
+
+
 def concerns_us(opt: dict[str, Any]) -> bool:
     """Return True if options use this package's model or data sets, or types that exist only in the released code."""
-    datasets = opt.get('datasets')
-    sections = datasets.values() if isinstance(datasets, dict) else []
-    types = {str(section.get('type')) for section in sections if isinstance(section, dict)}
-    ours = str(opt.get('model_type')) in names('MODEL_REGISTRY') or not types.isdisjoint(names('DATASET_REGISTRY'))
-    return ours or bool(released_types(opt))
+    ours = names('MODEL_REGISTRY') | names('DATASET_REGISTRY')
+    return any(name in ours for _, name in types_in(opt)) or bool(released_types(opt))
 
 
 def released_types(opt: dict[str, Any]) -> dict[str, str]:
     """Return the types of the released code in options that no package has registered, by the path of their key."""
-    sections = {'network_g': opt.get('network_g')}
-    for name in ('datasets', 'train'):
-        values = opt.get(name)
-        sections |= {f'{name}:{key}': value for key, value in values.items()} if isinstance(values, dict) else {}
-    types = {f'{path}:type': values.get('type') for path, values in sections.items() if isinstance(values, dict)}
-    found = {path: name for path, name in types.items() if isinstance(name, str) and name in RELEASED_TYPES}
-    if not found:
+    found = {path: name for path, name in types_in(opt) if name in RELEASED_TYPES}
+    if found.keys() <= {'model_type'}:
         return {}
     registries = import_module('basicsr.utils.registry')
-    found = {path: name for path, name in found.items() if name not in getattr(registries, RELEASED_TYPES[name][0])}
-    model = {'model_type': opt['model_type']} if opt.get('model_type') == 'VideoRecurrentModel' else {}
-    return model | found if found else {}  # stock BasicSR has a model of that name, too
+    known = {name for kind in ('ARCH', 'DATASET', 'LOSS') for name, _ in getattr(registries, f'{kind}_REGISTRY')}
+    found = {path: name for path, name in found.items() if name not in known}
+    return {} if found.keys() <= {'model_type'} else found
 
 
 def force(opt: dict[str, Any], entries: Sequence[str]) -> dict[str, Any]:
@@ -166,91 +161,29 @@ def force(opt: dict[str, Any], entries: Sequence[str]) -> dict[str, Any]:
     """
     opt = copy.deepcopy(opt)
     for entry in entries:
-        keys, *values = entry.split('=')
-        if len(values) != 1:
-            raise OptionsError(
-                f'--force_yml {entry}: {"no" if not values else "more than one"} "=" given. '
-                'Allowed: section:key=value, e.g. train:total_iter=1000. Put a value that contains "=" into the file.'
-            )
-        *sections, last = keys.strip().split(':')
+        path, equals, text = (part.strip() for part in entry.partition('='))
+        *sections, last = path.split(':')
+        if not equals or not last or '=' in text:
+            raise OptionsError(f'--force_yml {entry}: expected section:key=value, e.g. train:total_iter=1000.')
         place: Any = opt
         for section in sections:
             place = place.get(section) if isinstance(place, dict) else None
-        if not isinstance(place, dict) or not last:
-            near = get_close_matches(keys.strip(), _paths(opt), 1, 0.5)
+        if not isinstance(place, dict):
+            near = get_close_matches(path, _paths(opt), 1, 0.5)
             raise OptionsError(
                 f'--force_yml {entry}: the options file has no section {":".join(sections)}. '
                 + (f'Did you mean {near[0]}?' if near else 'Use a key of the file.')
             )
-        place[last] = _forced_value(entry, values[0].strip())
+        place[last] = _forced_value(entry, text)
     return opt
-
-
-def check_options(
-    opt: dict[str, Any], is_train: bool, *, check_paths: bool = True, dist: bool = False, auto_resume: bool = False
-) -> dict[str, Any]:
-    """Check the options of a run that uses our model or our data sets, before anything is created.
-
-    Text from YAML or ``--force_yml`` is replaced by the values that it stands for, and the few keys that stock BasicSR
-    reads without a default are filled in. With another model than ours only the sections of our data sets are checked.
-
-    Args:
-        opt: the options, as the file has them; changed in place.
-        is_train: True for training, False for a test.
-        check_paths: check that the data, weights and states exist and fit. Relative paths start at the current folder.
-        dist: True if a launcher starts several processes.
-        auto_resume: True if the run resumes from its last training state.
-
-    Returns:
-        `opt`.
-
-    Raises:
-        OptionsError: names every problem, with what was given and what is allowed.
-    """
-    from dstnet_arch.plugin.options_check import validate
-    from dstnet_arch.plugin.options_schema import Run
-
-    released = released_types(opt)
-    right, problems = validate(Run(opt, is_train, check_paths, dist, auto_resume), released)
-    if problems:
-        remedy = 'Fix the options file or override values with --force_yml section:key=value. Keys: docs/options.md.'
-        if released:
-            networks = {'Deblur_L': 'DSTNet-L', 'DSTNetPlus_Final': 'DSTNetPlus'}
-            network = next((networks[name] for name in released.values() if name in networks), 'DSTNet')
-            remedy = (
-                'These options are for the released code. Begin with '
-                f'options/{"train" if is_train else "test"}_{network}_GoPro.yml (dstnet options copy DIR).'
-            )
-        heading = f'The options have {counted(len(problems), "problem")}:'
-        raise OptionsError('\n  '.join([heading, *problems]) + f'\n{remedy}')
-    _update(opt, right)
-    return opt
-
-
-def _update(opt: dict[str, Any], right: dict[str, Any]) -> None:
-    for key, value in right.items():
-        if isinstance(value, dict) and isinstance(opt.get(key), dict):
-            _update(opt[key], value)
-        elif key not in opt or type(opt[key]) is not type(value) or opt[key] != value:
-            opt[key] = value
-
-
-def _is_finite(opt: dict[str, Any]) -> bool:
-    """Return False if aliases make a short file endless or very long."""
-    waiting: list[Any] = [opt]
-    for _ in range(_MAX_VALUES):
-        if not waiting:
-            return True
-        value = waiting.pop()
-        if isinstance(value, (dict, list)):
-            waiting.extend(value.values() if isinstance(value, dict) else value)
-    return False
 
 
 def _forced_value(entry: str, text: str) -> Any:
+    if text.lower() == 'none':  # as BasicSR reads it
+        return None
     try:
         loader = _Loader(text)
-        value = loader.get_single_data()
+        value = loader.read()
         if not loader.problems:
             return value
     except (yaml.YAMLError, ValueError):

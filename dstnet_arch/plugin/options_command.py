@@ -9,7 +9,8 @@ from pathlib import Path
 
 from dstnet_arch.arguments import command_parser
 from dstnet_arch.errors import DSTNetError, OptionsError, message_of
-from dstnet_arch.plugin.options import check_options, concerns_us, find_options, options_folder, read_options
+from dstnet_arch.plugin.options import concerns_us, find_options, options_folder, packaged_files, read_options
+from dstnet_arch.plugin.options_check import check_options
 
 
 def command(arguments: Sequence[str]) -> int:
@@ -28,41 +29,33 @@ def command(arguments: Sequence[str]) -> int:
     if args.action == 'copy':
         _copy(args.folder)
     else:
-        print('\n'.join(map(str, _packaged())))
+        print('\n'.join(map(str, packaged_files())))
     return 0
 
 
 def _check(file: str, check_paths: bool) -> int:
     try:
         opt = read_options(find_options(file))
+        ours = concerns_us(opt)
         datasets = opt.get('datasets')
-        is_train = isinstance(opt.get('train'), dict) or (isinstance(datasets, dict) and 'train' in datasets)
-        check_options(opt, is_train, check_paths=check_paths)
+        is_train = 'train' in opt or (isinstance(datasets, dict) and 'train' in datasets)
+        if ours:
+            check_options(opt, is_train, check_paths=check_paths)
     except DSTNetError as error:
         print(f'{file}: {message_of(error)}', file=sys.stderr)
         return 2
-    print(f'{file}: fine' if concerns_us(opt) else f'{file}: not checked, it uses no model or data set of this package')
+    print(f'{file}: fine' if ours else f'{file}: not checked, it uses no model or data set of this package')
     return 0
 
 
-def _packaged() -> list[Path]:
-    folder = options_folder()
-    return sorted(path.relative_to(folder) for path in folder.rglob('*.yml'))
-
-
 def _copy(target: Path) -> None:
-    source, files = options_folder(), _packaged()
-    changed = [
-        str(target / file)
-        for file in files
-        if (target / file).exists() and (target / file).read_bytes() != (source / file).read_bytes()
-    ]
+    source, files = options_folder(), packaged_files()
+    kept = [target / file for file in files if (target / file).exists()]
+    changed = [str(file) for file in kept if file.read_bytes() != (source / file.relative_to(target)).read_bytes()]
     if changed:
         raise OptionsError(f'These files exist and differ: {", ".join(changed)}. Give another folder.')
     try:
-        for file in files:
-            (target / file).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source / file, target / file)
+        shutil.copytree(source, target, ignore=shutil.ignore_patterns('*.py', '__pycache__'), dirs_exist_ok=True)
     except OSError as error:
-        raise OptionsError(f'{target} cannot be written: {error.strerror}. Give another folder.') from None
+        raise OptionsError(f'{target} cannot be written: {error}. Give another folder.') from None
     print(f'{len(files)} files in {target}')

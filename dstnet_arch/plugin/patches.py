@@ -1,8 +1,6 @@
 """Patches of stock BasicSR 1.4.2 for today's libraries, one function each. BasicSR's files are never changed.
 
-Each docstring names the defect and when the patch acts. Everything else keeps BasicSR's own behaviour. Modules that
-torchvision and SciPy have moved are needed while BasicSR is imported: the start-up hook supplies them
-(``startup/_dstnet_arch_hook.py``).
+Each docstring names the defect and when the patch acts. Everything else keeps BasicSR's own behaviour.
 """
 
 from __future__ import annotations
@@ -18,37 +16,23 @@ import warnings
 from collections.abc import Callable, Sized
 from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
 import torch.distributed
 
-from dstnet_arch.errors import OptionsError, escape_unencodable_output, install_excepthook
+from dstnet_arch.errors import OptionsError, install_excepthook
 from dstnet_arch.plugin.options import concerns_us
 from dstnet_arch.plugin.options_parser import checked_parse_options
-from dstnet_arch.plugin.progress import interrupted, show_progress
+from dstnet_arch.plugin.progress import show_progress
 from dstnet_arch.plugin.resume import resuming_anywhere
-from dstnet_arch.plugin.startup._dstnet_arch_hook import raise_on_interrupt
-
-_applied = False
 
 
+@functools.cache
 def apply() -> None:
-    """Apply every patch, once. One that does not fit the installed BasicSR is named on stderr and left out."""
-    global _applied
-    if _applied:
-        return
-    _applied = True
+    """Apply every patch, once."""
     for patch in PATCHES:
-        try:
-            patch()
-        except Exception as error:
-            print(
-                f'dstnet_arch: BasicSR is used without the patch "{patch.__name__}" '
-                f'({type(error).__name__}: {error}), which was made for BasicSR 1.4.2.',
-                file=sys.stderr,
-            )
+        patch()
 
 
 def outputs_in_current_folder() -> None:
@@ -58,71 +42,39 @@ def outputs_in_current_folder() -> None:
     ``--auto_resume``, which looks in the current folder, finds nothing there and starts the run from the beginning.
     Acts: if a pipeline is given that folder as its root. Other roots, and a source checkout of BasicSR, are unchanged.
     """
-    options, misc, logger = (import_module(f'basicsr.utils.{name}') for name in ('options', 'misc', 'logger'))
-    parse, rename, init_tb_logger = options.parse_options, misc.mkdir_and_rename, logger.init_tb_logger
     # The parent first: an installer may have made the package, or each of its files, a link to another folder.
     installed = Path(import_module('basicsr').__file__ or '').parent.parent.resolve()
     if (installed / 'setup.py').exists():
         return
 
-    def elsewhere(path: str) -> str:
-        resolved = Path(path).resolve()
-        if resolved == installed:
-            return os.getcwd()
-        if resolved.is_relative_to(installed / 'tb_logger'):
+    def here(argument: Any) -> Any:
+        resolved = Path(argument).resolve() if isinstance(argument, str) else Path()
+        if resolved == installed or resolved.is_relative_to(installed / 'tb_logger'):
             return str(Path.cwd() / resolved.relative_to(installed))
-        return path
+        return argument
 
-    @functools.wraps(parse)
-    def parse_options(root_path: str, is_train: bool = True) -> Any:
-        return parse(elsewhere(root_path), is_train)
+    def redirect(function: Callable[..., Any]) -> None:
+        @functools.wraps(function)
+        def redirected(*args: Any, **kwargs: Any) -> Any:
+            return function(*map(here, args), **{name: here(value) for name, value in kwargs.items()})
 
-    @functools.wraps(rename)
-    def mkdir_and_rename(path: str) -> None:
-        rename(elsewhere(path))
+        _replace(function, redirected)
 
-    @functools.wraps(init_tb_logger)
-    def init_tb_logger_here(log_dir: str) -> Any:
-        return init_tb_logger(elsewhere(log_dir))
-
-    _replace(parse, parse_options)
-    _replace(rename, mkdir_and_rename)
-    _replace(init_tb_logger, init_tb_logger_here)
+    redirect(import_module('basicsr.utils.options').parse_options)
+    redirect(import_module('basicsr.utils.misc').mkdir_and_rename)
+    redirect(import_module('basicsr.utils.logger').init_tb_logger)
 
 
 def clear_option_errors() -> None:
-    """Check options as a whole and report errors in one message.
+    """Check options as a whole and end with one message after errors that the user can fix, and after Ctrl-C.
 
-    Defect: a missing file, a misspelt key or a wrong value ends in a traceback from deep inside, or is ignored.
-    Acts: for options that name this package's model or data sets; a file that cannot be read is reported for all.
+    Defect: a missing file, a misspelt key or a wrong value ends in a traceback from deep inside, or is ignored; and
+    ``--local-rank``, which ``torch.distributed.launch`` passes since PyTorch 2.0, is an unknown argument.
+    Acts: for options that name this package's model or data sets. A file that cannot be read is reported, and the
+    argument accepted, for all.
     """
     parse = import_module('basicsr.utils.options').parse_options
-    _replace(parse, functools.wraps(parse)(checked_parse_options(parse)))
-
-
-def clear_ending() -> None:
-    """End with one line after Ctrl-C and after errors that the user can fix.
-
-    Defect: tracebacks; and ``--local-rank``, which ``torch.distributed.launch`` passes since PyTorch 2.0, is an
-    unknown argument for BasicSR's parser, which knows ``--local_rank`` only.
-    Acts: for options that name this package's model or data sets; the argument is accepted for all.
-    """
-    parse = import_module('basicsr.utils.options').parse_options
-
-    @functools.wraps(parse)
-    def parse_options(root_path: str, is_train: bool = True) -> Any:
-        escape_unencodable_output()
-        sys.argv[1:] = [
-            argument.replace('-', '_').replace('__', '--', 1) if argument.startswith('--local-rank') else argument
-            for argument in sys.argv[1:]
-        ]
-        opt, args = parse(root_path, is_train)
-        raise_on_interrupt()
-        if concerns_us(opt):
-            install_excepthook(functools.partial(interrupted, opt))
-        return opt, args
-
-    _replace(parse, parse_options)
+    _replace(parse, checked_parse_options(parse))
 
 
 def text_in_utf8() -> None:
@@ -133,7 +85,6 @@ def text_in_utf8() -> None:
     """
     get = import_module('basicsr.utils.logger').get_root_logger
     copy = import_module('basicsr.utils.options').copy_opt_file
-    dist_util = import_module('basicsr.utils.dist_util')
 
     @functools.wraps(get)
     def get_root_logger(*args: Any, **kwargs: Any) -> logging.Logger:
@@ -143,9 +94,11 @@ def text_in_utf8() -> None:
                 handler.stream.reconfigure(encoding='utf-8', errors='backslashreplace')
         return logger
 
+    rank_and_size = import_module('basicsr.utils.dist_util').get_dist_info
+
     @functools.wraps(copy)
     def copy_opt_file(opt_file: str, experiments_root: str) -> None:
-        if dist_util.get_dist_info()[0] > 0:
+        if rank_and_size()[0] > 0:
             return
         header = f'# GENERATE TIME: {time.asctime()}\n# CMD:\n# {" ".join(sys.argv)}\n\n'
         content = header.encode('utf-8', 'backslashreplace') + Path(opt_file).read_bytes()
@@ -163,8 +116,7 @@ def resume_anywhere() -> None:
     Acts: without CUDA, and for options that name this package's model or data sets.
     """
     train = import_module('basicsr.train')
-    load = train.load_resume_state
-    _replace(load, functools.wraps(load)(resuming_anywhere(load)))
+    _replace(train.load_resume_state, resuming_anywhere(train.load_resume_state))
 
     # `python -m basicsr.train` executes the file a second time, as __main__, after this. The first thing that its
     # pipeline does is to parse the options, so that is the place to patch this second copy.
@@ -173,7 +125,8 @@ def resume_anywhere() -> None:
     @functools.wraps(parse)
     def parse_options(root_path: str, is_train: bool = True) -> Any:
         main = sys.modules['__main__']
-        if _file(main) == _file(train):
+        file = getattr(main, '__file__', None)  # None in an interactive session
+        if file and Path(file).resolve() == Path(train.__file__ or '').resolve():
             vars(main)['load_resume_state'] = train.load_resume_state
         return parse(root_path, is_train)
 
@@ -205,18 +158,10 @@ def distributed_anywhere() -> None:
         install_excepthook()  # again: PyTorch has installed its own, which loses what the one below it prints
 
     def init_slurm(backend: str, port: int | None = None) -> None:
-        missing = [name for name in ('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_NODELIST') if name not in os.environ]
-        if missing:
-            raise OptionsError(
-                f'--launcher slurm given outside of a Slurm job: {missing[0]} is not set. Start it with srun, or use '
-                'torchrun and --launcher pytorch.'
-            )
+        if 'SLURM_PROCID' not in os.environ:
+            raise OptionsError('--launcher slurm needs a Slurm job. Start with srun, or use torchrun.')
         nodes = ['scontrol', 'show', 'hostnames', os.environ['SLURM_NODELIST']]
-        try:
-            found = subprocess.run(nodes, check=True, capture_output=True, text=True).stdout.split()
-        except (OSError, subprocess.CalledProcessError) as error:
-            raise OptionsError(f'--launcher slurm given, but "{" ".join(nodes)}" failed: {error}') from None
-        os.environ['MASTER_ADDR'] = found[0]
+        os.environ['MASTER_ADDR'] = subprocess.check_output(nodes, text=True).split()[0]
         os.environ['MASTER_PORT'] = str(port or os.environ.get('MASTER_PORT', 29500))
         os.environ['WORLD_SIZE'] = os.environ['SLURM_NTASKS']
         os.environ['RANK'] = os.environ['SLURM_PROCID']
@@ -239,8 +184,7 @@ def folders_before_the_other_ranks() -> None:
     def make_exp_dirs(opt: Any) -> None:
         make(opt)
         if torch.distributed.is_available() and torch.distributed.is_initialized():
-            device_ids = [torch.cuda.current_device()] if torch.distributed.get_backend() == 'nccl' else None
-            torch.distributed.barrier(device_ids=device_ids)
+            torch.distributed.barrier()
 
     _replace(make, make_exp_dirs)
 
@@ -295,7 +239,6 @@ PATCHES = (
     no_warning_at_start,
     outputs_in_current_folder,
     clear_option_errors,
-    clear_ending,
     text_in_utf8,
     resume_anywhere,
     distributed_anywhere,
@@ -311,8 +254,3 @@ def _replace(old: Callable[..., Any], new: Callable[..., Any]) -> None:
         if name.partition('.')[0] == 'basicsr':
             for attribute in [key for key, value in vars(module).items() if value is old]:
                 setattr(module, attribute, new)
-
-
-def _file(module: ModuleType) -> Path | None:
-    file = getattr(module, '__file__', None)
-    return Path(file).resolve() if file else None

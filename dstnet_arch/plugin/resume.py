@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import zipfile
 from collections.abc import Callable
@@ -22,19 +23,23 @@ def resuming_anywhere(load: LoadResumeState) -> LoadResumeState:
     Options for other models and data sets keep the original on CUDA.
     """
 
+    @functools.wraps(load)
     def load_resume_state(opt: dict[str, Any]) -> Any:
         ours = concerns_us(opt)
         if not ours and torch.cuda.is_available():
             return load(opt)
-        candidates = _states(opt) if opt['auto_resume'] else _chosen(opt)
-        if not candidates:
-            return None
-        if not ours:
-            path, state = candidates[0], torch.load(candidates[0], map_location='cpu', weights_only=True)
-        elif opt['auto_resume']:
-            path, state = _first_good(candidates, opt)
+        path = opt['path'].get('resume_state')
+        if opt['auto_resume']:
+            files = [file for file in Path(opt['path']['training_states']).glob('*.state') if file.stem.isdigit()]
+            states = sorted(files, key=lambda file: int(file.stem), reverse=True)
         else:
-            path, state = candidates[0], read_state(candidates[0], opt)
+            states = [Path(path)] if path else []
+        if not states:
+            return None
+        if ours:
+            path, state = _first_good(states, opt)
+        else:
+            path, state = states[0], torch.load(states[0], map_location='cpu', weights_only=True)
 
         # As BasicSR does: the options name the state, and check_resume sets the paths of its networks.
         from basicsr.utils import check_resume
@@ -49,22 +54,13 @@ def resuming_anywhere(load: LoadResumeState) -> LoadResumeState:
     return load_resume_state
 
 
-def _states(opt: dict[str, Any]) -> list[Path]:
-    """Return the run's training states, the newest first."""
-    files = Path(opt['path']['training_states']).glob('*.state')
-    return sorted((file for file in files if file.stem.isdigit()), key=lambda file: int(file.stem), reverse=True)
-
-
-def _chosen(opt: dict[str, Any]) -> list[Path]:
-    path = opt['path'].get('resume_state')
-    return [Path(path)] if path else []
-
-
 def _first_good(states: list[Path], opt: dict[str, Any]) -> tuple[Path, Any]:
     for path in states:
         try:
             return path, read_state(path, opt)
         except CheckpointError as error:
+            if not opt['auto_resume']:
+                raise
             print(f'dstnet_arch: {error} Trying the one before.', file=sys.stderr, flush=True)
     # Starting from the beginning would move the run aside.
     raise CheckpointError(

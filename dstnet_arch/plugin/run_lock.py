@@ -25,10 +25,9 @@ _held: dict[Path, FileLock] = {}
 
 
 def hold_run(opt: dict[str, Any]) -> None:
-    """Lock a run until this process ends.
+    """Lock a run until this process ends, with a file next to its folder.
 
-    The lock is a file next to the folder of the run; the system releases it when the process ends, however it ends. Of
-    several ranks, rank 0 holds the lock, and all fail if it cannot.
+    Of several ranks, rank 0 holds the lock, and all fail if it cannot.
 
     Args:
         opt: the options, as BasicSR's ``parse_options`` returns them.
@@ -52,22 +51,14 @@ def _take(folder: Path) -> str | None:
         return None
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            lock.acquire(blocking=False)
-        except Timeout:
-            print(f'Another process is working on {folder}. Waiting {PATIENCE:.0f} s for it to end.', flush=True)
-            lock.acquire(timeout=PATIENCE)
+        lock.acquire(timeout=PATIENCE)
     except Timeout:
         return (
             f'Another process is working on the run {folder.name} in {folder}. Wait until it has ended, or use another '
             f'name: --force_yml name=NAME. If there is no such process on any machine, remove {file}.'
         )
     except (OSError, NotImplementedError) as error:
-        if isinstance(error, NotImplementedError) or error.errno in _NO_LOCKS:
-            print(f'{file.parent} is on a file system without locks: do not start a second process on this run.')
-            return None
-        return (
-            f'{file} cannot be created: {error.strerror or error}. Start the run in a folder that is writable and has '
-            'free space.'
-        )
+        if isinstance(error, OSError) and error.errno not in _NO_LOCKS:
+            return f'{file} cannot be created: {error.strerror}. Use a folder that is writable and has free space.'
+        print(f'{file.parent} is on a file system without locks: do not start a second process on this run.')
     return None

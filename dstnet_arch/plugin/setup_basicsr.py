@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -31,32 +31,23 @@ def command(arguments: Sequence[str]) -> int:
     )
     parser.add_argument('pip_arguments', nargs='*', metavar='-- PIP_ARGUMENT', help='more arguments for pip install')
     args = parser.parse_args(arguments)
-    try:
+    with suppress(PackageNotFoundError):
         print(f'BasicSR {version("basicsr")} is already installed in {sys.prefix}.')
         return 0
-    except PackageNotFoundError:
-        pass
-    missing = [name for name in BUILD_REQUIREMENTS if find_spec(name) is None]
+    installer, pep517 = [sys.executable, '-m', 'pip', 'install'], ['--use-pep517']
+    if not find_spec('pip'):
+        if not (uv := shutil.which('uv')):
+            raise DSTNetError('Neither pip nor uv is available in this environment. Run: python -m ensurepip')
+        installer, pep517 = [uv, 'pip', 'install', '--python', sys.executable], []
+    missing = [name for name in BUILD_REQUIREMENTS if not find_spec(name)]
     if missing:
-        _install(*missing, *args.pip_arguments)
-    # pip before 23.1 would run setup.py itself, and so download the build requirements.
-    pep517 = ['--use-pep517'] if find_spec('pip') else []
-    _install('--no-build-isolation', *pep517, REQUIREMENT, *args.pip_arguments, PYTHONPATH=str(BUILD_HELP))
-    importlib.invalidate_caches()
-    print(f'BasicSR {version("basicsr")} is installed.')
+        _run([*installer, *missing, *args.pip_arguments])
+    # --use-pep517: pip before 23.1 would run setup.py itself, and so download the build requirements.
+    install = [*installer, '--no-build-isolation', *pep517, REQUIREMENT, *args.pip_arguments]
+    _run(install, PYTHONPATH=str(BUILD_HELP))
     return 0
 
 
-def _install(*arguments: str, **variables: str) -> None:
-    done = subprocess.run([*_installer(), *arguments], env={**os.environ, **variables})
-    if done.returncode:
-        raise DSTNetError(f'{arguments[0] if not variables else REQUIREMENT} was not installed; see the output above.')
-
-
-def _installer() -> list[str]:
-    """Return the start of an install command: pip, or uv in environments that have no pip."""
-    if find_spec('pip') is not None:
-        return [sys.executable, '-m', 'pip', 'install']
-    if uv := shutil.which('uv'):
-        return [uv, 'pip', 'install', '--python', sys.executable]
-    raise DSTNetError('Neither pip nor uv is available in this environment. Run: python -m ensurepip')
+def _run(command: list[str], **variables: str) -> None:
+    if subprocess.run(command, env={**os.environ, **variables}).returncode:
+        raise DSTNetError(f'{REQUIREMENT} was not installed; see the output above.')

@@ -14,37 +14,25 @@ from dstnet_arch.errors import BASICSR_MISSING, DSTNetError
 OLDEST = (1, 4, 2)
 
 
-def is_stock(folder: Path) -> bool:
-    """Return True if the package in `folder` says that it is BasicSR 1.4.2 or later.
-
-    Repositories that contain a copy of BasicSR have earlier versions, or none.
-    """
+def explain_copy(folder: Path) -> str | None:
+    """Return one line if the package in `folder` is not BasicSR 1.4.2 or later: a stub, or a repository's own copy."""
     with suppress(OSError, UnicodeDecodeError):
         source = (folder / 'version.py').read_text(encoding='utf-8')
-        if found := re.search(r"^__version__ = '(\d+)\.(\d+)\.(\d+)", source, re.MULTILINE):
-            return tuple(map(int, found.groups())) >= OLDEST
-    return False
-
-
-def explain_copy(folder: Path) -> str:
-    """Return one line about a package that is called ``basicsr`` and is not stock BasicSR."""
-    problem = f'{folder} is not stock BasicSR 1.4.2, and DSTNet is not available in it.'
-    for entry in sys.path:
-        other = Path(entry or '.', 'basicsr')
-        if other.resolve() != folder.resolve() and is_stock(other):
-            return (
-                f'{problem} It hides the one in {other}. Run the command in another folder, or use: dstnet train|test'
-            )
-    return f'{problem} Install stock BasicSR with: dstnet setup-basicsr'
+        version = re.search(r"^__version__ = '(\d+)\.(\d+)\.(\d+)", source, re.MULTILINE)
+        if version and tuple(map(int, version.groups())) >= OLDEST:
+            return None
+    return (
+        f'{folder} is not stock BasicSR 1.4.2, and DSTNet is not available in it. If stock BasicSR is installed, run '
+        'the command in another folder, or use dstnet train|test. To install it: dstnet setup-basicsr'
+    )
 
 
 def report_copy(basicsr: ModuleType) -> bool:
     """Print one line if a package that is called ``basicsr`` is not stock BasicSR, and return True."""
-    folder = Path(next(iter(basicsr.__path__)))
-    if is_stock(folder):
-        return False
-    print(f'dstnet_arch: {explain_copy(folder)}', file=sys.stderr)
-    return True
+    explained = explain_copy(Path(next(iter(basicsr.__path__))))
+    if explained:
+        print(f'dstnet_arch: {explained}', file=sys.stderr)
+    return explained is not None
 
 
 def require_basicsr() -> None:
@@ -56,6 +44,6 @@ def require_basicsr() -> None:
     spec = find_spec('basicsr')
     if spec is None:
         raise DSTNetError(BASICSR_MISSING)
-    folder = Path(next(iter(spec.submodule_search_locations or ()), spec.origin or 'basicsr'))
-    if not is_stock(folder):
-        raise DSTNetError(explain_copy(folder))
+    folder = next(iter(spec.submodule_search_locations or ()), spec.origin or 'basicsr')
+    if explained := explain_copy(Path(folder)):
+        raise DSTNetError(explained)

@@ -34,7 +34,8 @@ from dstnet_arch.data.frame_source import open_source
 from dstnet_arch.data.image_file import decode, read_header
 from dstnet_arch.data.lmdb_format import META_INFO, raw_header, read_meta_info
 from dstnet_arch.errors import DataError, DSTNetError, OptionsError
-from dstnet_arch.plugin.options import check_options, force, read_options
+from dstnet_arch.plugin.options import force, read_options
+from dstnet_arch.plugin.options_check import check_options
 from dstnet_arch.plugin.resume import read_state
 from dstnet_arch.video.images import read_header as read_image_header
 from dstnet_arch.video.images import read_image, to_frame

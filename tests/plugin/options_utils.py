@@ -9,11 +9,12 @@ from typing import Any
 import cv2
 import lmdb
 import numpy as np
+from conftest import ROOT
 
 from dstnet_arch.errors import OptionsError
-from dstnet_arch.plugin.options import check_options, read_options
+from dstnet_arch.plugin.options import read_options
+from dstnet_arch.plugin.options_check import check_options
 
-ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / 'options').rglob('*.yml'))
 _READ = {file.relative_to(ROOT / 'options').as_posix(): read_options(file) for file in FILES}
 
@@ -24,11 +25,6 @@ def section_of(opt: dict[str, Any], path: str) -> tuple[dict[str, Any], str]:
     for section in sections:
         opt = opt[section]
     return opt, key
-
-
-def value_at(opt: dict[str, Any], path: str) -> Any:
-    section, key = section_of(opt, path)
-    return section[key]
 
 
 def options(changes: dict[str, Any] | None = None, base: str = 'train_DSTNet_GoPro.yml') -> dict[str, Any]:

@@ -1,29 +1,24 @@
-"""The committed options files, their generator, the reference page, and finding and copying the files."""
+"""The committed options files, their generator, and the reference page."""
 
 from __future__ import annotations
 
 import importlib.util
-import inspect
 import sys
 from functools import cache
 from pathlib import Path
 from types import ModuleType
+from typing import get_args
 
 import pytest
 import torch
 import yaml
-from options_utils import FILES, ROOT, options, problems, section_of
+from conftest import ROOT
+from options_utils import FILES, options, problems, section_of
 
-from dstnet_arch import __main__ as cli
-from dstnet_arch.archs.propagation import BOUNDARIES
-from dstnet_arch.errors import OptionsError
-from dstnet_arch.losses.frequency_loss import FORMS, REDUCTIONS
 from dstnet_arch.metrics.protocols import PROTOCOLS
-from dstnet_arch.plugin import options as options_module
-from dstnet_arch.plugin.options import find_options, read_options
-from dstnet_arch.plugin.options_schema import arguments_of, targets
-from dstnet_arch.plugin.options_sections import Val
-from dstnet_arch.plugin.registration import names
+from dstnet_arch.plugin import options_check
+from dstnet_arch.plugin.options import read_options
+from dstnet_arch.plugin.options_schema import Section, arguments_of, targets
 from dstnet_arch.precision import PRECISIONS
 
 TRAIN_FILES = [file for file in FILES if file.name.startswith('train')]
@@ -160,67 +155,55 @@ def test_recipe_differs_from_the_papers_only_where_the_experiment_says(file: Pat
 # The reference page
 
 
-def test_reference_page_is_up_to_date_and_complete() -> None:
-    page = (ROOT / 'docs/options.md').read_text(encoding='utf-8')
-    command = 'python docs/options_reference.py > docs/options.md'
-    assert page == script('docs/options_reference.py').reference_page(), f'run: {command}'
-    rows = [line.strip('| ').split(' | ') for line in page.splitlines() if line.startswith('| `')]
-    assert [row for row in rows if len(row) != 4 or not row[3]] == [], 'every key has a description'
+def rows_of_page() -> dict[str, dict[str, str]]:
+    """Return the default of each key in docs/options.md, by the heading of its table."""
+    rows: dict[str, dict[str, str]] = {}
+    heading = ''
+    for line in (ROOT / 'docs/options.md').read_text(encoding='utf-8').splitlines():
+        if line.startswith('## '):
+            heading = line[3:]
+        elif line.startswith('| `'):
+            key, allowed, default, description = (cell.strip(' `') for cell in line.strip('| ').split(' | '))
+            assert allowed, key
+            assert description, key
+            rows.setdefault(heading, {})[key] = default
+    return rows
+
+
+SECTIONS: dict[str, type[Section]] = {
+    'Top level': options_check.Options,
+    'datasets:train': options_check.TrainDataset,
+    'datasets:val, datasets:test': options_check.TestDataset,
+    'path': options_check.Paths,
+    'train': options_check.Train,
+    'val': options_check.Val,
+    'logger': options_check.Logger,
+    'logger:wandb': options_check.Wandb,
+}
+TYPES = {
+    'network_g': ('arch', ['DSTNet', 'DSTNetPlus', 'SlidingWindow']),
+    'train:frequency_opt': ('loss', ['FrequencyLoss']),
+    'val:metrics:…': ('metric', ['calculate_ssim3d']),
+}
+
+
+def test_reference_page_has_all_keys_with_their_defaults() -> None:
+    rows = rows_of_page()
+    sections = dict(SECTIONS)
+    for place, (kind, types) in TYPES.items():
+        sections |= {f'{place}, type: {name}': arguments_of(kind, targets(kind)[name]) for name in types}
+    for heading, section in sections.items():
+        expected = {}
+        for name, field in section.model_fields.items():
+            default = '~' if field.default is None else str(field.default).lower().replace("'", '')
+            in_table = isinstance(field.default, Section) or name == 'dist_params'
+            expected[field.alias or name] = 'required' if field.is_required() else 'see below' if in_table else default
+        if heading not in SECTIONS:
+            del expected['type']
+        assert {key: default.lower() for key, default in rows[heading].items()} == expected, heading
 
 
 def test_choices_are_those_of_the_code() -> None:
-    def choices(section: type, key: str) -> list[str]:
-        schema = section.model_json_schema()['properties'][key]
-        return next(part['enum'] for part in schema.get('anyOf', [schema]) if 'enum' in part)
-
-    loss = arguments_of('loss', targets('loss')['FrequencyLoss'])
-    assert choices(arguments_of('arch', targets('arch')['DSTNet']), 'boundary') == list(BOUNDARIES)
-    assert choices(Val, 'protocol') == list(PROTOCOLS)
-    assert choices(Val, 'precision') == list(PRECISIONS)
-    assert choices(loss, 'form') == list(FORMS)
-    assert choices(loss, 'reduction') == list(REDUCTIONS)
-
-
-@pytest.mark.parametrize('name', sorted(names('ARCH_REGISTRY') | names('LOSS_REGISTRY')))
-def test_every_argument_of_our_classes_is_described(name: str) -> None:
-    target = (targets('arch') | targets('loss'))[name]
-    assert set(script('docs/options_reference.py').argument_texts(target)) >= set(inspect.signature(target).parameters)
-
-
-# Packaged files
-
-
-def test_packaged_file_is_found_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    expected = ROOT / 'options/train_DSTNet_GoPro.yml'
-    for name in ('train_DSTNet_GoPro', 'train_DSTNet_GoPro.yml', 'options/train_DSTNet_GoPro.yml'):
-        assert find_options(name) == expected
-    assert find_options('options/peers/train_EDVR_GoPro.yml') == find_options('train_EDVR_GoPro')
-    (tmp_path / 'train_DSTNet_GoPro.yml').touch()
-    assert find_options('train_DSTNet_GoPro.yml') == Path('train_DSTNet_GoPro.yml'), 'files here come first'
-    with pytest.raises(OptionsError, match='Did you mean train_DSTNet_GoPro') as error:
-        find_options('elsewhere/train_DSTNet_GoPo.yml')
-    assert 'dstnet options copy DIR' in str(error.value)
-
-
-def test_options_of_a_wheel_are_in_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / 'package/options').mkdir(parents=True)
-    (tmp_path / 'package/options/x.yml').touch()
-    monkeypatch.setattr(options_module, '__file__', str(tmp_path / 'package/plugin/options.py'))
-    assert find_options('x') == tmp_path / 'package/options/x.yml'
-
-
-def test_list_and_copy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(['options', 'list']) == 0
-    assert capsys.readouterr().out.splitlines() == [str(file.relative_to(ROOT / 'options')) for file in FILES]
-    for _ in range(2):  # equal files are no obstacle
-        assert cli.main(['options', 'copy', str(tmp_path / 'mine')]) == 0
-    copied = sorted((tmp_path / 'mine').rglob('*.yml'))
-    assert [file.read_bytes() for file in copied] == [file.read_bytes() for file in FILES]
-    copied[0].write_text('changed')
-    copied[1].unlink()
-    capsys.readouterr()
-    assert cli.main(['options', 'copy', str(tmp_path / 'mine')]) == 2
-    assert f'{copied[0]}. Give another folder' in capsys.readouterr().err
-    assert copied[0].read_text() == 'changed'
-    assert not copied[1].exists()
+    fields = options_check.Val.model_fields
+    assert get_args(fields['protocol'].annotation) == tuple(PROTOCOLS)
+    assert get_args(get_args(fields['precision'].annotation)[0]) == tuple(PRECISIONS)

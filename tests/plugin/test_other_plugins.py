@@ -80,7 +80,6 @@ REPLACED = {
     'outputs_in_current_folder': ('parse_options', 'mkdir_and_rename', 'init_tb_logger'),
     'resume_anywhere': ('parse_options', 'load_resume_state'),
     'clear_option_errors': ('parse_options',),
-    'clear_ending': ('parse_options',),
     'text_in_utf8': ('get_root_logger', 'copy_opt_file'),
     'progress_from_the_start': ('build_model',),
     'distributed_anywhere': ('_init_dist_pytorch', '_init_dist_slurm'),
@@ -167,9 +166,9 @@ def states(project: Path) -> dict[str, dict[str, Any]]:
 @pytest.mark.slow
 def test_registries_differ_only_by_our_names(states: dict[str, dict[str, Any]]) -> None:
     expected = states['without']['registries']
-    for part in PARTS:
-        assert part.name not in expected[part.registry], 'the name is taken'
-        expected[part.registry][part.name] = f'{part.module}.{part.name}'
+    for registry, name, module in PARTS:
+        assert name not in expected[registry], 'the name is taken'
+        expected[registry][name] = f'{module}.{name}'
     assert states['with']['registries'] == expected
 
 

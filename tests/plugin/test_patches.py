@@ -242,12 +242,7 @@ def test_missing_launcher_is_named_before_the_work(one_process: pytest.MonkeyPat
     one_process.delenv('RANK')
     with pytest.raises(OptionsError, match='torchrun --nproc_per_node'):
         dist_util._init_dist_pytorch('nccl')
-    with pytest.raises(OptionsError, match='outside of a Slurm job: SLURM_PROCID is not set'):
-        dist_util._init_dist_slurm('nccl')
-    for name, value in {'PROCID': '0', 'NTASKS': '1', 'NODELIST': 'node1'}.items():
-        one_process.setenv(f'SLURM_{name}', value)
-    one_process.setenv('PATH', '')
-    with pytest.raises(OptionsError, match='"scontrol show hostnames node1" failed'):
+    with pytest.raises(OptionsError, match=r'needs a Slurm job. Start with srun, or use torchrun'):
         dist_util._init_dist_slurm('nccl')
 
 
@@ -307,20 +302,6 @@ def test_only_the_one_warning_is_silenced() -> None:
         warnings.warn(text.format('basicsr.train'), RuntimeWarning, stacklevel=1)
         with pytest.raises(RuntimeWarning):
             warnings.warn(text.format('other.train'), RuntimeWarning, stacklevel=1)
-
-
-def test_patch_that_does_not_fit_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    done = []
-
-    def unfit() -> None:
-        raise AttributeError('no such function')
-
-    monkeypatch.setattr(patches, '_applied', False)
-    monkeypatch.setattr(patches, 'PATCHES', (unfit, lambda: done.append(True)))
-    patches.apply()
-    patches.apply()
-    assert done == [True]
-    assert '"unfit" (AttributeError: no such function)' in capsys.readouterr().err
 
 
 def test_every_patch_names_its_defect() -> None:

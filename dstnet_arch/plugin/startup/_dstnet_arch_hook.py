@@ -3,10 +3,7 @@
 BasicSR has no way to discover extensions: it parses the options and builds from its registries. So this module puts a
 finder at the front of ``sys.meta_path`` that acts on the one name ``basicsr``: the real loader runs, and right after it
 the plugin is activated. That is early enough for ``python -m basicsr.train``, because Python imports the parent package
-first.
-
-This module runs at every start of the interpreter in environments where the package is installed. It is therefore
-outside the package, imports only ``sys``, and does nothing until something imports BasicSR.
+first. The module runs at every start of the interpreter, so it is outside the package and imports only ``sys``.
 """
 
 import sys
@@ -154,23 +151,15 @@ def _activate_after(loader) -> None:  # type: ignore[no-untyped-def]
                 'Install a matching pair: pip install --upgrade --force-reinstall torch torchvision'
             ) from None
         except ImportError:
-            _report_copy(module)
+            from dstnet_arch.plugin.stock import report_copy
+
+            report_copy(module)
             raise
         if not activate():
             raise_on_interrupt()
 
     # The loader keeps its class and all its other methods (source, resources, pickling of specs).
     loader.exec_module = exec_module
-
-
-def _report_copy(module) -> None:  # type: ignore[no-untyped-def]
-    """Name the folder of a package that is called basicsr, is not stock BasicSR and cannot be imported."""
-    try:
-        from dstnet_arch.plugin.stock import report_copy
-
-        report_copy(module)
-    except Exception:  # the error of the import itself is more important
-        pass
 
 
 def _provide_distutils() -> None:
