@@ -93,9 +93,11 @@ def _check_clips(source: Path, clips: Mapping[str, tuple[Clips, Clips]], raw: bo
     problems.raise_if_any(f'{source} cannot be converted ({counted(len(problems), "problem")})', 'Nothing was written.')
     for split, sides in sources.items():
         for name, side in zip(('blur', 'sharp'), sides, strict=True):
-            frames[f'{split}_{name}.lmdb'] = [
-                Frame.of(side, clip, frame, source, raw) for clip, names in side.clips.items() for frame in names
-            ]
+            listed = frames[f'{split}_{name}.lmdb'] = []
+            for clip, frame in ((clip, frame) for clip, names in side.clips.items() for frame in names):
+                path, header = side.path(clip, frame), side.header(clip, frame)
+                origin = path.relative_to(source).as_posix()
+                listed.append(Frame(f'{clip}/{frame}', path, origin, path.stat(), header, raw))
     return frames
 
 

@@ -19,7 +19,6 @@ from typing import Any
 import lmdb
 import numpy as np
 
-from dstnet_arch.data.frame_source import FolderSource
 from dstnet_arch.data.image_file import ImageHeader, decode
 from dstnet_arch.data.lmdb_file import open_lmdb
 from dstnet_arch.data.lmdb_format import META_INFO, RAW_EXTENSION, MetaEntry, format_meta_line, raw_header
@@ -42,8 +41,7 @@ class Frame:
         key: `<clip>/<frame>`.
         path: the file.
         origin: its path below SOURCE; identifies the file together with size and time.
-        num_bytes: its size.
-        mtime_ns: its modification time.
+        status: its size and time.
         header: size and bit depth of the image.
         raw: True to store pixels instead of the file.
     """
@@ -51,23 +49,14 @@ class Frame:
     key: str
     path: Path
     origin: str
-    num_bytes: int
-    mtime_ns: int
+    status: os.stat_result
     header: ImageHeader
     raw: bool
-
-    @classmethod
-    def of(cls, side: FolderSource, clip: str, frame: str, source: Path, raw: bool) -> Frame:
-        """Describe a frame of a folder below `source`."""
-        path = side.path(clip, frame)
-        status = path.stat()
-        origin = path.relative_to(source).as_posix()
-        return cls(f'{clip}/{frame}', path, origin, status.st_size, status.st_mtime_ns, side.header(clip, frame), raw)
 
     @property
     def identity(self) -> str:
         """The line in `source_files.tsv`: what the entry is made from, and how."""
-        source = f'{self.key}\t{self.origin}\t{self.num_bytes}\t{self.mtime_ns}'
+        source = f'{self.key}\t{self.origin}\t{self.status.st_size}\t{self.status.st_mtime_ns}'
         return f'{source}\traw' if self.raw else source
 
     @property
@@ -83,11 +72,7 @@ def default_threads() -> int:
 
 
 def is_complete(path: Path, frames: Sequence[Frame]) -> bool:
-    """Return True if `path` is the LMDB that `write_lmdb` would make from `frames`, False if it does not exist.
-
-    Raises:
-        DataError: `path` is something else, which must not be overwritten.
-    """
+    """Return True if `path` is the LMDB that `write_lmdb` would make, False if it does not exist, else raise."""
     if not os.path.lexists(path):
         return False
     if _read_record(path) != {frame.identity for frame in frames}:
@@ -105,16 +90,13 @@ def bytes_needed(path: Path, frames: Sequence[Frame]) -> int:
 
 
 def write_lmdb(path: Path, frames: Sequence[Frame], info: Mapping[str, Any], threads: int | None = None) -> None:
-    """Store image files in a new LMDB folder, or resume an interrupted run.
-
-    Each file is decoded to check that it is complete. The result does not depend on whether earlier runs were
-    interrupted.
+    """Store image files in a new LMDB folder, or resume an interrupted run, with the same result.
 
     Args:
         path: the folder to make; its name ends in `.lmdb`. It must not exist.
-        frames: the frames with unique keys, in the order of `meta_info.txt`. All are stored alike, as files or raw.
+        frames: the frames with unique keys, in the order of `meta_info.txt`.
         info: description of the data for `dataset_info.json` in the folder.
-        threads: threads that read and decode.
+        threads: threads that read each file and decode it to check that it is complete.
 
     Raises:
         DataError: unreadable images (all are listed), no space left, another process writes the same folder, ...
@@ -151,11 +133,7 @@ def write_text(path: Path, text: str) -> None:
 
 @contextmanager
 def only_writer(folder: Path) -> Iterator[None]:
-    """Lock a folder against a second process. The lock ends with the process, however that ends.
-
-    Raises:
-        DataError: another process holds the lock.
-    """
+    """Lock a folder against a second process, however this one ends. Raises DataError if another one holds the lock."""
     try:
         import fcntl
     except ImportError:  # Windows
@@ -179,7 +157,7 @@ def _map_size(frames: Sequence[Frame]) -> int:
     pages = 256
     for frame in frames:
         height, width, _, bit_depth = frame.header
-        num_bytes = 3 * height * width * bit_depth // 8 if frame.raw else frame.num_bytes
+        num_bytes = 3 * height * width * bit_depth // 8 if frame.raw else frame.status.st_size
         pages += num_bytes // mmap.PAGESIZE + 3
     return pages * mmap.PAGESIZE
 
@@ -250,7 +228,7 @@ def _load(frame: Frame) -> bytes | ValueError | OSError:
         image, shape = decode(np.frombuffer(data, np.uint8))
     except (ValueError, OSError) as error:
         return error
-    if shape != frame.header[:2] or len(data) != frame.num_bytes:
+    if shape != frame.header[:2] or len(data) != frame.status.st_size:
         return ValueError('changed while it was read')
     if not frame.raw:
         return data

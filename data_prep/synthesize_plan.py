@@ -26,10 +26,9 @@ class Settings:
 
     Attributes:
         response: of the camera.
-        window: range of the exposure in frames; each clip uses one odd number of it. None: stride * duty cycle if both
-            are given, else `WINDOW`.
-        stride: frames from one pair to the next. None: window / duty cycle.
-        duty_cycle: exposure time divided by the time between pairs, in (0, 1]. None: 1 where it is needed.
+        window: range of the exposure in frames; each clip uses one odd number of it. Default: `WINDOW`.
+        stride: frames from one pair to the next.
+        duty_cycle: exposure time divided by the time between pairs, in (0, 1]. Default: 1.
         interpolate: samples per frame interval: K adds K - 1 interpolated frames between two frames.
         scale: scale factor of the frames in (0, 1].
         max_size: maximum of the longer side in pixels; replaces `scale`.

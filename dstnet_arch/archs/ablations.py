@@ -1,4 +1,4 @@
-"""Modules of the paper's ablations that replace those of DSTNet (Section 5, Tables 4 and 5).
+"""Modules of the paper's ablations that replace those of DSTNet (Section 5, Tables 4 to 6).
 
 The paper names its baselines without details. Each class documents what was chosen here, and why.
 """
@@ -21,12 +21,9 @@ WINDOW = 8  # side of GMLP's windows, in pixels of the features
 class GMLP(GatedBlock):
     """Table 4, "w/ gMLP": the gate is a static linear projection over pixels (Liu et al., NeurIPS 2021), not a filter.
 
-    Everything else is as in the CWGDN, so that only the gates are compared. gMLP's projection mixes a fixed number of
-    tokens. Frames have any size, so here it mixes the 64 pixels of each 8x8 window, with the same weights in all
-    windows and channels. As in gMLP, the input is normalised, the weights start near zero and the bias at one.
-
-    Args:
-        num_feat: C, channels in and out.
+    Everything else is as in the CWGDN. gMLP's projection mixes a fixed number of tokens; frames have any size, so here
+    it mixes the 64 pixels of each 8x8 window, with the same weights in all windows and channels. As in gMLP, the input
+    is normalised, the weights start near zero and the bias at one.
     """
 
     def __init__(self, num_feat: int) -> None:
@@ -47,11 +44,7 @@ class GMLP(GatedBlock):
 
 
 class BlendFusion(GatedFusion):
-    """Table 5, "w/ the feature fusion [27]" (Park et al., BMVC 2021): the weights blend the input features themselves.
-
-    Args:
-        num_feat: C, channels of each of the two inputs.
-    """
+    """Table 5, "w/ the feature fusion [27]" (Park et al., BMVC 2021): the gates blend the input features."""
 
     def forward(self, current: Tensor, propagated: Tensor) -> Tensor:
         """(B, C, H, W), (B, C, H, W) -> (B, C, H, W)."""
@@ -63,11 +56,7 @@ class BlendFusion(GatedFusion):
 class StackFusion(nn.Module):
     """Table 5, "w/o (3)": the stacked features pass one convolution with LeakyReLU and no gate.
 
-    This is the "directly stacking" that Section 3.2 argues against, with the convolution that precedes Eq. (3), here
-    with C output channels.
-
-    Args:
-        num_feat: C, channels of each of the two inputs.
+    This is the "directly stacking" of Section 3.2, with the convolution that precedes Eq. (3) and C output channels.
     """
 
     def __init__(self, num_feat: int) -> None:

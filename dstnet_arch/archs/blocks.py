@@ -1,4 +1,4 @@
-"""Blocks that several modules of the networks share."""
+"""Blocks that several modules of the networks share. In shapes, C is `num_feat`."""
 
 from __future__ import annotations
 
@@ -29,12 +29,7 @@ class Conv2d(nn.Conv2d):
 
 
 class Conv3x3(Conv2d):
-    """3x3 convolution with zero padding and the operation that follows it; see `dstnet_arch.ops.conv3x3`.
-
-    Args:
-        in_channels: channels of the input.
-        out_channels: channels of the output.
-    """
+    """3x3 convolution with zero padding and the operation that follows it; see `dstnet_arch.ops.conv3x3`."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__(in_channels, out_channels, 3, padding=1)
@@ -57,11 +52,7 @@ class Conv3x3(Conv2d):
 
 
 class DepthwiseConv3x3(nn.Conv2d):
-    """Depthwise 3x3 convolution with zero padding.
-
-    Args:
-        num_feat: channels of the input and the output.
-    """
+    """Depthwise 3x3 convolution with zero padding."""
 
     def __init__(self, num_feat: int) -> None:
         super().__init__(num_feat, num_feat, 3, padding=1, groups=num_feat)
@@ -73,11 +64,7 @@ class DepthwiseConv3x3(nn.Conv2d):
 
 
 class ResidualBlock(nn.Module):
-    """x + conv(LeakyReLU(conv(x))), 3x3 convolutions. Stock BasicSR's `ResidualBlockNoBN` uses ReLU instead.
-
-    Args:
-        num_feat: channels of the input and the output.
-    """
+    """x + conv(LeakyReLU(conv(x))), 3x3 convolutions. Stock BasicSR's `ResidualBlockNoBN` uses ReLU instead."""
 
     def __init__(self, num_feat: int) -> None:
         super().__init__()

@@ -30,7 +30,6 @@ _WRAPPERS = ('params_ema', 'params', 'state_dict', 'model_state_dict', 'model', 
 # Prefixes of names: DataParallel, torch.compile, and modules that hold the network.
 _PREFIX = re.compile(r'(?:module|_orig_mod|(?:generator|net_g|model)(?:_ema)?)\.')
 _NAMES_SHOWN = 5
-_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def read_state_dict(
@@ -61,10 +60,7 @@ def read_state_dict(
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f'{path} does not exist. Check the path; it is relative to the current folder.')
-    content = (
-        _read_safetensors(path, map_location) if path.suffix == '.safetensors' else _read_pickle(path, map_location)
-    )
-    return _unwrap(content, param_key, str(path), expected)
+    return _unwrap(_read(path, map_location), param_key, str(path), expected)
 
 
 def load_checkpoint(
@@ -91,56 +87,34 @@ def load_checkpoint(
         state_dict = _unwrap(path_or_state_dict, None, source, ())
     else:
         source, state_dict = str(path_or_state_dict), read_state_dict(path_or_state_dict, map_location=map_location)
-    dtypes = (v.dtype for k, v in state_dict.items() if k != CONFIG_KEY and v.is_floating_point())
-    dtype = next(dtypes, torch.float32)
-    if dtype not in _DTYPES:
-        raise CheckpointError(f'{source} has weights of {dtype}; convert it to one of {", ".join(map(str, _DTYPES))}.')
-    with torch.device('meta'):  # costs no memory until the tensors are known to fit
-        _match(_build(state_dict, source), state_dict, source)
-    net = _build(state_dict, source).to(map_location, dtype=torch.promote_types(dtype, torch.float32))
-    load_weights(net, state_dict, source)
+    with torch.device('meta'):  # costs no memory before the tensors are known to fit
+        net = _build(state_dict, source)
+    weights = from_released(net.released_keys, state_dict)
+    weights[CONFIG_KEY] = net.state_dict()[CONFIG_KEY]
+    _check_fit(net, weights, source)
+    is_double = any(v.dtype == torch.float64 for k, v in weights.items() if k != CONFIG_KEY)
+    net.to_empty(device=map_location).to(torch.float64 if is_double else torch.float32).load_state_dict(weights)
     return net.eval()
 
 
-def load_weights(net: VideoNet, state_dict: Mapping[str, Any], source: str) -> None:
-    """Load weights into an existing network; all keys must match.
-
-    Args:
-        net: Network; unchanged unless everything fits.
-        state_dict: Weights with our key names or the released ones.
-        source: Name of the weights in an error.
-
-    Raises:
-        CheckpointError: names the first keys that are missing, unknown or of another shape.
-    """
-    given = _match(net, state_dict, source)
-    try:
-        net.load_state_dict(given)
-    except RuntimeError as error:  # another configuration with tensors of the same shapes
-        raise CheckpointError(f'{source}: {str(error).splitlines()[-1].strip()}') from None
-
-
-def _match(net: VideoNet, state_dict: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """Return the weights under our names if they have the names and shapes of the network."""
+def _check_fit(net: VideoNet, weights: Mapping[str, Any], source: str) -> None:
     wanted = net.state_dict()
-    given = from_released(net.released_keys, state_dict)
-    given.setdefault(CONFIG_KEY, wanted[CONFIG_KEY])
     shapes = [
-        f'{k} is {tuple(given[k].shape)}, not {tuple(v.shape)}'
+        f'{k} is {tuple(weights[k].shape)}, not {tuple(v.shape)}'
         for k, v in wanted.items()
-        if k in given and k != CONFIG_KEY and given[k].shape != v.shape
+        if k in weights and weights[k].shape != v.shape
     ]
-    problems = [
-        _first('missing', [k for k in wanted if k not in given]),
-        _first('unknown', [k for k in given if k not in wanted]),
-        _first('of another shape', shapes),
-    ]
-    if any(problems):
+    problems = {
+        'missing': [k for k in wanted if k not in weights],
+        'unknown': [k for k in weights if k not in wanted],
+        'of another shape': shapes,
+    }
+    if any(problems.values()):
         arguments = ', '.join(f'{k}={v!r}' for k, v in net.config.items())
         raise CheckpointError(
-            f'{source} does not fit {type(net).__name__}({arguments}): ' + '; '.join(p for p in problems if p)
+            f'{source} does not fit {type(net).__name__}({arguments}): '
+            + '; '.join(f'{what}: {_first(keys)}' for what, keys in problems.items() if keys)
         )
-    return given
 
 
 def _build(state_dict: Mapping[str, Tensor], source: str) -> VideoNet:
@@ -174,8 +148,12 @@ def _largest_size(state_dict: Mapping[str, Tensor]) -> int:
     return max(len(state_dict), *(side for k, v in state_dict.items() if k != CONFIG_KEY for side in v.shape))
 
 
-def _read_pickle(path: Path, map_location: str | torch.device) -> Any:
+def _read(path: Path, map_location: str | torch.device) -> Any:
+    if path.suffix == '.safetensors':
+        from safetensors.torch import load_file
     try:
+        if path.suffix == '.safetensors':
+            return load_file(path, device=str(map_location))
         return torch.load(path, map_location=map_location, weights_only=True)
     except pickle.UnpicklingError as error:
         # Only the object's name from PyTorch's text, which goes on to recommend a way to run the code.
@@ -189,18 +167,6 @@ def _read_pickle(path: Path, map_location: str | torch.device) -> Any:
         raise CheckpointError(
             f'{path} cannot be read as a checkpoint. It may be incomplete; fetch or save it again. '
             f'[{first_line(error)}]'
-        ) from None
-
-
-def _read_safetensors(path: Path, map_location: str | torch.device) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path, device=str(map_location))
-    except SafetensorError as error:
-        raise CheckpointError(
-            f'{path} cannot be read as safetensors. It may be incomplete; fetch or save it again. [{first_line(error)}]'
         ) from None
 
 
@@ -249,6 +215,6 @@ def _is_dense(tensor: Tensor) -> bool:
     return tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
 
 
-def _first(what: str, keys: list[str]) -> str:
+def _first(keys: list[str]) -> str:
     more = f' and {len(keys) - _NAMES_SHOWN} more' if len(keys) > _NAMES_SHOWN else ''
-    return f'{what}: {", ".join(keys[:_NAMES_SHOWN])}{more}' if keys else ''
+    return ', '.join(keys[:_NAMES_SHOWN]) + more

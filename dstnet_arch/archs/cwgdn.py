@@ -1,4 +1,4 @@
-"""Channel-wise gated dynamic network (CWGDN), Section 3.1 and Figure 2."""
+"""Channel-wise gated dynamic network (CWGDN), Section 3.1 and Figure 2. In shapes, C is `num_feat`."""
 
 from __future__ import annotations
 
@@ -35,12 +35,7 @@ class LayerNorm2d(nn.LayerNorm):
 
 
 class TemporalConv(nn.Module):
-    """3x1x1 convolution over time without bias, zero padding of one frame.
-
-    Args:
-        in_channels: channels in.
-        out_channels: channels out.
-    """
+    """3x1x1 convolution over time without bias, zero padding of one frame."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -61,11 +56,7 @@ class TemporalConv(nn.Module):
 
 
 class ChannelFilterNet(nn.Module):
-    """D_c: from features, one 3x3 filter for each channel of each frame (Figure 2).
-
-    Args:
-        num_feat: channels of the features.
-    """
+    """D_c: from features, one 3x3 filter for each channel of each frame (Figure 2)."""
 
     def __init__(self, num_feat: int) -> None:
         super().__init__()
@@ -100,9 +91,6 @@ class GatedBlock(nn.Module):
     """Widen the features over time, gate one half by the other, narrow them over time, add the input.
 
     A subclass makes the gate (`make_gate`) from the first half.
-
-    Args:
-        num_feat: C, channels in and out.
     """
 
     def __init__(self, num_feat: int) -> None:
@@ -142,11 +130,7 @@ class GatedBlock(nn.Module):
 
 
 class CWGDN(GatedBlock):
-    """One block of the channel-wise gated dynamic network: the gate is filtered by filters predicted from itself.
-
-    Args:
-        num_feat: C, channels in and out.
-    """
+    """One block of the channel-wise gated dynamic network: the gate is filtered by filters predicted from itself."""
 
     def __init__(self, num_feat: int) -> None:
         super().__init__(num_feat)
@@ -166,11 +150,7 @@ class CWGDN(GatedBlock):
 
 
 class HighBandNet(nn.Module):
-    """N_h of Section 3.3 for the three high bands, each with its own weights: two 1x1 convolutions and a LeakyReLU.
-
-    Args:
-        num_feat: C, channels of one band.
-    """
+    """N_h of Section 3.3 for the three high bands, each with its own weights: two 1x1 convolutions and a LeakyReLU."""
 
     def __init__(self, num_feat: int) -> None:
         super().__init__()
@@ -200,12 +180,7 @@ class HighBandNet(nn.Module):
 
 
 class HaarConv(Conv2d):
-    """3x3 convolution that can be merged with the Haar synthesis before it.
-
-    Args:
-        in_channels: channels of the features.
-        out_channels: channels of the output.
-    """
+    """3x3 convolution that can be merged with the Haar synthesis before it."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__(in_channels, out_channels, 3, padding=1)

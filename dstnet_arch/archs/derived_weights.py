@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from types import TracebackType
 from typing import Any
 
 import torch
@@ -18,10 +17,7 @@ _current = threading.local()
 
 
 class DerivedWeights:
-    """A context that keeps derived tensors. It can be entered again, for instance for each frame of a stream.
-
-    Inside another one, the outer one stays in use.
-    """
+    """A context that keeps derived tensors. It can be entered again; inside another one, the outer one stays in use."""
 
     def __init__(self) -> None:
         self._kept: dict[Any, Tensor] = {}
@@ -33,9 +29,7 @@ class DerivedWeights:
         _current.derived = outer or self
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         _current.derived = self._outer.pop()
 
     def get(self, key: Any, make: Callable[[], Tensor]) -> Tensor:
@@ -46,15 +40,13 @@ class DerivedWeights:
 
 
 def derive(owner: nn.Module, name: str, make: Callable[[], Tensor], x: Tensor) -> Tensor:
-    """Return `make()` as a weight for convolutions of `x`: in their type and layout.
-
-    In a `DerivedWeights` context, it is computed once.
+    """Return `make()` as a weight for convolutions of `x`; in a `DerivedWeights` context, it is computed once.
 
     Args:
         owner: the module whose parameters `make` uses.
         name: name of the tensor, unique in `owner`.
         make: makes the tensor.
-        x: input of the convolution.
+        x: input of the convolution, for the type and the layout.
     """
     dtype = _compute_dtype(x)
 

@@ -25,11 +25,7 @@ from dstnet_arch.ops.pixel_filter import TAPS, pixel_filter
 
 
 class SimilarityFusion(nn.Module):
-    """Blend the frame's features and the propagated ones by their similarity.
-
-    Args:
-        num_feat: C, channels of each of the two inputs.
-    """
+    """Blend the frame's features and the propagated ones by their similarity."""
 
     def __init__(self, num_feat: int) -> None:
         super().__init__()
@@ -50,7 +46,7 @@ class PyramidFilterNet(nn.Module):
     results.
 
     Args:
-        num_feat: C, channels of the features.
+        num_feat: C.
         num_block: residual blocks at each scale.
     """
 
@@ -77,13 +73,7 @@ class PyramidFilterNet(nn.Module):
 
 
 class DTFFPlus(nn.Module):
-    """One propagation step: fuse, filter every pixel, refine.
-
-    Args:
-        num_feat: C, channels of each input and of the output.
-        num_kernel_block: residual blocks at each scale of the filter prediction.
-        num_block: residual blocks of the refinement.
-    """
+    """One propagation step: fuse, filter every pixel, refine. Arguments as for `DSTNetPlus`."""
 
     def __init__(self, num_feat: int, num_kernel_block: int, num_block: int) -> None:
         super().__init__()

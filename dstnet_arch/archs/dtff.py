@@ -1,4 +1,4 @@
-"""Discriminative temporal feature fusion (DTFF), the function F of Section 3.2 and Figure 3."""
+"""Discriminative temporal feature fusion (DTFF), F of Section 3.2 and Figure 3. In shapes, C is `num_feat`."""
 
 from __future__ import annotations
 
@@ -16,11 +16,7 @@ NUM_FILTER_BLOCK = 3  # residual blocks at each of D_p's two scales
 
 
 class GatedFusion(nn.Module):
-    """Gated fusion of a frame's features with those propagated from its neighbour.
-
-    Args:
-        num_feat: C, channels of each of the two inputs.
-    """
+    """Gated fusion of a frame's features with those propagated from its neighbour."""
 
     def __init__(self, num_feat: int) -> None:
         super().__init__()
@@ -35,11 +31,7 @@ class GatedFusion(nn.Module):
 
 
 class PixelFilterNet(nn.Module):
-    """D_p: from features, a 3x3 filter for every channel and pixel, at an eighth of the features' size (Figure 3).
-
-    Args:
-        num_feat: C, channels of the features.
-    """
+    """D_p: from features, a 3x3 filter for every channel and pixel, at an eighth of the features' size (Figure 3)."""
 
     def __init__(self, num_feat: int) -> None:
         super().__init__()
@@ -62,10 +54,9 @@ class DTFF(nn.Module):
     Eqs. (5) and (6), F(X_i, X_{i+1}) and F(X_i, X_{i-1}), are this module called with the next or the previous frame.
 
     Args:
-        num_feat: C, channels of each input and of the output.
         num_block: residual blocks of the refinement.
         fusion: the fusion module; None: `GatedFusion`.
-        filter_pixels: False: the fused features go to the refinement unfiltered, and there is no D_p.
+        filter_pixels: False: there is no D_p, and the fused features are refined unfiltered.
     """
 
     def __init__(

@@ -20,18 +20,14 @@ def propagate(
 ) -> list[Tensor]:
     """Propagate features from frame to frame.
 
-    The backward propagation, Eq. (7), is ``propagate(F, X, reverse=True)``; the forward propagation, Eq. (8), is
-    ``propagate(F, backward_result)``.
+    Backward, Eq. (7): ``propagate(F, X, reverse=True)``; forward, Eq. (8): ``propagate(F, backward_result)``.
 
     Args:
         step: F: (features of this frame, result of the frame before it in the order of propagation) -> result.
-        frames: T tensors of one shape, in the order of time.
+        frames: T tensors of one shape, in the order of time, as the T results.
         reverse: from the last frame to the first.
-        boundary: the result of the frame where the propagation starts. 'zeros' (the released weights): F with zeros
-            for the missing neighbour. 'paper' (as Eqs. 7 and 8 are printed): the frame's own features.
-
-    Returns:
-        T results, in the order of time.
+        boundary: the result of the first frame. 'zeros' (the released weights): F with zeros for the missing neighbour;
+            'paper' (as Eqs. 7 and 8 are printed): the frame's own features.
     """
     results: list[Tensor] = []
     for frame in reversed(frames) if reverse else frames:

@@ -1,8 +1,7 @@
-"""Names of parameters in the authors' released files, and ours. No other file knows them.
+"""Names of parameters in the authors' released files, and ours.
 
-A table lists pairs of templates (released, ours); `{i}` and `{j}` are numbers, `{p}` is `weight` or `bias`.
-Released convolutions over a clip, (O, C, 1, 3, 3) and (O, C, 3, 1, 1), are here 2-D convolutions of a frame and 1-D
-ones over time.
+In templates, `{i}` and `{j}` are numbers, `{p}` is `weight` or `bias`. Released convolutions over a clip,
+(O, C, 1, 3, 3) and (O, C, 3, 1, 1), are here 2-D convolutions of a frame and 1-D ones over time.
 """
 
 from __future__ import annotations
@@ -21,24 +20,28 @@ from dstnet_arch.ops.haar import haar_filters
 HAAR_KEY = 'wave.haar_weights'  # frozen filters among the released parameters; here the Haar transform has none
 
 
+Pairs = tuple[tuple[str, str], ...]
+"""Templates of names: (released, ours)."""
+
+
 @dataclass(frozen=True)
 class KeyTable:
     """How one released architecture names its parameters.
 
     Attributes:
         marker: a released key that no other architecture's file has.
-        pairs: (released template, our template).
+        pairs: templates of all names.
         frame_convs: our names of weights that the released file holds as (O, C, 1, k, k).
         time_convs: our names' ending of weights that the released file holds as (O, C, 3, 1, 1).
     """
 
     marker: str
-    pairs: tuple[tuple[str, str], ...]
+    pairs: Pairs
     frame_convs: tuple[str, ...] = ()
     time_convs: tuple[str, ...] = ()
 
 
-def _directions(*pairs: tuple[str, str]) -> tuple[tuple[str, str], ...]:
+def _directions(*pairs: tuple[str, str]) -> Pairs:
     return tuple(
         (f'{direction}_propagation.{released}', f'{direction}_dtff.{ours}')
         for direction in ('backward', 'forward')
@@ -46,8 +49,8 @@ def _directions(*pairs: tuple[str, str]) -> tuple[tuple[str, str], ...]:
     )
 
 
-def _both(*pairs: tuple[str, str]) -> tuple[tuple[str, str], ...]:
-    """Parts that every network of the family has."""
+def _common(*pairs: tuple[str, str]) -> Pairs:
+    """Pairs of one network, after those that all networks of the family have."""
     return (
         ('feat_extractor.{p}', 'extract.{p}'),
         ('recons.{p}', 'reconstruct.{p}'),
@@ -66,7 +69,7 @@ _CWGDN = 'transformer_scale4.{i}.0.'
 
 DSTNET = KeyTable(
     marker='x_wave_1_conv1.weight',
-    pairs=_both(
+    pairs=_common(
         (_CWGDN + 'norm2.body.{p}', 'cwgdn.{i}.norm.{p}'),
         (_CWGDN + 'ffn.project_in.weight', 'cwgdn.{i}.project_in.weight'),
         (_CWGDN + 'ffn.project_out.weight', 'cwgdn.{i}.project_out.weight'),
@@ -88,12 +91,12 @@ DSTNET = KeyTable(
 
 DSTNET_PLUS = KeyTable(
     marker='forward_propagation.fusion.conv0.weight',
-    pairs=_both(
+    pairs=_common(
         *_directions(
             ('fusion.conv0.{p}', 'fusion.compare.{p}'),
             ('fusion.conv1.{p}', 'fusion.conv.{p}'),
             ('kernel_conv_pixel.Block3.{i}.conv{j}.{p}', 'filter_net.stage3.{i}.conv{j}.{p}'),
-        ),
+        )
     ),
 )
 
@@ -101,8 +104,7 @@ DSTNET_PLUS = KeyTable(
 def from_released(table: KeyTable, state_dict: Mapping[str, Any]) -> dict[str, Any]:
     """Translate a released state dict to our names and shapes.
 
-    A state dict that is not a released one of this table comes back unchanged; keys that the table does not know keep
-    their names, so that loading reports them.
+    Other state dicts come back unchanged; unknown keys keep their names, so that loading reports them.
 
     Raises:
         CheckpointError: the frozen Haar filters are not the ones that this network computes with.
@@ -126,7 +128,7 @@ def from_released(table: KeyTable, state_dict: Mapping[str, Any]) -> dict[str, A
 
 def to_released(table: KeyTable, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Translate one of our state dicts to the released names and shapes, the frozen Haar filters included."""
-    translate = _translator(tuple((ours, released) for released, ours in table.pairs))
+    translate = _translator(tuple(pair[::-1] for pair in table.pairs))
     released: dict[str, Tensor] = {}
     for key, value in state_dict.items():
         if key == '_extra_state':
@@ -142,12 +144,12 @@ def to_released(table: KeyTable, state_dict: Mapping[str, Tensor]) -> dict[str, 
 
 
 def count_modules(state_dict: Mapping[str, Any], prefix: str) -> int:
-    """How many numbered modules `prefix.0`, `prefix.1`, … a state dict has."""
+    """Number of modules `prefix.0`, `prefix.1`, … in a state dict."""
     numbers = {int(m[1]) for k in state_dict if (m := re.match(re.escape(prefix) + r'\.(\d+)\.', k))}
     return max(numbers, default=-1) + 1
 
 
-def _translator(pairs: tuple[tuple[str, str], ...]) -> Callable[[str], str]:
+def _translator(pairs: Pairs) -> Callable[[str], str]:
     patterns = []
     for source, target in pairs:
         pattern = re.escape(source).replace(r'\{i\}', r'(?P<i>\d+)').replace(r'\{j\}', r'(?P<j>\d+)')
@@ -163,12 +165,8 @@ def _translator(pairs: tuple[tuple[str, str], ...]) -> Callable[[str], str]:
 
 
 def _check_haar(value: Tensor) -> None:
-    expected = haar_filters(value.dtype, value.device)
-    if (
-        value.shape[1:] != (1, 2, 2)
-        or value.shape[0] % 4
-        or not torch.equal(value, expected.repeat(value.shape[0] // 4, 1, 1, 1))
-    ):
+    expected = haar_filters(value.dtype, value.device).repeat(value.shape[:1].numel() // 4, 1, 1, 1)
+    if not torch.equal(value, expected):
         raise CheckpointError(
             f'{HAAR_KEY} does not hold the Haar filters that DSTNet computes with: not a file of this network.'
         )

@@ -17,21 +17,17 @@ Ends = Literal['reflect', 'replicate']
 
 
 class SlidingWindow(nn.Module):
-    """Restore each frame of a clip as the middle frame of a sliding window.
+    """Restore each frame of a clip as the middle frame of a sliding window, to train and test networks like DSTNet.
 
-    Of the networks that stock BasicSR ships, EDVR and TOFlow restore the middle one of several frames, and RIDNet,
-    SwinIR, RRDBNet, EDSR, RCAN and others a single image. In this class they train and are tested like DSTNet. They
-    must restore a frame at its own size, e.g. EDVR with `hr_in: true` and
-    `with_predeblur: true`, SwinIR with `upscale: 1`.
-
-    Checkpoints of the network itself, without this wrapper, can be loaded as well.
+    Of stock BasicSR's networks, EDVR and TOFlow restore the middle one of several frames, and RIDNet, SwinIR, RRDBNet,
+    EDSR, RCAN and others a single image. They must restore a frame at its own size, e.g. EDVR with `hr_in: true` and
+    `with_predeblur: true`, SwinIR with `upscale: 1`. Checkpoints without this wrapper can be loaded as well.
 
     Args:
         network: the network in BasicSR's registry: its `type`, and its arguments.
         num_frame: frames in a window, an odd number: the network gets (N, num_frame, 3, H, W) and returns
             (N, 3, H, W). 1: an image network, which gets (N, 3, H, W).
-        ends: content of a window beyond the ends of the clip. reflect: the clip is reflected; replicate: the frame at
-            the end is repeated.
+        ends: beyond its ends, the clip is reflected ('reflect'), or its last frame is repeated ('replicate').
         size_multiple: the sides of frames are padded by reflection to multiples of this, and the result is cropped.
 
     Raises:

@@ -30,10 +30,9 @@ CONFIG_KEY = '_extra_state'
 class VideoNet(nn.Module):
     """Base of networks that map a blurry clip to a restored clip of the same shape.
 
-    A subclass implements `restore` for frames whose sides are multiples of `size_multiple` and at least `min_size`,
-    `config` and `infer_config`. This class checks the input, pads and crops, and stores `config` in the state dict (key
-    `_extra_state`, JSON in a uint8 tensor, which `weights_only` loading and safetensors support): hyperparameters that
-    the tensors' shapes do not show are kept, and a checkpoint is never silently run by a network that differs in them.
+    A subclass implements `restore`, `config` and `infer_config`. This class checks the input, pads, crops, and stores
+    `config` in the state dict (key `_extra_state`, JSON in a uint8 tensor, which `weights_only` loading and safetensors
+    support), so that a checkpoint is never silently run by a network that differs in what the shapes do not show.
     `load_state_dict` also accepts the names of released files.
 
     Attributes:
@@ -95,10 +94,7 @@ class VideoNet(nn.Module):
             return self._forward(x)
 
     def derived_weights(self) -> DerivedWeights:
-        """A context in which merged and cast weights are computed once, for several calls of the network's parts.
-
-        The parameters must not change while it is in use. `forward` uses one for each call.
-        """
+        """A context in which merged and cast weights are computed once; the parameters must not change meanwhile."""
         return DerivedWeights()
 
     def _forward(self, x: Tensor) -> Tensor:
@@ -121,16 +117,12 @@ class VideoNet(nn.Module):
         return torch.cat(frames)
 
     def apply_chunked(self, function: Callable[[Tensor, Tensor], Tensor], frames: Tensor, low: Tensor) -> Tensor:
-        """Apply a function of single frames; without gradients, to a few frames or a strip of one at a time.
+        """Return ``function(frames, low)``; without gradients, for a few frames or a strip of one at a time.
 
         Args:
-            function: (N, 3, H, W), (N, C, H/s, W/s) -> (N, C', H/r, W/r). A row of the result depends on rows of the
-                second argument at most `_STRIP_HALO` away.
+            function: a row of its result, (N, C', H/r, W/r), depends on rows of `low` at most `_STRIP_HALO` away.
             frames: (N, 3, H, W).
             low: (N, C, H/s, W/s).
-
-        Returns:
-            ``function(frames, low)``.
         """
         if torch.is_grad_enabled():
             return function(frames, low)
@@ -198,10 +190,9 @@ def _by_strips(function: Callable[[Tensor, Tensor], Tensor], frames: Tensor, low
 
 
 def stored_config(extra_state: Any) -> dict[str, Any]:
-    """Decode the value under `_extra_state`: 'type' and the constructor arguments.
+    """Decode the value under `_extra_state`: 'type' and the constructor arguments; empty if it is anything else.
 
-    The text survives conversion to another type and averaging of checkpoints with the same configuration. The result
-    is empty if the value is anything else.
+    The text survives conversion to another type and averaging of checkpoints with the same configuration.
     """
     try:
         numbers = extra_state.tolist()

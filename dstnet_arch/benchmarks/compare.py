@@ -90,6 +90,7 @@ def choose_device(args: argparse.Namespace) -> None:
                 f'--device {name}: PyTorch {torch.__version__} finds {number} CUDA devices here. Choose another one, '
                 'or --device cpu.'
             )
+        device = torch.device('cuda', device.index or 0)  # set_device refuses a device without an index
         torch.cuda.set_device(device)
     args.device = device
 

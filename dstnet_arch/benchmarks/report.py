@@ -30,7 +30,7 @@ def machine(device: torch.device) -> dict[str, Any]:
     return {
         'system': platform.platform(),
         'cpu': _cpu_name(),
-        'isa': torch.backends.cpu.get_cpu_capability(),
+        'isa': _isa(),
         'cores': len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count(),
         'threads': torch.get_num_threads(),
         'load_average': round(os.getloadavg()[0], 2) if hasattr(os, 'getloadavg') else None,
@@ -137,10 +137,24 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Size) else value
 
 
+def _isa() -> str:
+    """The instruction set of PyTorch and of our kernels, and whether variables of the environment restrict it."""
+    isa = torch.backends.cpu.get_cpu_capability()
+    if isa != 'AVX2' or 'avx512bw' not in _cpu_fact('flags').split():
+        return isa
+    if os.environ.get('ONEDNN_MAX_CPU_ISA', '').upper().startswith('AVX2'):
+        return 'AVX2 (forced on a machine with AVX-512)'
+    return 'AVX2 (forced on a machine with AVX-512; oneDNN not restricted)'
+
+
 def _cpu_name() -> str:
+    return _cpu_fact('model name') or platform.processor() or platform.machine()
+
+
+def _cpu_fact(key: str) -> str:
+    """A line of /proc/cpuinfo; empty if there is none."""
     try:
         lines = Path('/proc/cpuinfo').read_text().splitlines()
     except OSError:
-        lines = []
-    names = [line.partition(':')[2].strip() for line in lines if line.startswith('model name')]
-    return names[0] if names else platform.processor() or platform.machine()
+        return ''
+    return next((line.partition(':')[2].strip() for line in lines if line.startswith(key)), '')

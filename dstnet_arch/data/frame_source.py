@@ -55,11 +55,7 @@ class FrameSource(ABC):
         """Content of the image file, valid only inside the context."""
 
     def bit_depth(self) -> int:
-        """Return 16 if the first frame of any clip has 16 bits per sample, else 8.
-
-        Raises:
-            DataError: the first frame of a clip is not a readable image.
-        """
+        """Return 16 if the first frame of any clip has 16 bits per sample, else 8."""
         depths = {8}
         for clip, frames in self.clips.items():
             with self._encoded(clip, frames[0]) as data:
@@ -226,11 +222,7 @@ class LMDBSource(FrameSource):
 
 
 def open_source(root: str | os.PathLike[str], backend: str = 'auto') -> FrameSource:
-    """Open a folder of frames: an LMDB, or `<clip>/<frame>.png`.
-
-    Args:
-        root: the LMDB folder, or the folder that contains the clips' folders.
-        backend: 'lmdb', 'disk', or 'auto': LMDB if `root` looks like one.
+    """Open a folder of frames as 'lmdb', as 'disk' (`<clip>/<frame>.png`), or as what it looks like ('auto').
 
     Raises:
         OptionsError: `backend` is unknown.

@@ -25,14 +25,7 @@ _DECODE = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION | cv2.IMREAD_ANYDEPTH
 
 
 class ImageHeader(NamedTuple):
-    """Properties of an image that are known without decoding it.
-
-    Attributes:
-        height: rows as stored; an EXIF orientation is ignored.
-        width: columns as stored.
-        channels: 1 to 4.
-        bit_depth: bits per sample after decoding: 8 or 16.
-    """
+    """Size as stored (an EXIF orientation is ignored), 1 to 4 channels, and 8 or 16 bits per decoded sample."""
 
     height: int
     width: int

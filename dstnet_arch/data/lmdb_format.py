@@ -26,13 +26,7 @@ _RAW_HEADER_BYTES = 28  # at most
 
 
 class MetaEntry(NamedTuple):
-    """One line of `meta_info.txt`.
-
-    Attributes:
-        key: `<clip>/<frame>`, without extension.
-        extension: extension of the stored file with its dot, e.g. `.png`.
-        shape: (height, width, channels), each at least 1.
-    """
+    """One line of `meta_info.txt`: key without extension, extension with its dot, (height, width, channels)."""
 
     key: str
     extension: str
@@ -65,12 +59,8 @@ class RawHeader(NamedTuple):
 
 def natural_key(name: str) -> tuple[tuple[object, ...], str]:
     """Sort key that compares numbers within names by value: `frame9` before `frame10`."""
-    # Even positions are text, odd ones digits. Digits are compared by length, then as text: int() refuses very long
-    # ones. The name itself orders names that differ only in leading zeros.
-    parts = [
-        (len(part.lstrip('0')), part.lstrip('0')) if position % 2 else part
-        for position, part in enumerate(_NUMBER.split(name))
-    ]
+    # Even positions are text, odd ones digits; the name itself orders names that differ only in leading zeros.
+    parts = (int(part) if position % 2 else part for position, part in enumerate(_NUMBER.split(name)))
     return tuple(parts), name
 
 

@@ -52,12 +52,12 @@ def open_sources(opt: Mapping[str, Any], gt_required: bool, phase: str) -> tuple
 
 
 def find_problems(lq: FrameSource, gt: FrameSource | None, smallest_side: int = 1) -> Problems:
-    """Find missing partners, unreadable headers, sizes that differ and frames with a side below `smallest_side`.
+    """Find missing partners, unreadable headers, sizes that differ within a clip or from the partner's, small frames.
 
     Args:
         lq: the blurry frames.
         gt: the sharp frames; None if there are none.
-        smallest_side: in pixels.
+        smallest_side: least height and width in pixels.
     """
     problems = Problems()
     if gt:

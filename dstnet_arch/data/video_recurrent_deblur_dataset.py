@@ -34,23 +34,15 @@ class VideoRecurrentDeblurDataset(Dataset[dict[str, Any]]):
     uniformly from those in `interval_list` that fit between the start frame and the end of the clip.
 
     An item is {'lq': (T, 3, S, S), 'gt': (T, 3, S, S), 'key': '<clip>/<first frame>'}, contiguous float32 RGB in [0, 1]
-    with the full depth of 8 or 16 bits.
+    with the full depth of 8 or 16 bits; T is `num_frame`, S is `gt_size`.
 
     `dataset[index, draw]`, with the elements of ResumableSampler, makes every random choice a function of
     (`manual_seed`, draw), so a resumed run sees the same samples. `dataset[index]` draws from torch's global random
     numbers, which a loader seeds differently in each worker.
 
-    Options:
-        dataroot_lq, dataroot_gt: LMDB folders or folders `<clip>/<frame>.png`, in which partners have the same names;
-            or one folder for both, see `dstnet_arch.data.folder_layouts`.
-        blur: folder of the blurry frames if one folder contains both kinds, e.g. blur_gamma; default blur.
-        io_backend.type: auto (default), lmdb or disk.
-        num_frame: T, frames per item; default 15.
-        interval_list: steps between frames; default [1].
-        gt_size: S, side of the crop in pixels; default 256.
-        use_hflip, use_rot: allow horizontal flips; vertical flips and quarter turns. Default true.
-        random_reverse: reverse the time of half of the items; default false.
-        manual_seed: default 0.
+    Args:
+        opt: the options, see docs/options.md: dataroot_lq, dataroot_gt, blur (blur), io_backend (auto), num_frame (15),
+            interval_list ([1]), gt_size (256), use_hflip and use_rot (true), random_reverse (false), manual_seed (0).
 
     Attributes:
         lq, gt: the opened frame sources.
@@ -58,9 +50,8 @@ class VideoRecurrentDeblurDataset(Dataset[dict[str, Any]]):
 
     Raises:
         OptionsError: an option is missing or out of range.
-        DataError: all problems of the data in one message: missing partners, unreadable headers, sizes that differ
-            within a clip or from the partner's, clips too short for the smallest interval or smaller than the crop,
-            intervals that fit no clip.
+        DataError: all problems of the data in one message: see `find_problems`; also clips that are too short for the
+            smallest interval, and intervals that fit no clip.
     """
 
     sampler_class = ResumableSampler  # used instead of stock EnlargedSampler
@@ -149,16 +140,11 @@ class VideoRecurrentDeblurTestDataset(Dataset[dict[str, Any]]):
 
     An item is a clip: {'lq': (T, 3, H, W) and, if there is ground truth, 'gt' of the same shape, float32 RGB in [0, 1]
     with the full depth of 8 or 16 bits; 'video': the name of the video; 'frames': names of the T frames; 'keep':
-    (start, stop), the positions in the clip that are used, see `clip_schedule`; 'lq_path': where
-    the frames come from}.
+    (start, stop), the positions in the clip that are used, see `clip_schedule`; 'lq_path': where the frames come from}.
 
-    Options:
-        dataroot_lq: an LMDB folder or a folder `<video>/<frame>.png`.
-        dataroot_gt: the same for the ground truth, in which partners have the same names; default null: no ground
-            truth. Both may name one folder, see `dstnet_arch.data.folder_layouts`.
-        blur: folder of the blurry frames if one folder contains both kinds, e.g. blur_gamma; default blur.
-        io_backend.type: auto (default), lmdb or disk.
-        clip_length: frames per clip; default 30 as in the paper; null: complete videos.
+    Args:
+        opt: the options, see docs/options.md: dataroot_lq, dataroot_gt (null: no ground truth), blur (blur),
+            io_backend (auto), clip_length (30 frames as in the paper; null: complete videos).
 
     Attributes:
         lq, gt: the opened frame sources; `gt` is None without ground truth.
@@ -169,8 +155,7 @@ class VideoRecurrentDeblurTestDataset(Dataset[dict[str, Any]]):
 
     Raises:
         OptionsError: an option is missing or out of range.
-        DataError: all problems of the data in one message: missing partners, unreadable headers, sizes that differ
-            within a video or from the partner's.
+        DataError: all problems of the data in one message, see `find_problems`.
     """
 
     def __init__(self, opt: dict[str, Any]) -> None:
@@ -221,10 +206,7 @@ def clip_schedule(num_frames: int, clip_length: int | None) -> list[Clip]:
     """Return the clips of the released code: no overlap, the last one shifted back to end at the last frame.
 
     The shifted clip repeats frames; only those not yet restored are used. A video shorter than a clip is one clip.
-
-    Args:
-        num_frames: length of the video.
-        clip_length: frames per clip; None for complete videos.
+    `clip_length` None stands for complete videos.
 
     Raises:
         ValueError: `clip_length` is less than 1.
@@ -241,14 +223,7 @@ def clip_schedule(num_frames: int, clip_length: int | None) -> list[Clip]:
 
 
 class Augmentation(NamedTuple):
-    """A crop, then flips, then a transposition: together the eight symmetries of the square.
-
-    Attributes:
-        window: rows and columns of the crop, which is a square.
-        hflip: reverse the columns.
-        vflip: reverse the rows.
-        transpose: exchange rows and columns.
-    """
+    """A square crop, then flips of columns and rows, then a transposition: the eight symmetries of the square."""
 
     window: Window
     hflip: bool
@@ -256,7 +231,7 @@ class Augmentation(NamedTuple):
     transpose: bool
 
     def flip(self, crop: Pixels) -> Pixels:
-        """Apply flips and transposition to the crop: (size, size, 3) of the same shape, contiguous."""
+        """Apply flips and transposition to the crop (size, size, 3), contiguous."""
         image = crop[:: -1 if self.vflip else 1, :: -1 if self.hflip else 1]
         # Copied always: NumPy calls a single row contiguous whatever its strides are, PyTorch does not.
         return (image.transpose(1, 0, 2) if self.transpose else image).copy()

@@ -11,12 +11,14 @@
 #endif
 
 #if defined(__AVX512F__)
-enum { LANES = 16, PANEL = 2, ROWS = 12 }; /* sums take 24 of 32 registers */
+enum { LANES = 16, PANEL = 2, ROWS = 12, OUTER = 8 }; /* sums take 24 and 16 of 32 registers */
 #elif defined(__aarch64__)
-enum { LANES = 4, PANEL = 4, ROWS = 6 };
+enum { LANES = 4, PANEL = 4, ROWS = 6, OUTER = 4 };
 #else
-enum { LANES = 8, PANEL = 2, ROWS = 6 }; /* sums take 12 of 16 registers */
+enum { LANES = 8, PANEL = 2, ROWS = 6, OUTER = 4 }; /* sums take 12 and 8 of 16 registers */
 #endif
+enum { BLOCK = 12 }; /* tiles that are convolved at a time, a multiple of ROWS */
+enum { PAD = 16 };   /* floats between the matrices of the points, which would compete for the same sets of the cache */
 typedef float vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 typedef int mask __attribute__((vector_size(4 * LANES)));
 
@@ -39,7 +41,7 @@ static inline int thread_number(void) {
  * multiplied with its own matrix of weights (C_in x C_out), and the products are transformed to the tile. This takes a
  * quarter of the multiplications of the direct form.
  */
-enum { TILE = 4, SIDE = 6, POINTS = SIDE * SIDE };
+enum { TAPS = 3, TILE = 4, SIDE = 6, POINTS = SIDE * SIDE };
 
 /* The six points of the transform are 0, +-A, +-B and infinity. Rounding errors with 5/8 and 3/2 are a quarter of those
  * with the usual 1 and 2, and all constants are exact in float32. */
@@ -96,11 +98,37 @@ ALWAYS_INLINE void multiply_panel(const float *v, const float *u, float *m, long
         for (int p = 0; p < panel; p++) *(vec *)(m + r * n + p * LANES) = sum[r][p];
 }
 
-/* m = v u, v (ROWS, k), u (k, n). With AVX-512, 16 columns may remain after the last full panel. */
-static inline void multiply(const float *v, const float *u, float *m, long k, long n) {
+/* m = v u, v (rows, k), u (k, n); more rows up to a multiple of ROWS must exist. With AVX-512, 16 columns may remain
+ * after the last full panel. */
+static inline void multiply(const float *v, const float *u, float *m, long rows, long k, long n) {
     long c = 0;
-    for (; c + LANES * PANEL <= n; c += LANES * PANEL) multiply_panel(v, u + c, m + c, k, n, PANEL);
-    for (; c < n; c += LANES) multiply_panel(v, u + c, m + c, k, n, 1);
+    for (; c + LANES * PANEL <= n; c += LANES * PANEL)
+        for (long r = 0; r < rows; r += ROWS) multiply_panel(v + r * k, u + c, m + r * n + c, k, n, PANEL);
+    for (; c < n; c += LANES)
+        for (long r = 0; r < rows; r += ROWS) multiply_panel(v + r * k, u + c, m + r * n + c, k, n, 1);
+}
+
+/* Transform the weights for input channel k by the matrix g (6, 3): weight (cout, cin, 3, 3) to 36 matrices u
+ * (cin, cout), `stride` apart. If `flipped`, weight is (cin, cout, 3, 3) and its taps are read backwards, for the
+ * gradient of the convolution's input. */
+static inline void transform_weight(const float *weight, const float *g, float *u, long stride, long k, long cin,
+                                    long cout, int flipped) {
+    enum { SIZE = TAPS * TAPS };
+    for (long c = 0; c < cout; c += LANES) {
+        float d[SIZE][LANES];
+        for (int lane = 0; lane < LANES; lane++) {
+            const float *from = weight + SIZE * (flipped ? k * cout + c + lane : (c + lane) * cin + k);
+            for (int tap = 0; tap < SIZE; tap++) d[flipped ? SIZE - 1 - tap : tap][lane] = from[tap];
+        }
+        for (int i = 0; i < SIDE; i++) {
+            vec half[TAPS] = {0};
+            for (int a = 0; a < TAPS; a++)
+                for (int b = 0; b < TAPS; b++) half[b] += g[i * TAPS + a] * *(const vec *)d[a * TAPS + b];
+            for (int j = 0; j < SIDE; j++)
+                *(vec *)(u + (i * SIDE + j) * stride + k * cout + c) =
+                    g[j * TAPS] * half[0] + g[j * TAPS + 1] * half[1] + g[j * TAPS + 2] * half[2];
+        }
+    }
 }
 
 /* Return the first pixel of a patch of `side` x `side` pixels and set *row to the stride of its rows. A patch that
@@ -135,34 +163,38 @@ static inline void transform_tile(const float *patch, long row, float *v, long s
 
 /* out = leaky(conv3x3(x) + bias) + residual, with zero padding.
  *
- * x (n, h, w, cin); u (36, cin, cout): the transformed weights; bias (cout); residual like out, or NULL; out
+ * x (n, h, w, cin); weight, g and flipped as in transform_weight; bias (cout), or NULL; residual like out, or NULL; out
  * (n, h, w, cout); slope of the LeakyReLU, 1 for none. Returns 0, or 1 if there is not enough memory.
  *
- * ROWS tiles at a time pass through all three steps, so intermediate values stay in the caches.
+ * BLOCK tiles at a time pass through all three steps, so intermediate values stay in the caches.
  */
-int conv3x3(const float *x, const float *u, const float *bias, const float *residual, float *out, long n, long h,
-            long w, long cin, long cout, float slope, int threads) {
+int conv3x3(const float *x, const float *weight, const float *g, const float *bias, const float *residual, float *out,
+            long n, long h, long w, long cin, long cout, int flipped, float slope, int threads) {
     const long down = (h + TILE - 1) / TILE, across = (w + TILE - 1) / TILE, tiles = n * down * across;
-    const long blocks = (tiles + ROWS - 1) / ROWS, size = POINTS * (ROWS * (cin + cout) + cin);
+    const long blocks = (tiles + BLOCK - 1) / BLOCK;
+    const long u_size = cin * cout + PAD, v_size = BLOCK * cin + PAD, m_size = BLOCK * cout + PAD; /* of a point */
+    const long size = POINTS * (v_size + m_size + cin);
     /* Allocated here and not by the threads, so that no thread has to wait for the others before it begins. */
-    float *space = aligned_alloc(64, sizeof(float) * size * threads);
-    if (!space) return 1;
+    float *u = aligned_alloc(64, sizeof(float) * (POINTS * u_size + size * threads));
+    if (!u) return 1;
 #pragma omp parallel num_threads(threads) if (blocks > 1 && tiles * POINTS * cin * cout >= MIN_PARALLEL)
     {
-        float *v = space + thread_number() * size, *m = v + POINTS * ROWS * cin, *edge = m + POINTS * ROWS * cout;
-        memset(v, 0, sizeof(float) * POINTS * ROWS * cin);
+        float *v = u + POINTS * u_size + thread_number() * size, *m = v + POINTS * v_size, *edge = m + POINTS * m_size;
+        memset(v, 0, sizeof(float) * POINTS * v_size);
+#pragma omp for schedule(static)
+        for (long k = 0; k < cin; k++) transform_weight(weight, g, u, u_size, k, cin, cout, flipped);
 #pragma omp for schedule(dynamic, 1) nowait
         for (long block = 0; block < blocks; block++) {
-            const long first = block * ROWS, count = first + ROWS < tiles ? ROWS : tiles - first;
+            const long first = block * BLOCK, count = first + BLOCK < tiles ? BLOCK : tiles - first;
             for (long t = 0; t < count; t++) {
                 const long tile = first + t, frame = tile / (down * across);
                 const long top = tile / across % down * TILE - 1, left = tile % across * TILE - 1;
                 long row;
                 const float *patch = find_patch(x, h, w, cin, frame, top, left, SIDE, edge, &row);
-                transform_tile(patch, row, v + t * cin, ROWS * cin, cin);
+                transform_tile(patch, row, v + t * cin, v_size, cin);
             }
             for (int point = 0; point < POINTS; point++)
-                multiply(v + point * ROWS * cin, u + point * cin * cout, m + point * ROWS * cout, cin, cout);
+                multiply(v + point * v_size, u + point * u_size, m + point * m_size, count, cin, cout);
             for (long t = 0; t < count; t++) {
                 const long tile = first + t, frame = tile / (down * across);
                 const long top = tile / across % down * TILE, left = tile % across * TILE;
@@ -170,9 +202,9 @@ int conv3x3(const float *x, const float *u, const float *bias, const float *resi
                 for (long c = 0; c < cout; c += LANES) {
                     vec d[SIDE][SIDE], half[TILE][SIDE];
                     for (int p = 0; p < POINTS; p++)
-                        d[p / SIDE][p % SIDE] = *(const vec *)(m + (p * ROWS + t) * cout + c);
+                        d[p / SIDE][p % SIDE] = *(const vec *)(m + p * m_size + t * cout + c);
                     for (int j = 0; j < SIDE; j++) transform_output(&d[0][j], SIDE, &half[0][j], SIDE);
-                    const vec offset = *(const vec *)(bias + c);
+                    const vec offset = bias ? *(const vec *)(bias + c) : (vec){0};
                     for (long i = 0; i < high; i++) {
                         vec line[TILE];
                         transform_output(half[i], 1, line, 1);
@@ -187,7 +219,7 @@ int conv3x3(const float *x, const float *u, const float *bias, const float *resi
             }
         }
     }
-    free(space);
+    free(u);
     return 0;
 }
 
@@ -205,7 +237,6 @@ static inline void transform_output_gradient(const vec *y, int in, vec *m, int o
 }
 
 /* A part of u += v^T m, OUTER rows and `panel` vectors of columns: v (tiles, cin), m (tiles, cout), u (cin, cout). */
-enum { OUTER = 8 };
 ALWAYS_INLINE void multiply_transposed_panel(const float *v, const float *m, float *u, long tiles, long cin, long cout,
                                              const int panel) {
     vec sum[OUTER][PANEL];
@@ -239,25 +270,26 @@ static inline void multiply_transposed(const float *v, const float *m, float *u,
     }
 }
 
-/* Gradient of the weights, out (3, 3, cin, cout).
+/* Gradient of the weights, out (cout, cin, 3, 3).
  *
- * x (n, h, w, cin): input of the convolution; grad (n, h, w, cout): gradient of its output; g (6, 3): the transform G of
- * the weights; u (36, cin, cout): set to the gradient of the transformed weights. Returns 0, or 1 if there is not enough
- * memory.
+ * x (n, h, w, cin): input of the convolution; grad (n, h, w, cout): gradient of its output; g (6, 3): the transform of
+ * the weights. Returns 0, or 1 if there is not enough memory.
  *
  * TILES tiles at a time are transformed; then one thread adds the product of each point, so the order of the sums does
  * not depend on the number of threads.
  */
-int conv3x3_weight_gradient(const float *x, const float *grad, const float *g, float *u, float *out, long n, long h,
-                            long w, long cin, long cout, int threads) {
-    enum { TILES = 128, TAPS = 3 };
+int conv3x3_weight_gradient(const float *x, const float *grad, const float *g, float *out, long n, long h, long w,
+                            long cin, long cout, int threads) {
+    enum { TILES = 64 };
     const long down = (h + TILE - 1) / TILE, across = (w + TILE - 1) / TILE, tiles = n * down * across;
-    float *v = aligned_alloc(64, sizeof(float) * POINTS * TILES * cin);
-    float *m = aligned_alloc(64, sizeof(float) * POINTS * TILES * cout);
+    const long u_size = cin * cout + PAD, v_size = TILES * cin + PAD, m_size = TILES * cout + PAD; /* of a point */
+    float *v = aligned_alloc(64, sizeof(float) * POINTS * v_size);
+    float *m = aligned_alloc(64, sizeof(float) * POINTS * m_size);
+    float *u = aligned_alloc(64, sizeof(float) * POINTS * u_size); /* gradient of the transformed weights */
     float *edges = aligned_alloc(64, sizeof(float) * POINTS * (cin + cout) * threads);
-    const int failed = !v || !m || !edges;
+    const int failed = !v || !m || !u || !edges;
     if (!failed) {
-        memset(u, 0, sizeof(float) * POINTS * cin * cout);
+        memset(u, 0, sizeof(float) * POINTS * u_size);
 #pragma omp parallel num_threads(threads) if (tiles * POINTS * cin * cout >= MIN_PARALLEL)
         {
             float *edge = edges + thread_number() * POINTS * (cin + cout);
@@ -269,7 +301,7 @@ int conv3x3_weight_gradient(const float *x, const float *grad, const float *g, f
                     const long top = tile / across % down * TILE, left = tile % across * TILE;
                     long row;
                     const float *patch = find_patch(x, h, w, cin, frame, top - 1, left - 1, SIDE, edge, &row);
-                    transform_tile(patch, row, v + t * cin, TILES * cin, cin);
+                    transform_tile(patch, row, v + t * cin, v_size, cin);
                     patch = find_patch(grad, h, w, cout, frame, top, left, TILE, edge + POINTS * cin, &row);
                     for (long k = 0; k < cout; k += LANES) {
                         vec d[TILE][TILE], half[SIDE][TILE];
@@ -280,14 +312,13 @@ int conv3x3_weight_gradient(const float *x, const float *grad, const float *g, f
                             vec line[SIDE];
                             transform_output_gradient(half[i], 1, line, 1);
                             for (int j = 0; j < SIDE; j++)
-                                *(vec *)(m + ((i * SIDE + j) * TILES + t) * cout + k) = line[j];
+                                *(vec *)(m + (i * SIDE + j) * m_size + t * cout + k) = line[j];
                         }
                     }
                 }
 #pragma omp for schedule(static)
                 for (int point = 0; point < POINTS; point++)
-                    multiply_transposed(v + point * TILES * cin, m + point * TILES * cout, u + point * cin * cout,
-                                        count, cin, cout);
+                    multiply_transposed(v + point * v_size, m + point * m_size, u + point * u_size, count, cin, cout);
             }
             /* G^T u G. A matrix product of PyTorch's would depend on the number of threads. */
 #pragma omp for schedule(static)
@@ -297,19 +328,22 @@ int conv3x3_weight_gradient(const float *x, const float *grad, const float *g, f
                     for (int j = 0; j < SIDE; j++) {
                         half[a][j] = (vec){0};
                         for (int i = 0; i < SIDE; i++)
-                            half[a][j] += g[i * TAPS + a] * *(const vec *)(u + (i * SIDE + j) * cin * cout + k);
+                            half[a][j] += g[i * TAPS + a] * *(const vec *)(u + (i * SIDE + j) * u_size + k);
                     }
+                float *to = out + (k % cout * cin + k / cout) * TAPS * TAPS;
                 for (int a = 0; a < TAPS; a++)
                     for (int b = 0; b < TAPS; b++) {
                         vec sum = (vec){0};
                         for (int j = 0; j < SIDE; j++) sum += g[j * TAPS + b] * half[a][j];
-                        *(vec *)(out + (a * TAPS + b) * cin * cout + k) = sum;
+                        for (int lane = 0; lane < LANES; lane++)
+                            to[lane * cin * TAPS * TAPS + a * TAPS + b] = sum[lane];
                     }
             }
         }
     }
     free(v);
     free(m);
+    free(u);
     free(edges);
     return failed;
 }
@@ -321,11 +355,10 @@ int conv3x3_weight_gradient(const float *x, const float *grad, const float *g, f
  */
 int pixel_filter(const float *features, const float *filters, float *out, long n, long h, long w, long c, long low_h,
                  long low_w, int add, int threads) {
-    enum { TAPS = 9 };
-    const long low_row = low_w * TAPS * c;
+    const long low_row = low_w * TAPS * TAPS * c;
     float *lines = aligned_alloc(64, sizeof(float) * low_row * threads);
     if (!lines) return 1;
-#pragma omp parallel num_threads(threads) if (n * h * w * c * TAPS >= MIN_PARALLEL)
+#pragma omp parallel num_threads(threads) if (n * h * w * c * TAPS * TAPS >= MIN_PARALLEL)
     {
         float *line = lines + thread_number() * low_row; /* a row of filters, interpolated vertically */
 #pragma omp for schedule(static) nowait
@@ -343,7 +376,7 @@ int pixel_filter(const float *features, const float *filters, float *out, long n
                 place = place > 0.0f ? place : 0.0f;
                 const long x0 = (long)place < low_w - 1 ? (long)place : low_w - 1, x1 = x0 + 1 < low_w ? x0 + 1 : x0;
                 const float share = place - x0;
-                const float *left = line + x0 * TAPS * c, *right = line + x1 * TAPS * c;
+                const float *left = line + x0 * TAPS * TAPS * c, *right = line + x1 * TAPS * TAPS * c;
                 const float *centre = features + (row * w + x) * c;
                 float *result = out + (row * w + x) * c;
                 for (long k = 0; k < c; k += LANES) {

@@ -107,15 +107,29 @@ def pixel_filter(features: Tensor, *filters: Tensor) -> Tensor:
 def _conv3x3(
     library: ctypes.CDLL, x: Tensor, weight: Tensor, bias: Tensor, slope: float, residual: Tensor | None
 ) -> Tensor:
-    (n, c_in, h, w), c_out = x.shape, weight.shape[0]
-    x = x.contiguous(memory_format=torch.channels_last)
-    points = _transform(weight)
-    bias = bias.contiguous()
     if residual is not None:
         residual = residual.contiguous(memory_format=torch.channels_last)
+    return _winograd(library, x, weight, bias.contiguous(), slope, residual)
+
+
+def _winograd(
+    library: ctypes.CDLL,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    slope: float = 1.0,
+    residual: Tensor | None = None,
+    flipped: bool = False,
+) -> Tensor:
+    """The kernel `conv3x3`; `flipped`: the transposed convolution, for gradients."""
+    n, _, h, w = x.shape
+    c_out, c_in = weight.shape[:2] if not flipped else weight.shape[1::-1]
+    x, weight = x.contiguous(memory_format=torch.channels_last), weight.contiguous()
     out = torch.empty((n, c_out, h, w), dtype=x.dtype, memory_format=torch.channels_last)
-    inputs = (x, points, bias, residual, out)
-    _call(library.conv3x3, *map(_address, inputs), *map(ctypes.c_long, (n, h, w, c_in, c_out)), ctypes.c_float(slope))
+    arrays = (x, weight, _transform(), bias, residual, out)
+    numbers = (n, h, w, c_in, c_out)
+    options = (ctypes.c_int(flipped), ctypes.c_float(slope))
+    _call(library.conv3x3, *map(_address, arrays), *map(ctypes.c_long, numbers), *options)
     return out
 
 
@@ -126,23 +140,19 @@ def _conv3x3_backward(
     grad = grad.contiguous(memory_format=torch.channels_last)
     empty = grad.new_empty(0)
     if out is not None:  # the output has the sign of the LeakyReLU's input
-        grad = torch.where(out > 0, grad, slope * grad)
-    grad_x = grad_weight = empty
-    if needed[0]:  # the convolution with the flipped weights
-        flipped = weight.flip(2, 3).transpose(0, 1)
-        grad_x = _conv3x3(library, grad, flipped, weight.new_zeros(weight.shape[1]), 1.0, None)
-    if needed[1]:
-        grad_weight = _conv3x3_weight_gradient(library, x, grad)
+        grad = torch.ops.aten.leaky_relu_backward(grad, out, slope, True)
+    grad_x = _winograd(library, grad, weight, flipped=True) if needed[0] else empty
+    grad_weight = _conv3x3_weight_gradient(library, x, grad) if needed[1] else empty
     return grad_x, grad_weight, grad.sum(dim=(0, 2, 3)) if needed[2] else empty
 
 
 def _conv3x3_weight_gradient(library: ctypes.CDLL, x: Tensor, grad: Tensor) -> Tensor:
     (n, c_in, h, w), c_out = x.shape, grad.shape[1]
     x, grad = (t.contiguous(memory_format=torch.channels_last) for t in (x, grad))
-    points, grad_weight = torch.empty(36, c_in, c_out), torch.empty(3, 3, c_in, c_out)
-    arrays = (x, grad, _transform_1d(), points, grad_weight)
+    grad_weight = torch.empty(c_out, c_in, 3, 3)
+    arrays = (x, grad, _transform(), grad_weight)
     _call(library.conv3x3_weight_gradient, *map(_address, arrays), *map(ctypes.c_long, (n, h, w, c_in, c_out)))
-    return grad_weight.permute(3, 2, 0, 1).contiguous()
+    return grad_weight
 
 
 def _pixel_filter(library: ctypes.CDLL, features: Tensor, filters: list[Tensor]) -> Tensor:
@@ -161,31 +171,15 @@ def _pixel_filter(library: ctypes.CDLL, features: Tensor, filters: list[Tensor])
     return out
 
 
-def transform_matrix() -> Tensor:
-    """Return G of Winograd's F(4, 3) for the points 0, ±5/8, ±3/2 and infinity, as in native.c: (6, 3), float64."""
+@cache
+def _transform() -> Tensor:
+    """G of Winograd's F(4, 3) for the points 0, ±5/8, ±3/2 and infinity, as in native.c: (6, 3)."""
     points = (0.0, 0.625, -0.625, 1.5, -1.5)
     rows = []
     for p in points:
         scale = torch.tensor([p - q for q in points if q != p], dtype=torch.float64).prod()
         rows.append(torch.tensor([1.0, p, p * p], dtype=torch.float64) / scale)
-    return torch.stack([*rows, torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64)])
-
-
-@cache
-def _transform_1d() -> Tensor:
-    return transform_matrix().float()
-
-
-@cache
-def _transform_2d() -> Tensor:
-    g = transform_matrix()
-    return torch.kron(g, g).float()
-
-
-def _transform(weight: Tensor) -> Tensor:
-    """(C_out, C_in, 3, 3) -> (36, C_in, C_out)."""
-    c_out, c_in = weight.shape[:2]
-    return (_transform_2d() @ weight.permute(2, 3, 1, 0).reshape(9, c_in * c_out)).view(36, c_in, c_out)
+    return torch.stack([*rows, torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64)]).float()
 
 
 def _address(x: Tensor | None) -> ctypes.c_void_p:

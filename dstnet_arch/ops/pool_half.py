@@ -35,8 +35,13 @@ def _pool(z: Tensor) -> Tensor:
     _, c, h, w = z.shape
     # Channels last, also in the result.
     pixels = z.permute(0, 2, 3, 1)[:, : h // 2 * 2, : w // 2 * 2, : c // 2]
-    blocks = pixels.unflatten(2, (w // 2, 2)).unflatten(1, (h // 2, 2))  # (N, H/2, 2, W/2, 2, C)
-    return blocks.mean(dim=(2, 4)).permute(0, 3, 1, 2)
+    if z.device.type == 'cpu':  # a mean over two dimensions takes ten times as long there
+        top, bottom = pixels[:, ::2], pixels[:, 1::2]
+        pooled = (top[:, :, ::2] + top[:, :, 1::2]).add_(bottom[:, :, ::2]).add_(bottom[:, :, 1::2]).mul_(0.25)
+    else:
+        blocks = pixels.unflatten(2, (w // 2, 2)).unflatten(1, (h // 2, 2))  # (N, H/2, 2, W/2, 2, C)
+        pooled = blocks.mean(dim=(2, 4))
+    return pooled.permute(0, 3, 1, 2)
 
 
 class _PoolHalf(torch.autograd.Function):

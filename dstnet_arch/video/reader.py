@@ -7,7 +7,6 @@ leads to another frame than expected, the whole file is decoded into a temporary
 
 from __future__ import annotations
 
-import itertools
 import tempfile
 import zlib
 from bisect import bisect_right
@@ -15,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import nullcontext
 from fractions import Fraction
-from itertools import pairwise
+from itertools import accumulate, dropwhile, islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -119,32 +118,27 @@ class VideoFile:
             _SeekError: seeking leads to other frames.
         """
         earlier = self._starts[max(bisect_right(self._starts, start) - 3, 0)]
+        number = start
         for begin in dict.fromkeys([start, earlier]):  # some containers seek too late
-            number = start
-            for frame in self._decode_from(begin, start):
-                yield planes_of(frame, self.kind)
-                number += 1
-                if number == stop:
-                    return
+            with open_container(self.media) as container:
+                frames = iter(_Decoder(container, self.path))
+                if begin:
+                    try:
+                        container.seek(self._stamps[begin] or 0, stream=container.streams[self.stream_index])
+                    except av.FFmpegError:
+                        continue
+                if start:
+                    frames = dropwhile(lambda frame: not self._is_key(frame, start), frames)
+                for frame in islice(frames, stop - start):
+                    yield planes_of(frame, self.kind)
+                    number += 1
             if number > start:
                 break
-        raise _SeekError
+        if number < stop:
+            raise _SeekError
 
-    def _decode_from(self, begin: int, start: int) -> Iterator[VideoFrame]:
-        """Decode from frame `start` on, after seeking to frame `begin`."""
-        with open_container(self.media) as container:
-            decoder = _Decoder(container, self.path)
-            if begin:
-                try:
-                    container.seek(self._stamps[begin] or 0, stream=decoder.stream)
-                except av.FFmpegError:
-                    return
-            frames = iter(decoder)
-            for frame in frames:
-                if not start or (frame.pts == self._stamps[start] and _fingerprint(frame) == self._keys[start]):
-                    yield frame
-                    break
-            yield from frames
+    def _is_key(self, frame: VideoFrame, number: int) -> bool:
+        return frame.pts == self._stamps[number] and _fingerprint(frame) == self._keys[number]
 
     def _scan(self) -> None:
         self._stamps: list[int | None] = []
@@ -362,7 +356,7 @@ class _Group:
                 self._file.append(samples)
             self._count += 1
         frame = (self._memory if self._file is None else self._file)[place].numpy().view(self._dtype)
-        ends = list(itertools.accumulate(rows * columns for rows, columns in self._sizes))
+        ends = list(accumulate(rows * columns for rows, columns in self._sizes))
         return [part.reshape(size) for part, size in zip(np.split(frame, ends[:-1]), self._sizes, strict=True)]
 
     def close(self) -> None:

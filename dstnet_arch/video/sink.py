@@ -37,7 +37,7 @@ MAX_NAME = 255
 Job = Mapping[str, Any]
 """Settings that determine a result; names are shown to the user, values are JSON."""
 
-_SUFFIX, _LOCK = '.partial', 'lock'  # the lock marks a folder of ours
+_SUFFIX, _LOCK, _JOB = '.partial', 'lock', 'job.json'
 _SAVE_SECONDS = 30.0  # between the points from which an interrupted run into a folder continues
 
 
@@ -60,7 +60,7 @@ class Sink(ABC):
         self._target = Path(os.path.abspath(output))
         self._partial = partial_path(self._target)
         self._frames, self._state_file = self._partial / 'frames', self._partial / 'state.pt'
-        self._job_file = self._partial / 'job.json'
+        self._job_file = self._partial / _JOB
         self.position: int = 0
         self.state: Tensor | None = None
         self._latest: tuple[int, Tensor] | None = None  # point to resume at that is not stored yet
@@ -304,7 +304,8 @@ def tidy(partial: Path) -> None:
 
 
 def _is_ours(partial: Path) -> bool:
-    return (partial / _LOCK).exists() or not any(partial.iterdir())
+    names = {entry.name for entry in partial.iterdir()}
+    return not names or bool(names & {_LOCK, _JOB})
 
 
 def _remove(partial: Path, keep_lock: bool = False) -> None:

@@ -125,12 +125,30 @@ def test_write_json_records_the_machine_and_never_overwrites(tmp_path: Path, mon
     assert content['settings'] == {'device': 'cpu', 'precision': ['fp32'], 'size': '4x2', 'threads': None}
     assert content['results'] == [{'a': 1}]
     assert content['more'] == 'x'
-    assert content['machine']['isa'] == torch.backends.cpu.get_cpu_capability()
+    assert content['machine']['isa'].startswith(torch.backends.cpu.get_cpu_capability())
     with pytest.raises(ValueError, match='JSON'):
         report.write_json(tmp_path / 'bad', 'forward', args, [{'a': float('nan')}])
     assert list((tmp_path / 'bad').iterdir()) == []  # no half-written file
     with pytest.raises(DSTNetError, match='cannot be written'):
         report.write_json(first, 'forward', args, [])
+
+
+@pytest.mark.parametrize(
+    ('capability', 'flags', 'onednn', 'isa'),
+    [
+        ('AVX512', 'avx2 avx512bw', '', 'AVX512'),
+        ('AVX2', 'avx2', 'AVX2', 'AVX2'),
+        ('AVX2', 'avx2 avx512bw', 'avx2', 'AVX2 (forced on a machine with AVX-512)'),
+        ('AVX2', 'avx2 avx512bw', '', 'AVX2 (forced on a machine with AVX-512; oneDNN not restricted)'),
+    ],
+)
+def test_isa_names_a_forced_instruction_set(
+    monkeypatch: pytest.MonkeyPatch, capability: str, flags: str, onednn: str, isa: str
+) -> None:
+    monkeypatch.setattr(torch.backends.cpu, 'get_cpu_capability', lambda: capability)
+    monkeypatch.setattr(report, '_cpu_fact', {'flags': flags}.get)
+    monkeypatch.setenv('ONEDNN_MAX_CPU_ISA', onednn)
+    assert report._isa() == isa
 
 
 def test_commit(root: Path) -> None:

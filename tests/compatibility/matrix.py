@@ -291,7 +291,7 @@ No row needs a GPU. The CUDA packages of the libraries are installed with them, 
 
 ## Run it
 
-```bash
+```bash title="Needs Git, the versions of Python, and 10 GB of disk"
 python tests/compatibility/matrix.py                     # all rows, one after the other
 python tests/compatibility/matrix.py --only newest-3.12  # one; the others stay in the table
 ```

@@ -23,7 +23,6 @@ def test_sources_know_names_and_sizes_and_read_rgb(roots: dict[str, str]) -> Non
     source = open_source(roots['dataroot_lq'])
     assert isinstance(source, LMDBSource if roots['dataroot_lq'].endswith('.lmdb') else FolderSource)
     assert list(source.clips.items()) == list(VIDEOS.items())
-    assert source.bit_depth() == 8
     for clip, frames in VIDEOS.items():
         for frame in frames:
             assert source.shape(clip, frame) == (HEIGHT, WIDTH)
@@ -31,19 +30,6 @@ def test_sources_know_names_and_sizes_and_read_rgb(roots: dict[str, str]) -> Non
             assert image.dtype == np.uint8
             assert image.flags.c_contiguous
             np.testing.assert_array_equal(image, picture(clip, frame))
-
-
-@pytest.mark.parametrize('kind', ['png', 'tif', 'lmdb'])
-def test_sources_keep_16_bits(tmp_path: Path, kind: str) -> None:
-    images = {'a/0': picture('b9', '1'), 'b/0': np.random.default_rng(0).integers(0, 65536, (4, 6, 3), np.uint16)}
-    write = write_lmdb if kind == 'lmdb' else write_folder
-    root = write(tmp_path / 'x', images) if kind == 'lmdb' else write(tmp_path / 'x', images, f'.{kind}')
-    source = open_source(root)
-    assert source.bit_depth() == 16
-    for clip in ('a', 'b'):
-        image = source.read(clip, '0')
-        assert image.dtype == images[f'{clip}/0'].dtype
-        np.testing.assert_array_equal(image, images[f'{clip}/0'])
 
 
 def test_folder_source_reads_unusual_names_and_ignores_other_files(tmp_path: Path) -> None:
@@ -90,17 +76,9 @@ def test_frames_of_another_size_than_listed_are_refused(tmp_path: Path) -> None:
         source.read('b9', '1')
 
 
-def test_folder_source_refuses_two_files_of_one_frame(tmp_path: Path) -> None:
-    write_folder(tmp_path, {'b9/1': picture('b9', '1')})
-    (tmp_path / 'b9' / '1.jpg').write_bytes(encode(picture('b9', '1'), '.jpg'))
-    with pytest.raises(DataError, match=r'b9 contains both 1\.jpg and 1\.png'):
-        FolderSource(tmp_path)
-
-
 @pytest.mark.skipif(sys.platform != 'linux', reason='file systems elsewhere have no such names')
-@pytest.mark.parametrize('name', [b'cl\xffip/0.png', b'clip/\xff0.png'])
-def test_folder_source_refuses_names_that_are_not_utf8(tmp_path: Path, name: bytes) -> None:
-    path = os.path.join(os.fsencode(tmp_path), name)
+def test_folder_source_refuses_names_that_are_not_utf8(tmp_path: Path) -> None:
+    path = os.path.join(os.fsencode(tmp_path), b'cl\xffip/0.png')
     os.mkdir(os.path.dirname(path))
     with open(path, 'wb') as file:
         file.write(encode(picture('b9', '1')))
@@ -108,16 +86,11 @@ def test_folder_source_refuses_names_that_are_not_utf8(tmp_path: Path, name: byt
         open_source(tmp_path)
 
 
-def test_lmdb_is_opened_once_per_process(tmp_path: Path) -> None:
+def test_lmdb_is_opened_once_per_process_and_again_after_it_was_replaced(tmp_path: Path) -> None:
     root = write_lmdb(tmp_path / 'a.lmdb', pictures_of())
     (tmp_path / 'link.lmdb').symlink_to(root)
     for source in (LMDBSource(root), LMDBSource(str(root)), LMDBSource(tmp_path / 'link.lmdb')):
         np.testing.assert_array_equal(source.read('b9', '2'), picture('b9', '2'))
-
-
-def test_replaced_lmdb_is_opened_again(tmp_path: Path) -> None:
-    root = write_lmdb(tmp_path / 'a.lmdb', pictures_of())
-    LMDBSource(root).read('b9', '1')
     write_lmdb(tmp_path / 'b.lmdb', {key: sharp(image) for key, image in pictures_of().items()})
     shutil.rmtree(root)
     (tmp_path / 'b.lmdb').rename(root)
@@ -169,13 +142,10 @@ def test_lmdb_errors_name_key_and_folder(tmp_path: Path) -> None:
     (folder / 'meta_info.txt').write_text('1.png (20,24,3) 1\n')
     with pytest.raises(DataError, match="lists '1', expected <clip>/<frame>"):
         LMDBSource(folder)
-
-
-def test_truncated_lmdb_does_not_kill_the_process(tmp_path: Path) -> None:
-    root = write_lmdb(tmp_path / 'a.lmdb', pictures_of())
-    os.truncate(root / 'data.mdb', 3 * 4096)
+    truncated = write_lmdb(tmp_path / 'e.lmdb', pictures_of())
+    os.truncate(truncated / 'data.mdb', 3 * 4096)  # reading it would kill the process
     with pytest.raises(DataError, match='is truncated: 12288 of'):
-        LMDBSource(root)
+        LMDBSource(truncated)
 
 
 def test_open_source_chooses_the_backend(tmp_path: Path) -> None:

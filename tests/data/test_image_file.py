@@ -67,10 +67,8 @@ def test_decode_refuses_truncated_files(extension: str) -> None:
     for length in [*range(0, len(data), max(37, len(data) // 40)), len(data) - 1]:
         with pytest.raises(ValueError, match=r'truncated|decoded'):
             decode(array(data[:length]))
-    if extension in ('.png', '.jpg'):  # OpenCV before version 5 fills the rest of a JPEG with gray
+    if extension in ('.png', '.jpg'):
         check_structure(data + b'appended by some programs')
-        with pytest.raises(ValueError, match='truncated'):
-            check_structure(data[: len(data) - 30])
 
 
 def test_thumbnail_does_not_hide_truncation() -> None:

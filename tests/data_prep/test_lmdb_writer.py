@@ -17,16 +17,6 @@ from data_prep.convert import convert
 from data_prep.layouts import GOPRO
 from dstnet_arch.errors import DataError
 
-ROOT = Path(__file__).resolve().parents[2]
-
-
-def snapshot(folder: Path) -> dict[str, tuple[int, int]]:
-    return {
-        str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.stat().st_size)
-        for path in folder.rglob('*')
-        if path.is_file()
-    }
-
 
 def test_truncated_images_are_all_named_and_the_rest_is_kept(tmp_path, capsys) -> None:
     files = make_gopro(tmp_path / 'src')
@@ -48,31 +38,30 @@ def test_truncated_images_are_all_named_and_the_rest_is_kept(tmp_path, capsys) -
 
 @pytest.mark.parametrize('raw', [[], ['--raw']])
 def test_finished_data_is_kept_and_never_overwritten(tmp_path, capsys, raw: list[str]) -> None:
+    def snapshot() -> dict[Path, int]:
+        return {path: path.stat().st_mtime_ns for path in (tmp_path / 'out').rglob('*')}
+
     make_gopro(tmp_path / 'src')
     command = ['gopro', str(tmp_path / 'src'), '-o', str(tmp_path / 'out')]
     assert main(command + raw) == 0
-    before = snapshot(tmp_path / 'out')
+    before = snapshot()
     assert main(command + raw) == 0
     assert capsys.readouterr().out.count('already complete') == 4
     expected = 'train_blur.lmdb exists already and was not made from these files'
     assert expected in failure(capsys, *command, *([] if raw else ['--raw']))
     make_gopro(tmp_path / 'src', {'train/NEW_00': (1, 2)})
-    message = failure(capsys, *command, *raw)
-    assert expected in message
-    assert 'choose another folder with -o' in message
-    assert snapshot(tmp_path / 'out') == before
+    assert expected in failure(capsys, *command, *raw)
+    assert snapshot() == before
 
 
-@pytest.mark.parametrize('what', ['folder', 'file', 'output'])
-def test_foreign_files_are_not_touched(tmp_path, capsys, what: str) -> None:
+@pytest.mark.parametrize('mine', ['test_sharp.lmdb/data.mdb', 'train_blur.lmdb', ''])
+def test_foreign_files_are_not_touched(tmp_path, capsys, mine: str) -> None:
     make_gopro(tmp_path / 'src')
-    output = tmp_path / 'out'
-    mine = {'folder': 'test_sharp.lmdb/data.mdb', 'file': 'train_blur.lmdb', 'output': ''}
-    (output / mine[what]).parent.mkdir(parents=True, exist_ok=True)
-    (output / mine[what]).write_text('{"mine": 1}')
-    message = failure(capsys, 'gopro', tmp_path / 'src', '-o', output)
-    assert 'another folder with -o' in message
-    assert [path for path in tmp_path.rglob('*') if path.is_file() and 'src' not in path.parts] == [output / mine[what]]
+    path = tmp_path / 'out' / mine
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text('mine')
+    assert 'another folder with -o' in failure(capsys, 'gopro', tmp_path / 'src', '-o', tmp_path / 'out')
+    assert [file for file in tmp_path.rglob('*') if file.is_file() and 'src' not in file.parts] == [path]
 
 
 KILLED_RUN = """
@@ -110,11 +99,11 @@ convert(GOPRO, Path(sys.argv[3]), Path(sys.argv[4]), threads=2)
     [('load', 1, 0), ('load', 7, 6), ('load', 12, 2), ('text', 1, 0), ('text', 2, 8), ('rename', 2, 8)],
 )
 def test_killed_and_resumed_run_equals_an_uninterrupted_one(
-    tmp_path, capsys, place: str, stop_at: int, kept: int
+    tmp_path, capsys, root, place: str, stop_at: int, kept: int
 ) -> None:
     make_gopro(tmp_path / 'src', {'train/A_00': (47, 8), 'test/C_00': (9, 3)})
     command = [sys.executable, '-c', KILLED_RUN, place, str(stop_at), str(tmp_path / 'src'), str(tmp_path / 'out')]
-    killed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    killed = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     assert killed.returncode == -9, killed.stderr
     (partial,) = (tmp_path / 'out').glob('*.partial')
     assert len(contents(partial)) == kept
@@ -130,25 +119,24 @@ def test_killed_and_resumed_run_equals_an_uninterrupted_one(
 
 
 @pytest.fixture
-def interrupted(tmp_path) -> dict[str, bytes]:
+def interrupted(tmp_path, root) -> None:
     """A conversion that a full disk stopped after some frames of train_blur."""
-    files = make_gopro(tmp_path / 'src', {'train/A_00': (1, 12)})
+    make_gopro(tmp_path / 'src', {'train/A_00': (1, 12)})
     code = (
         'import resource, signal, sys; from data_prep import lmdb_writer; from data_prep.__main__ import main; '
         'signal.signal(signal.SIGXFSZ, signal.SIG_IGN); lmdb_writer.IMAGES_PER_THREAD = 1; '
         'resource.setrlimit(resource.RLIMIT_FSIZE, (36864, 36864)); sys.exit(main(sys.argv[1:]))'
     )
     command = [sys.executable, '-c', code, 'gopro', str(tmp_path / 'src'), '-o', str(tmp_path / 'out'), '--threads=1']
-    failed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    failed = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     assert failed.returncode == 2
     assert 'error: cannot write' in failed.stderr
     assert 'it resumes where it stopped' in failed.stderr
     assert 'Traceback' not in failed.stderr
     assert [path.name for path in (tmp_path / 'out').iterdir()] == ['train_blur.lmdb.partial']
-    return files
 
 
-def test_resumed_with_changed_files(tmp_path, capsys, interrupted) -> None:
+def test_resumed_with_changed_files(tmp_path, interrupted) -> None:
     new = put(tmp_path / 'src/train/A_00/blur/000001.png', seed=99, size=(12, 16))
     for side in ('blur', 'sharp'):
         (tmp_path / f'src/train/A_00/{side}/000002.png').unlink()
@@ -184,10 +172,8 @@ def test_full_disk_is_noticed_before_writing(tmp_path, monkeypatch, capsys) -> N
 def test_second_writer_is_refused(tmp_path) -> None:
     pytest.importorskip('fcntl')
     make_gopro(tmp_path / 'src')
-    (tmp_path / 'out/train_blur.lmdb.partial').mkdir(parents=True)
-    with (
-        lmdb_writer.only_writer(tmp_path / 'out/train_blur.lmdb.partial'),
-        pytest.raises(DataError, match='another process is writing'),
-    ):
+    partial = tmp_path / 'out/train_blur.lmdb.partial'
+    partial.mkdir(parents=True)
+    with lmdb_writer.only_writer(partial), pytest.raises(DataError, match='another process is writing'):
         convert(GOPRO, tmp_path / 'src', tmp_path / 'out')
     convert(GOPRO, tmp_path / 'src', tmp_path / 'out')

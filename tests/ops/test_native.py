@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import warnings
@@ -268,6 +269,37 @@ def test_library_of_another_cpu_is_not_loaded(compiled: None, fresh: Path, monke
     native._library.cache_clear()
     assert native.available()
     assert len(list(fresh.iterdir())) == 2
+
+
+@pytest.mark.skipif(
+    torch.backends.cpu.get_cpu_capability() not in ('AVX2', 'AVX512'), reason='x86 processors with AVX2 only'
+)
+def test_kernels_are_compiled_for_the_instruction_set_that_pytorch_uses(compiled: None) -> None:
+    code = (
+        'import torch\n'
+        'from dstnet_arch.ops import native, native_build\n'
+        'assert native.available()\n'
+        'generator = torch.Generator().manual_seed(0)\n'
+        'x, w = (torch.rand(s, generator=generator) for s in ((2, 32, 9, 14), (48, 32, 3, 3)))\n'
+        'out = native.conv3x3(x, w, torch.zeros(48), 0.1, None)\n'
+        'want = torch.nn.functional.conv2d(x.double(), w.double(), padding=1)\n'
+        'assert (out - want).abs().max() < 1e-5 * want.abs().max()\n'
+        'print(native_build.compiled_library())\n'
+    )
+    paths = set()
+    for environment in ({}, {'ATEN_CPU_CAPABILITY': 'avx2'}):
+        done = subprocess.run(
+            [sys.executable, '-c', code], env=os.environ | environment, capture_output=True, text=True, check=True
+        )
+        paths.add(done.stdout.strip())
+    forced = torch.backends.cpu.get_cpu_capability() == 'AVX512'
+    assert len(paths) == 1 + forced
+    if forced and shutil.which('objdump'):
+        uses_avx512 = [
+            'zmm' in subprocess.run(['objdump', '-d', path], capture_output=True, text=True, check=True).stdout
+            for path in paths
+        ]
+        assert sorted(uses_avx512) == [False, True]
 
 
 @pytest.mark.parametrize(('value', 'enabled'), [('0', False), ('', False), ('1', True), (None, True)])
