@@ -76,10 +76,12 @@ EXTRAS = {
     'export': ['onnx', 'onnxruntime', 'onnxscript'],
     'test': ['hypothesis', 'pytest', 'pytest-xdist', 'PyWavelets'],
     'dev': [
+        'build',
         'codespell',
         'import-linter',
         'mypy',
         'ruff',
+        'twine',
         'types-psutil',
         'types-PyYAML',
         'types-requests',

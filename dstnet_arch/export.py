@@ -238,7 +238,7 @@ def command(arguments: Sequence[str]) -> None:
     chosen = FORMATS[args.format]
     check_output(args.output, (chosen.suffix,), args.overwrite)
     if missing := [package for package in chosen.packages if find_spec(package) is None]:
-        raise OptionsError(f'{chosen.title} needs {" and ".join(missing)}: pip install {" ".join(missing)}')
+        raise OptionsError(f'{chosen.title} needs {" and ".join(missing)}: pip install "dstnet-arch[export]"')
     net = load_checkpoint(resolve_weights(args.weights)).float()
     print('Exporting and checking; this takes seconds to minutes.', file=sys.stderr)
     differences = export(net, args.output, args.format, args.frames, args.size)

@@ -69,9 +69,28 @@ def test_wheel_has_packages_options_and_hook(wheel: Path, root: Path) -> None:
     assert any('.dist-info/' in name and name.endswith('/LICENSE') for name in outside)
     expected = relative_files(root, 'dstnet_arch/**/*.py') | relative_files(root, 'data_prep/**/*.py')
     expected |= {f'dstnet_arch/{name}' for name in relative_files(root, 'options/**/*.yml')}
-    expected |= {'dstnet_arch/py.typed', 'dstnet_arch/ops/native.c', 'dstnet_arch/metrics/published.json'}
+    expected |= {name for name in relative_files(root, 'dstnet_arch/**/*.*') if not name.endswith(('.pyc', *HOOK))}
+    assert {'dstnet_arch/py.typed', 'dstnet_arch/ops/native.c', 'dstnet_arch/deblur/report.html.j2'} <= expected
     assert expected <= files
     assert 'dstnet_arch/removed.py' not in files
+
+
+@pytest.mark.extended
+def test_build_makes_files_that_a_package_index_accepts(sdist: Path, run_python: RunPython, tmp_path: Path) -> None:
+    pytest.importorskip('build')
+    pytest.importorskip('twine')
+    done = run_python('-m', 'build', '--no-isolation', '-o', tmp_path, sdist, cwd=tmp_path, timeout=600)
+    assert done.returncode == 0, done.stderr
+    files = sorted(tmp_path.iterdir())
+    assert [path.suffix for path in files] == ['.whl', '.gz']
+    done = run_python('-m', 'twine', 'check', '--strict', *files, cwd=tmp_path)
+    assert done.stdout.count('PASSED') == 2, done.stdout
+
+
+def test_extras_that_errors_name_exist(root: Path) -> None:
+    sources = [*(root / 'dstnet_arch').rglob('*.py'), *(root / 'data_prep').glob('*.py')]
+    named = {name for path in sources for name in re.findall(r'dstnet-arch\[(\w+)\]', path.read_text('utf-8'))}
+    assert {'completion', 'export', 'video'} <= named <= set(metadata('dstnet-arch').get_all('Provides-Extra') or [])
 
 
 def test_wheel_installs_and_uninstalls_completely(wheel: Path, run_python: RunPython, tmp_path: Path) -> None:

@@ -195,6 +195,8 @@ def test_commands_and_examples_run(page: Path, world: Path, tmp_path: Path) -> N
     folder = tmp_path / 'work'
     shutil.copytree(world, folder, symlinks=True)
     environment = {key: value for key, value in os.environ.items() if not key.startswith('PYTHON')}
+    environment.setdefault('XDG_CACHE_HOME', str(Path.home() / '.cache'))  # compiled kernels
+    environment['HOME'] = str(tmp_path)
     environment['PATH'] = os.pathsep.join([str(world / 'bin'), str(Path(sys.executable).parent), os.environ['PATH']])
     environment['PYTHONPATH'] = str(world / 'start')
     done = subprocess.run(

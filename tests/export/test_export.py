@@ -214,7 +214,7 @@ def test_example_in_the_documentation(
     [
         (['onnx', '-o', 'net.pt', '--dynamic'], 'unsupported file type. Use one of .onnx'),
         (['torch_export', '-o', 'mine.pt2', '--dynamic'], 'exists'),
-        (['onnx', '-o', 'net.onnx', '--dynamic'], 'ONNX needs no_such_package: pip install no_such_package'),
+        (['onnx', '-o', 'net.onnx', '--dynamic'], 'ONNX needs no_such_package: pip install "dstnet-arch[export]"'),
     ],
     ids=['suffix', 'exists', 'package'],
 )
