@@ -55,9 +55,8 @@ def wrapped(num_frame: int, **arguments: Any) -> SlidingWindow:
 
 
 @pytest.mark.parametrize('ends', ['reflect', 'replicate'])
-@pytest.mark.parametrize('num_frame', [1, 3, 5, 7])
-@pytest.mark.parametrize('length', [1, 2, 3, 8])
-def test_each_frame_is_the_middle_of_its_window(length: int, num_frame: int, ends: str) -> None:
+@pytest.mark.parametrize(('num_frame', 'length'), [(1, 2), (3, 1), (3, 8), (5, 2), (7, 3), (7, 8)])
+def test_each_frame_is_the_middle_of_its_window(num_frame: int, length: int, ends: str) -> None:
     net = wrapped(num_frame, ends=ends)
     clip = torch.rand(2, 3, length, 5, 7, dtype=torch.float64).transpose(1, 2)  # not contiguous
     reach = num_frame // 2
@@ -103,7 +102,7 @@ def test_frames_of_any_size_are_padded_and_cropped() -> None:
     torch.testing.assert_close(net(clip), clip + 8)
 
 
-@pytest.mark.parametrize(('num_frame', 'inside'), [(0, 0), (4, 4), (-1, -1), (5, 3)])
+@pytest.mark.parametrize(('num_frame', 'inside'), [(0, 0), (4, 4), (5, 3)])
 def test_a_window_without_a_middle_is_refused(num_frame: int, inside: int) -> None:
     with pytest.raises(OptionsError, match=f'num_frame is {num_frame}, and that of the network inside {inside}'):
         SlidingWindow({'type': 'WeightedSum', 'num_frame': inside}, num_frame)

@@ -66,6 +66,11 @@ def assert_same(fast: Callable[..., Tensor], reference: Callable[..., Tensor], *
         out = function(*leaves)
         grads = torch.autograd.grad(out, leaves, rand(*out.shape, dtype=out.dtype, seed=99))
         results.append([out.detach(), *grads])
+    for position, expected in enumerate(results[0][1:]):  # one gradient at a time
+        leaves = [x.detach().requires_grad_(index == position) for index, x in enumerate(inputs)]
+        out = fast(*leaves)
+        (grad,) = torch.autograd.grad(out, leaves[position], rand(*out.shape, dtype=out.dtype, seed=99))
+        assert torch.equal(grad, expected)
     with torch.no_grad():
         results[0].append(fast(*inputs))  # the path without gradients may be another one
         results[1].append(results[1][0])
@@ -108,13 +113,6 @@ def test_haar_refuses_odd_sizes() -> None:
         haar_analysis(rand(1, 2, 5, 4))
 
 
-def test_haar_gradients() -> None:
-    assert torch.autograd.gradcheck(haar_analysis, rand(1, 2, 4, 4).requires_grad_())
-    assert torch.autograd.gradcheck(
-        haar_synthesis, (rand(1, 2, 2, 2).requires_grad_(), rand(1, 6, 2, 2).requires_grad_())
-    )
-
-
 # Pixel-wise filter, Eq. (4)
 
 
@@ -136,13 +134,6 @@ def test_pixel_filter_against_the_equation(size: tuple[int, int], filter_size: t
     features, filters = rand(1, 2, *size), rand(1, 18, *filter_size, seed=1)
     expected = naive.filter_pixels(features[0].numpy(), filters[0].numpy())
     np.testing.assert_allclose(pixel_filter(features, taps_first(filters[0])[None])[0], expected, atol=1e-12)
-
-
-def test_pixel_filter_gradients() -> None:
-    inputs = (rand(2, 2, 5, 4).requires_grad_(), rand(2, 18, 2, 1, seed=1).requires_grad_())
-    assert torch.autograd.gradcheck(pixel_filter, inputs)
-    assert torch.autograd.gradcheck(pixel_filter, (inputs[0], inputs[1].detach()))
-    assert torch.autograd.gradcheck(pixel_filter, (inputs[0].detach(), inputs[1]))
 
 
 def test_pixel_filter_keeps_no_full_size_filters_for_backward() -> None:
@@ -188,11 +179,6 @@ def test_channel_filter_against_scipy() -> None:
                 ndimage.correlate(features[n, c].numpy(), filters[n, c].numpy(), mode='constant') + bias[c].item()
             )
             np.testing.assert_allclose(out[n, c], expected, atol=1e-12)
-
-
-def test_channel_filter_gradients() -> None:
-    inputs = tuple(x.requires_grad_() for x in (rand(2, 2, 4, 3), rand(2, 2, 3, 3, seed=1), rand(2, seed=2)))
-    assert torch.autograd.gradcheck(channel_filter, inputs)
 
 
 def test_channel_filter_refuses_wrong_filters() -> None:
