@@ -13,31 +13,18 @@ import torch.nn.functional as F
 from scipy import ndimage
 from torch import Tensor
 
-from dstnet_arch.ops.channel_filter import channel_filter, channel_filter_reference
+from dstnet_arch.ops import channel_filter as channel
+from dstnet_arch.ops import haar, haar_conv, temporal_conv
 from dstnet_arch.ops.dense_gradient import cat_channels
-from dstnet_arch.ops.haar import (
-    haar_analysis,
-    haar_analysis_reference,
-    haar_synthesis,
-    haar_synthesis_reference,
-)
-from dstnet_arch.ops.haar_conv import (
-    conv_haar,
-    conv_haar_reference,
-    haar_conv,
-    haar_conv_reference,
-    merge_conv_haar,
-    merge_conv_haar_high,
-    merge_haar_conv,
-)
 from dstnet_arch.ops.pack_filters import taps_first
 from dstnet_arch.ops.pixel_filter import pixel_filter, pixel_filter_reference
 from dstnet_arch.ops.pool_half import pool_half, pool_half_reference
 from dstnet_arch.ops.reflect_pad import reflect_pad
-from dstnet_arch.ops.temporal_conv import temporal_conv, temporal_conv_reference
 
 # What one rounding may cost, relative to outputs of order one.
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 6e-2}
+
+Layout = Callable[[Tensor], Tensor]
 
 
 def rand(*shape: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> Tensor:
@@ -82,51 +69,119 @@ def assert_same(fast: Callable[..., Tensor], reference: Callable[..., Tensor], *
     assert all(torch.equal(x, y) for x, y in zip(inputs, before, strict=True))
 
 
-# Haar
+# Against the references
 
 
 @LAYOUTS
 @DTYPES
-def test_haar_equals_its_convolutions(layout: Callable[[Tensor], Tensor], dtype: torch.dtype) -> None:
+def test_haar_equals_its_convolutions(layout: Layout, dtype: torch.dtype) -> None:
     x = layout(rand(2, 3, 6, 10, dtype=dtype))
-    assert_same(lambda x: torch.cat(haar_analysis(x), 1), lambda x: torch.cat(haar_analysis_reference(x), 1), x)
+    assert_same(
+        lambda x: torch.cat(haar.haar_analysis(x), 1), lambda x: torch.cat(haar.haar_analysis_reference(x), 1), x
+    )
     low, high = layout(rand(2, 3, 3, 5, dtype=dtype)), layout(rand(2, 9, 3, 5, dtype=dtype, seed=1))
-    assert_same(haar_synthesis, haar_synthesis_reference, low, high)
-
-
-def test_haar_against_pywavelets() -> None:
-    x = rand(2, 3, 8, 6)
-    low, high = haar_analysis(x)
-    expected_low, (horizontal, vertical, diagonal) = pywt.dwt2(x.numpy(), 'haar')
-    # PyWavelets' filters are orthonormal: each level is twice ours.
-    np.testing.assert_allclose(2 * low, expected_low, atol=1e-12)
-    np.testing.assert_allclose(2 * high, np.concatenate([vertical, horizontal, diagonal], axis=1), atol=1e-12)
-
-
-def test_haar_inverts_exactly() -> None:
-    x = rand(2, 3, 32, 16)
-    torch.testing.assert_close(haar_synthesis(*haar_analysis(x)), x, rtol=0, atol=1e-14)
-
-
-def test_haar_refuses_odd_sizes() -> None:
-    with pytest.raises(ValueError, match=r'even height and width.*\(1, 2, 5, 4\)'):
-        haar_analysis(rand(1, 2, 5, 4))
-
-
-# Pixel-wise filter, Eq. (4)
+    assert_same(haar.haar_synthesis, haar.haar_synthesis_reference, low, high)
 
 
 @LAYOUTS
 @DTYPES
 @pytest.mark.parametrize(
-    ('size', 'filter_size'), [((16, 24), (2, 3)), ((7, 5), (3, 2)), ((1, 1), (1, 1)), ((3, 4), (6, 8))]
+    ('size', 'filter_sizes'),
+    [((16, 24), [(2, 3)]), ((1, 1), [(1, 1)]), ((3, 4), [(6, 8)]), ((9, 7), [(4, 3), (2, 1), (9, 7)])],
 )
 def test_pixel_filter_equals_reference(
-    layout: Callable[[Tensor], Tensor], dtype: torch.dtype, size: tuple[int, int], filter_size: tuple[int, int]
+    layout: Layout, dtype: torch.dtype, size: tuple[int, int], filter_sizes: list[tuple[int, int]]
 ) -> None:
     features = layout(rand(2, 3, *size, dtype=dtype))
-    filters = layout(rand(2, 27, *filter_size, dtype=dtype, seed=1))
-    assert_same(pixel_filter, pixel_filter_reference, features, filters)
+    filters = [layout(rand(2, 27, *size, dtype=dtype, seed=1 + i)) for i, size in enumerate(filter_sizes)]
+    assert_same(pixel_filter, pixel_filter_reference, features, *filters)
+
+
+@LAYOUTS
+@DTYPES
+def test_channel_filter_equals_reference(layout: Layout, dtype: torch.dtype) -> None:
+    features = layout(rand(2, 3, 7, 5, dtype=dtype))
+    others = rand(2, 3, 3, 3, dtype=dtype), rand(3, dtype=dtype)
+    assert_same(channel.channel_filter, channel.channel_filter_reference, features, *others)
+
+
+@LAYOUTS
+@DTYPES
+@pytest.mark.parametrize(('c_in', 'c_out'), [(2, 5), (5, 2)])
+@pytest.mark.parametrize(('num_frame', 'batch'), [(1, 2), (2, 1), (4, 3)])
+def test_temporal_conv_equals_conv3d(
+    layout: Layout, dtype: torch.dtype, c_in: int, c_out: int, num_frame: int, batch: int
+) -> None:
+    x, weight = layout(rand(num_frame * batch, c_in, 3, 4, dtype=dtype)), rand(c_out, c_in, 3, dtype=dtype, seed=1)
+    assert_same(
+        lambda x, w: temporal_conv.temporal_conv(x, w, num_frame),
+        lambda x, w: temporal_conv.temporal_conv_reference(x, w, num_frame),
+        x,
+        weight,
+    )
+
+
+@LAYOUTS
+@DTYPES
+@pytest.mark.parametrize('level', [1, 2])
+def test_conv_haar_equals_its_steps(layout: Layout, dtype: torch.dtype, level: int) -> None:
+    x, weight = layout(rand(2, 3, 8, 12, dtype=dtype)), rand(5, 3, 3, 3, dtype=dtype, seed=1)
+    bias, mix_bias = rand(5, dtype=dtype, seed=2), rand(15, dtype=dtype, seed=4)
+    mix = rand(15, 5, 1, 1, dtype=dtype, seed=3)
+
+    def high(x: Tensor, w: Tensor) -> Tensor:
+        return haar_conv.conv_haar_reference(x, w, bias, level)[1]
+
+    assert_same(
+        lambda x, w, b: haar_conv.conv_haar(x, haar_conv.merge_conv_haar(w, level, 0), b, level),
+        lambda x, w, b: haar_conv.conv_haar_reference(x, w, b, level)[0],
+        *(x, weight, bias),
+    )
+    assert_same(
+        lambda x, w: haar_conv.conv_haar(x, haar_conv.merge_conv_haar_high(w, level), None, level), high, x, weight
+    )
+    assert_same(
+        lambda x, w, m, b: haar_conv.conv_haar(x, haar_conv.merge_conv_haar_high(w, level, m), b, level, slope=0.1),
+        lambda x, w, m, b: F.leaky_relu(F.conv2d(high(x, w), m, b, groups=3), 0.1),
+        *(x, weight, mix, mix_bias),
+    )
+
+
+@LAYOUTS
+@DTYPES
+def test_haar_conv_equals_its_steps(layout: Layout, dtype: torch.dtype) -> None:
+    def merged(low: Tensor, high: Tensor, w: Tensor, b: Tensor) -> Tensor:
+        return haar_conv.haar_conv(low, high, *haar_conv.merge_haar_conv(w).split([5, 15], 1), b.repeat_interleave(4))
+
+    low, high = layout(rand(2, 5, 4, 3, dtype=dtype)), layout(rand(2, 15, 4, 3, dtype=dtype, seed=1))
+    weight, bias = rand(2, 5, 3, 3, dtype=dtype, seed=2), rand(2, dtype=dtype, seed=3)
+    assert_same(merged, haar_conv.haar_conv_reference, low, high, weight, bias)
+
+
+@LAYOUTS
+@DTYPES
+def test_pool_half_equals_slicing(layout: Layout, dtype: torch.dtype) -> None:
+    def run(pool: Callable[[Tensor], tuple[Tensor, Tensor]]) -> Callable[[Tensor], Tensor]:
+        def apply(z: Tensor) -> Tensor:
+            pooled, z = pool(z)
+            return torch.cat([pooled.flatten(), (2 * z).flatten()])
+
+        return apply
+
+    assert_same(run(pool_half), run(pool_half_reference), layout(rand(2, 6, 5, 8, dtype=dtype)))
+
+
+# Against independent computations
+
+
+def test_haar_against_pywavelets_and_its_inverse() -> None:
+    x = rand(2, 3, 8, 6)
+    low, high = haar.haar_analysis(x)
+    expected_low, (horizontal, vertical, diagonal) = pywt.dwt2(x.numpy(), 'haar')
+    # PyWavelets' filters are orthonormal: each level is twice ours.
+    np.testing.assert_allclose(2 * low, expected_low, atol=1e-12)
+    np.testing.assert_allclose(2 * high, np.concatenate([vertical, horizontal, diagonal], axis=1), atol=1e-12)
+    torch.testing.assert_close(haar.haar_synthesis(low, high), x, rtol=0, atol=1e-14)
 
 
 @pytest.mark.parametrize(('size', 'filter_size'), [((16, 24), (2, 3)), ((9, 6), (2, 5))])
@@ -134,6 +189,26 @@ def test_pixel_filter_against_the_equation(size: tuple[int, int], filter_size: t
     features, filters = rand(1, 2, *size), rand(1, 18, *filter_size, seed=1)
     expected = naive.filter_pixels(features[0].numpy(), filters[0].numpy())
     np.testing.assert_allclose(pixel_filter(features, taps_first(filters[0])[None])[0], expected, atol=1e-12)
+
+
+def test_channel_filter_against_scipy() -> None:
+    features, filters, bias = rand(1, 3, 7, 5), rand(1, 3, 3, 3, seed=1), rand(3, seed=2)
+    for c, out in enumerate(channel.channel_filter(features, filters, bias)[0]):
+        expected = ndimage.correlate(features[0, c].numpy(), filters[0, c].numpy(), mode='constant')
+        np.testing.assert_allclose(out, expected + bias[c].item(), atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ('size', 'to'), [((5, 7), (8, 8)), ((1, 1), (16, 16)), ((2, 3), (16, 16)), ((9, 16), (16, 16))]
+)
+def test_reflect_pad_against_numpy(size: tuple[int, int], to: tuple[int, int]) -> None:
+    x = rand(2, 3, *size)
+    expected = np.pad(x.numpy(), ((0, 0), (0, 0), (0, to[0] - size[0]), (0, to[1] - size[1])), mode='reflect')
+    np.testing.assert_array_equal(reflect_pad(x, *to), expected)
+    assert reflect_pad(x, *size) is x
+
+
+# Memory, layout and errors
 
 
 def test_pixel_filter_keeps_no_full_size_filters_for_backward() -> None:
@@ -144,155 +219,32 @@ def test_pixel_filter_keeps_no_full_size_filters_for_backward() -> None:
     assert sum(saved) == features.numel() + filters.numel()
 
 
-def test_pixel_filter_of_several_sizes() -> None:
-    features, filters = (
-        rand(2, 3, 9, 7),
-        [rand(2, 27, *size, seed=i) for i, size in enumerate([(4, 3), (2, 1), (9, 7)])],
-    )
-    assert_same(pixel_filter, pixel_filter_reference, features, *filters)
-    expected = sum(pixel_filter_reference(features, f) for f in filters)
-    torch.testing.assert_close(pixel_filter(features, *filters), expected, rtol=0, atol=1e-12)
-
-
-@pytest.mark.parametrize('filters', [[(1, 26, 2, 2)], [(1, 27, 2, 2), (2, 27, 2, 2)], []])
-def test_pixel_filter_refuses_wrong_filters(filters: list[tuple[int, ...]]) -> None:
-    with pytest.raises(ValueError, match=r'need filters of shape \(1, 27, h, w\), got'):
-        pixel_filter(rand(1, 3, 4, 4), *(rand(*shape) for shape in filters))
-
-
-# Channel-wise dynamic filter, Eq. (1)
-
-
-@LAYOUTS
-@DTYPES
-def test_channel_filter_equals_reference(layout: Callable[[Tensor], Tensor], dtype: torch.dtype) -> None:
-    features = layout(rand(2, 3, 7, 5, dtype=dtype))
-    assert_same(channel_filter, channel_filter_reference, features, rand(2, 3, 3, 3, dtype=dtype), rand(3, dtype=dtype))
-
-
-def test_channel_filter_against_scipy() -> None:
-    features, filters, bias = rand(2, 3, 7, 5), rand(2, 3, 3, 3, seed=1), rand(3, seed=2)
-    out = channel_filter(features, filters, bias)
-    for n in range(2):
-        for c in range(3):
-            expected = (
-                ndimage.correlate(features[n, c].numpy(), filters[n, c].numpy(), mode='constant') + bias[c].item()
-            )
-            np.testing.assert_allclose(out[n, c], expected, atol=1e-12)
-
-
-def test_channel_filter_refuses_wrong_filters() -> None:
-    with pytest.raises(ValueError, match=r'need filters \(2, 3, 3, 3\), got \(2, 4, 3, 3\)'):
-        channel_filter(rand(2, 3, 4, 4), rand(2, 4, 3, 3), rand(3))
-
-
-# Temporal convolution
-
-
-@LAYOUTS
-@DTYPES
-@pytest.mark.parametrize(('c_in', 'c_out'), [(2, 5), (5, 2), (3, 3)])
-@pytest.mark.parametrize(('num_frame', 'batch'), [(1, 2), (2, 1), (4, 3)])
-def test_temporal_conv_equals_conv3d(
-    layout: Callable[[Tensor], Tensor], dtype: torch.dtype, c_in: int, c_out: int, num_frame: int, batch: int
-) -> None:
-    x, weight = layout(rand(num_frame * batch, c_in, 3, 4, dtype=dtype)), rand(c_out, c_in, 3, dtype=dtype, seed=1)
-    assert_same(
-        lambda x, w: temporal_conv(x, w, num_frame), lambda x, w: temporal_conv_reference(x, w, num_frame), x, weight
-    )
-
-
-# Reflection
+def test_gradients_of_concatenated_channels_are_dense() -> None:
+    tensors = [as_channels_last(rand(2, c, 4, 6)).requires_grad_() for c in (3, 5)]
+    dense: list[bool] = []
+    for x in tensors:
+        x.register_hook(lambda g: dense.append(g.is_contiguous(memory_format=torch.channels_last)))
+    weight = rand(2, 8, 4, 6, seed=1)
+    (cat_channels(*tensors) * weight).sum().backward()
+    assert dense == [True, True]
+    for x, expected in zip(tensors, weight.split([3, 5], dim=1), strict=True):
+        assert torch.equal(x.grad, expected)
 
 
 @pytest.mark.parametrize(
-    ('size', 'to'), [((5, 7), (8, 8)), ((1, 1), (16, 16)), ((2, 3), (16, 16)), ((9, 16), (16, 16))]
+    ('operation', 'shapes', 'message'),
+    [
+        (haar.haar_analysis, [(1, 2, 5, 4)], r'even height and width.*\(1, 2, 5, 4\)'),
+        (pixel_filter, [(1, 3, 4, 4), (1, 26, 2, 2)], r'need filters of shape \(1, 27, h, w\), got'),
+        (pixel_filter, [(1, 3, 4, 4), (1, 27, 2, 2), (2, 27, 2, 2)], r'need filters of shape \(1, 27, h, w\), got'),
+        (pixel_filter, [(1, 3, 4, 4)], r'need filters of shape'),
+        (
+            channel.channel_filter,
+            [(2, 3, 4, 4), (2, 4, 3, 3), (3,)],
+            r'need filters \(2, 3, 3, 3\), got \(2, 4, 3, 3\)',
+        ),
+    ],
 )
-def test_reflect_pad_against_numpy(size: tuple[int, int], to: tuple[int, int]) -> None:
-    x = rand(2, 3, *size)
-    expected = np.pad(x.numpy(), ((0, 0), (0, 0), (0, to[0] - size[0]), (0, to[1] - size[1])), mode='reflect')
-    np.testing.assert_array_equal(reflect_pad(x, *to), expected)
-
-
-def test_reflect_pad_is_torchs_where_that_is_defined() -> None:
-    x = rand(1, 2, 3, 10, 12)
-    assert torch.equal(reflect_pad(x, 16, 16), F.pad(x, (0, 4, 0, 6, 0, 0), mode='reflect'))
-    assert reflect_pad(x, 10, 12) is x
-
-
-# A convolution before and after the Haar transform
-
-
-@LAYOUTS
-@DTYPES
-@pytest.mark.parametrize('level', [1, 2])
-def test_conv_haar_equals_its_steps(layout: Callable[[Tensor], Tensor], dtype: torch.dtype, level: int) -> None:
-    x, weight = layout(rand(2, 3, 8, 12, dtype=dtype)), rand(5, 3, 3, 3, dtype=dtype, seed=1)
-    bias = rand(5, dtype=dtype, seed=2)
-    assert_same(
-        lambda x, w, b: conv_haar(x, merge_conv_haar(w, level, 0), b, level),
-        lambda x, w, b: conv_haar_reference(x, w, b, level)[0],
-        x,
-        weight,
-        bias,
-    )
-    assert_same(
-        lambda x, w: conv_haar(x, merge_conv_haar_high(w, level), None, level),
-        lambda x, w: conv_haar_reference(x, w, bias, level)[1],
-        x,
-        weight,
-    )
-    mix, mix_bias = rand(15, 5, 1, 1, dtype=dtype, seed=3), rand(15, dtype=dtype, seed=4)
-    assert_same(
-        lambda x, w, m, b: conv_haar(x, merge_conv_haar_high(w, level, m), b, level, slope=0.1),
-        lambda x, w, m, b: F.leaky_relu(F.conv2d(conv_haar_reference(x, w, bias, level)[1], m, b, groups=3), 0.1),
-        x,
-        weight,
-        mix,
-        mix_bias,
-    )
-
-
-@LAYOUTS
-@DTYPES
-def test_haar_conv_equals_its_steps(layout: Callable[[Tensor], Tensor], dtype: torch.dtype) -> None:
-    low, high = layout(rand(2, 5, 4, 3, dtype=dtype)), layout(rand(2, 15, 4, 3, dtype=dtype, seed=1))
-    weight, bias = rand(2, 5, 3, 3, dtype=dtype, seed=2), rand(2, dtype=dtype, seed=3)
-    assert_same(
-        lambda low, high, w, b: haar_conv(low, high, *merge_haar_conv(w).split([5, 15], 1), b.repeat_interleave(4)),
-        haar_conv_reference,
-        low,
-        high,
-        weight,
-        bias,
-    )
-
-
-# Layout of gradients
-
-
-@LAYOUTS
-@DTYPES
-def test_pool_half_equals_slicing(layout: Callable[[Tensor], Tensor], dtype: torch.dtype) -> None:
-    z = layout(rand(2, 6, 5, 8, dtype=dtype))
-
-    def run(pool: Callable[[Tensor], tuple[Tensor, Tensor]]) -> Callable[[Tensor], Tensor]:
-        def apply(z: Tensor) -> Tensor:
-            pooled, z = pool(z)
-            return torch.cat([pooled.flatten(), (2 * z).flatten()])
-
-        return apply
-
-    assert_same(run(pool_half), run(pool_half_reference), z)
-
-
-def test_gradients_of_concatenated_channels_are_dense() -> None:
-    tensors = [rand(2, c, 4, 6).contiguous(memory_format=torch.channels_last).requires_grad_() for c in (3, 5)]
-    strides: list[bool] = []
-    for x in tensors:
-        x.register_hook(lambda g: strides.append(g.is_contiguous(memory_format=torch.channels_last)))
-    weight = rand(2, 8, 4, 6, seed=1)
-    (cat_channels(*tensors) * weight).sum().backward()
-    assert strides == [True, True]
-    for x, expected in zip(tensors, weight.split([3, 5], dim=1), strict=True):
-        assert torch.equal(x.grad, expected)
+def test_wrong_shapes_are_named(operation: Callable[..., Tensor], shapes: list[tuple[int, ...]], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        operation(*(rand(*shape) for shape in shapes))
