@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dstnet_arch.archs.dstnet_arch import DSTNet
-from dstnet_arch.archs.dstnet_plus_arch import DSTNetPlus
 from dstnet_arch.benchmarks import complexity
 from dstnet_arch.benchmarks.complexity import QUOTED, count
 from dstnet_arch.benchmarks.networks import NETWORKS, find
@@ -69,18 +68,6 @@ def test_merged_schedule_against_formulas() -> None:
     assert two > 2 * (tiny_common() + ends + channel_filter)
     steps = 2 * (2 + T)  # of the propagation
     assert by_formula == {'pixel filter': steps * 9 * P * half, 'filter resizing': steps * 4 * 9 * P * half}
-
-
-def test_dstnet_plus_against_formulas() -> None:
-    net = DSTNetPlus(num_feat=C, num_kernel_block=1, num_block=BLOCKS)
-    (two, _), (one, by_formula) = (count(net, (1, frames, 3, H, W)) for frames in (2, 1))
-    half = H * W // 4
-    ends = 4 * C * 3 * 16 * half + conv(3 * C, 3 * C, 1, half, groups=3) + conv(4 * C, 12, 3, half)
-    scales = [half // 4, half // 16, half // 64]
-    filters = sum(2 * conv(C, C, 3, pixels) + conv(C, 9 * C, 1, pixels) for pixels in scales)
-    step = conv(2 * C, 2 * C, 1, half) + conv(C, C, 3, half) + filters + 2 * BLOCKS * conv(C, C, 3, half)
-    assert two - one == ends + 2 * step
-    assert by_formula == {'pixel filter': 2 * 9 * C * half, 'filter resizing': 2 * 3 * 4 * 9 * C * half}
 
 
 @pytest.mark.parametrize(
