@@ -4,7 +4,7 @@
 
     out = x1 * sigmoid(y1 + bias1) + x2 * sigmoid(y2 + bias2)
 
-On GPUs, this is one kernel (elementwise_triton.py).
+On GPUs, this is one kernel (elementwise_triton.py); on CPUs too, where a C compiler is found (native.py).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from dstnet_arch.ops import fused
+from dstnet_arch.ops import fused, native
 
 
 def gated_sum_reference(x1: Tensor, y1: Tensor, bias1: Tensor, x2: Tensor, y2: Tensor, bias2: Tensor) -> Tensor:
@@ -44,6 +44,8 @@ def gated_sum(x1: Tensor, y1: Tensor, bias1: Tensor | None, x2: Tensor, y2: Tens
             x1, y1, x2, y2 = (t.contiguous(memory_format=torch.channels_last) for t in (x1, y1, x2, y2))
             return _FusedGatedSum.apply(x1, y1, bias1.contiguous(), x2, y2, bias2.contiguous())
         return gated_sum_reference(x1, y1, bias1.to(y1.dtype), x2, y2, bias2.to(y2.dtype))
+    if native.usable(x1, x1.shape[1]):
+        return native.gated_sum(x1, y1, x2, y2)
     return x1 * torch.sigmoid(y1) + x2 * torch.sigmoid(y2)
 
 

@@ -1,4 +1,4 @@
-/* Two operations of the network for CPUs, in float32 and channels-last layout: 3x3 convolution and pixel filter.
+/* Operations of the network for CPUs, in float32 and channels-last layout: 3x3 convolution, gated sum, pixel filter.
  *
  * Plain C with the vector extensions of GCC and Clang: one source for AVX-512, AVX2 and NEON. Arguments are not checked
  * here; the caller, native.py, checks them: channels are multiples of 16. Results do not depend on the number of
@@ -25,13 +25,25 @@ typedef int mask __attribute__((vector_size(4 * LANES)));
 #define ALWAYS_INLINE static inline __attribute__((always_inline)) /* so that `panel` is a constant */
 
 /* Fewer multiplications than this (about 25 us) run on one thread: waking another takes as long. */
-enum { MIN_PARALLEL = 1 << 19 };
+enum { MIN_PARALLEL = 1 << 19, SIGMOID = 32 }; /* a sigmoid counts as that many */
+
+static inline vec choose(mask condition, vec yes, vec no) {
+    return (vec)(((mask)yes & condition) | ((mask)no & ~condition));
+}
 
 static inline int thread_number(void) {
 #ifdef _OPENMP
     return omp_get_thread_num();
 #else
     return 0;
+#endif
+}
+
+static inline int number_of_threads(void) {
+#ifdef _OPENMP
+    return omp_get_num_threads();
+#else
+    return 1;
 #endif
 }
 
@@ -71,10 +83,7 @@ static inline void transform_output(const vec *m, int in, vec *y, int out) {
     y[3 * out] = A * A * A * difference_a + B * B * B * difference_b + m[5 * in];
 }
 
-static inline vec leaky(vec y, float slope) {
-    const mask positive = y > 0.0f;
-    return (vec)(((mask)y & positive) | ((mask)(slope * y) & ~positive));
-}
+static inline vec leaky(vec y, float slope) { return choose(y > 0.0f, y, slope * y); }
 
 /* A part of the matrix product m = v u: v (ROWS, k), and `panel` vectors of columns of u (k, n) and m (ROWS, n). */
 ALWAYS_INLINE void multiply_panel(const float *v, const float *u, float *m, long k, long n, const int panel) {
@@ -161,12 +170,27 @@ static inline void transform_tile(const float *patch, long row, float *v, long s
     }
 }
 
+struct place {
+    long frame, top, left; /* first output pixel of a tile */
+};
+
+static inline struct place locate(long tile, long down, long across) {
+    return (struct place){tile / (down * across), tile / across % down * TILE, tile % across * TILE};
+}
+
+/* Begin to read one pixel. */
+ALWAYS_INLINE void fetch(const float *x, long h, long w, long c, long frame, long y, long left, const int write) {
+    if (y < 0 || y >= h || left < 0 || left >= w) return;
+    for (long k = 0; k < c; k += 16) __builtin_prefetch(x + ((frame * h + y) * w + left) * c + k, write, 2);
+}
+
 /* out = leaky(conv3x3(x) + bias) + residual, with zero padding.
  *
  * x (n, h, w, cin); weight, g and flipped as in transform_weight; bias (cout), or NULL; residual like out, or NULL; out
  * (n, h, w, cout); slope of the LeakyReLU, 1 for none. Returns 0, or 1 if there is not enough memory.
  *
- * BLOCK tiles at a time pass through all three steps, so intermediate values stay in the caches.
+ * BLOCK tiles at a time pass through all three steps, so intermediate values stay in the caches. Meanwhile the pixels
+ * are fetched of the tiles that the same thread probably convolves next.
  */
 int conv3x3(const float *x, const float *weight, const float *g, const float *bias, const float *residual, float *out,
             long n, long h, long w, long cin, long cout, int flipped, float slope, int threads) {
@@ -174,12 +198,12 @@ int conv3x3(const float *x, const float *weight, const float *g, const float *bi
     const long blocks = (tiles + BLOCK - 1) / BLOCK;
     const long u_size = cin * cout + PAD, v_size = BLOCK * cin + PAD, m_size = BLOCK * cout + PAD; /* of a point */
     const long size = POINTS * (v_size + m_size + cin);
-    /* Allocated here and not by the threads, so that no thread has to wait for the others before it begins. */
     float *u = aligned_alloc(64, sizeof(float) * (POINTS * u_size + size * threads));
     if (!u) return 1;
 #pragma omp parallel num_threads(threads) if (blocks > 1 && tiles * POINTS * cin * cout >= MIN_PARALLEL)
     {
         float *v = u + POINTS * u_size + thread_number() * size, *m = v + POINTS * v_size, *edge = m + POINTS * m_size;
+        const long ahead = BLOCK * number_of_threads();
         memset(v, 0, sizeof(float) * POINTS * v_size);
 #pragma omp for schedule(static)
         for (long k = 0; k < cin; k++) transform_weight(weight, g, u, u_size, k, cin, cout, flipped);
@@ -187,18 +211,30 @@ int conv3x3(const float *x, const float *weight, const float *g, const float *bi
         for (long block = 0; block < blocks; block++) {
             const long first = block * BLOCK, count = first + BLOCK < tiles ? BLOCK : tiles - first;
             for (long t = 0; t < count; t++) {
-                const long tile = first + t, frame = tile / (down * across);
-                const long top = tile / across % down * TILE - 1, left = tile % across * TILE - 1;
+                const struct place at = locate(first + t, down, across);
                 long row;
-                const float *patch = find_patch(x, h, w, cin, frame, top, left, SIDE, edge, &row);
+                const float *patch = find_patch(x, h, w, cin, at.frame, at.top - 1, at.left - 1, SIDE, edge, &row);
                 transform_tile(patch, row, v + t * cin, v_size, cin);
             }
-            for (int point = 0; point < POINTS; point++)
+            struct place next[BLOCK];
+            long fetched = 0;
+            for (; fetched < BLOCK && first + ahead + fetched < tiles; fetched++)
+                next[fetched] = locate(first + ahead + fetched, down, across);
+            for (int point = 0; point < POINTS; point++) {
+                for (long t = 0; t < fetched; t++) {
+                    const struct place at = next[t];
+                    const int i = point / SIDE, j = point % SIDE;
+                    fetch(x, h, w, cin, at.frame, at.top + i - 1, at.left + j - 1, 0);
+                    if (i >= TILE || j >= TILE) continue;
+                    fetch(out, h, w, cout, at.frame, at.top + i, at.left + j, 1);
+                    if (residual) fetch(residual, h, w, cout, at.frame, at.top + i, at.left + j, 0);
+                }
                 multiply(v + point * v_size, u + point * u_size, m + point * m_size, count, cin, cout);
+            }
             for (long t = 0; t < count; t++) {
-                const long tile = first + t, frame = tile / (down * across);
-                const long top = tile / across % down * TILE, left = tile % across * TILE;
-                const long high = h - top < TILE ? h - top : TILE, wide = w - left < TILE ? w - left : TILE;
+                const struct place tile = locate(first + t, down, across);
+                const long high = h - tile.top < TILE ? h - tile.top : TILE;
+                const long wide = w - tile.left < TILE ? w - tile.left : TILE;
                 for (long c = 0; c < cout; c += LANES) {
                     vec d[SIDE][SIDE], half[TILE][SIDE];
                     for (int p = 0; p < POINTS; p++)
@@ -208,7 +244,7 @@ int conv3x3(const float *x, const float *weight, const float *g, const float *bi
                     for (long i = 0; i < high; i++) {
                         vec line[TILE];
                         transform_output(half[i], 1, line, 1);
-                        const long at = ((frame * h + top + i) * w + left) * cout + c;
+                        const long at = ((tile.frame * h + tile.top + i) * w + tile.left) * cout + c;
                         for (long j = 0; j < wide; j++) {
                             vec y = leaky(line[j] + offset, slope);
                             if (residual) y += *(const vec *)(residual + at + j * cout);
@@ -297,12 +333,11 @@ int conv3x3_weight_gradient(const float *x, const float *grad, const float *g, f
                 const long count = first + TILES < tiles ? TILES : tiles - first;
 #pragma omp for schedule(static)
                 for (long t = 0; t < count; t++) {
-                    const long tile = first + t, frame = tile / (down * across);
-                    const long top = tile / across % down * TILE, left = tile % across * TILE;
+                    const struct place at = locate(first + t, down, across);
                     long row;
-                    const float *patch = find_patch(x, h, w, cin, frame, top - 1, left - 1, SIDE, edge, &row);
+                    const float *patch = find_patch(x, h, w, cin, at.frame, at.top - 1, at.left - 1, SIDE, edge, &row);
                     transform_tile(patch, row, v + t * cin, v_size, cin);
-                    patch = find_patch(grad, h, w, cout, frame, top, left, TILE, edge + POINTS * cin, &row);
+                    patch = find_patch(grad, h, w, cout, at.frame, at.top, at.left, TILE, edge + POINTS * cin, &row);
                     for (long k = 0; k < cout; k += LANES) {
                         vec d[TILE][TILE], half[SIDE][TILE];
                         for (int i = 0; i < TILE; i++)
@@ -346,6 +381,46 @@ int conv3x3_weight_gradient(const float *x, const float *grad, const float *g, f
     free(u);
     free(edges);
     return failed;
+}
+
+/* --- Gated sum, Eq. (3) --- */
+
+/* 1 / (1 + exp(-y)), within two units in the last place. */
+static inline vec sigmoid(vec y) {
+    const vec limit = (vec){0} + 87.0f;
+    vec x = choose(-y > limit, limit, -y);
+    x = choose(x < -limit, -limit, x);
+    /* exp(x) = 2^i exp(rest), |rest| <= log(2) / 2. Adding 1.5 * 2^23 rounds, and leaves i in the lowest bits. */
+    const vec shifted = x * 1.44269504f + 12582912.0f, i = shifted - 12582912.0f;
+    const vec rest = x - i * 0.693359375f + i * 2.12194440e-4f;
+    vec series = rest / 5040.0f + 1.0f / 720.0f;
+    series = series * rest + 1.0f / 120.0f;
+    series = series * rest + 1.0f / 24.0f;
+    series = series * rest + 1.0f / 6.0f;
+    series = series * rest + 0.5f;
+    const vec power = series * rest * rest + rest + 1.0f;
+    return 1.0f / (1.0f + power * (vec)(((mask)shifted << 23) + 0x3f800000));
+}
+
+/* out = x1 sigmoid(y1) + x2 sigmoid(y2), arrays of `size` numbers, a multiple of 16. Returns 0. */
+int gated_sum(const float *x1, const float *y1, const float *x2, const float *y2, float *out, long size, int threads) {
+#pragma omp parallel for schedule(static) num_threads(threads) if (size * SIGMOID >= MIN_PARALLEL)
+    for (long k = 0; k < size; k += LANES)
+        *(vec *)(out + k) = *(const vec *)(x1 + k) * sigmoid(*(const vec *)(y1 + k)) +
+                            *(const vec *)(x2 + k) * sigmoid(*(const vec *)(y2 + k));
+    return 0;
+}
+
+/* Gradients of x sigmoid(y), one term of the sum. Returns 0. */
+int gate_backward(const float *grad, const float *x, const float *y, float *grad_x, float *grad_y, long size,
+                  int threads) {
+#pragma omp parallel for schedule(static) num_threads(threads) if (size * SIGMOID >= MIN_PARALLEL)
+    for (long k = 0; k < size; k += LANES) {
+        const vec gate = sigmoid(*(const vec *)(y + k)), passed = *(const vec *)(grad + k) * gate;
+        *(vec *)(grad_x + k) = passed;
+        *(vec *)(grad_y + k) = passed * *(const vec *)(x + k) * (1.0f - gate);
+    }
+    return 0;
 }
 
 /* --- Pixel filter, Eq. (4). The filters are interpolated bilinearly (align_corners=False) to the frame's size ---

@@ -1,4 +1,4 @@
-"""Compiled CPU kernels (native.c): the 3x3 convolution by Winograd's algorithm, and the pixel filter.
+"""Compiled CPU kernels (native.c): the 3x3 convolution by Winograd's algorithm, the gated sum and the pixel filter.
 
 They are compiled with the system's C compiler (GCC or Clang, about two seconds) before their first use, cached by
 source, compiler and CPU, and compared with PyTorch's operations each time they are loaded. They are used by default
@@ -99,6 +99,21 @@ def conv3x3(x: Tensor, weight: Tensor, bias: Tensor, slope: float, residual: Ten
     return torch.ops.dstnet.native_conv3x3(x, weight, bias, slope, residual)
 
 
+def gated_sum(x1: Tensor, y1: Tensor, x2: Tensor, y2: Tensor) -> Tensor:
+    """Compute ``x1 * sigmoid(y1) + x2 * sigmoid(y2)``, differentiable once, for float32 on a CPU (see `usable`).
+
+    Args:
+        x1: (N, C, H, W), like all the others.
+        y1: gates of `x1` before the sigmoid.
+        x2: features.
+        y2: gates of `x2` before the sigmoid.
+
+    Returns:
+        (N, C, H, W), channels-last.
+    """
+    return torch.ops.dstnet.native_gated_sum(x1, y1, x2, y2)
+
+
 def pixel_filter(features: Tensor, *filters: Tensor) -> Tensor:
     """Forward pass of `dstnet_arch.ops.pixel_filter.pixel_filter` for float32 on a CPU (see `usable`)."""
     return torch.ops.dstnet.native_pixel_filter(features, filters)
@@ -153,6 +168,22 @@ def _conv3x3_weight_gradient(library: ctypes.CDLL, x: Tensor, grad: Tensor) -> T
     arrays = (x, grad, _transform(), grad_weight)
     _call(library.conv3x3_weight_gradient, *map(_address, arrays), *map(ctypes.c_long, (n, h, w, c_in, c_out)))
     return grad_weight
+
+
+def _gated_sum(library: ctypes.CDLL, *inputs: Tensor) -> Tensor:
+    inputs = tuple(x.contiguous(memory_format=torch.channels_last) for x in inputs)
+    out = torch.empty_like(inputs[0])
+    _call(library.gated_sum, *map(_address, (*inputs, out)), ctypes.c_long(out.numel()))
+    return out
+
+
+def _gated_sum_backward(library: ctypes.CDLL, *inputs: Tensor) -> tuple[Tensor, ...]:
+    grad, *terms = (x.contiguous(memory_format=torch.channels_last) for x in inputs)
+    grads = tuple(map(torch.empty_like, terms))
+    for k in (0, 2):
+        arrays = (grad, *terms[k : k + 2], *grads[k : k + 2])
+        _call(library.gate_backward, *map(_address, arrays), ctypes.c_long(grad.numel()))
+    return grads
 
 
 def _pixel_filter(library: ctypes.CDLL, features: Tensor, filters: list[Tensor]) -> Tensor:
@@ -226,6 +257,22 @@ def _fake_conv3x3_backward(
     )
 
 
+def _setup_gated_sum(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _autograd_gated_sum(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
+    return tuple(torch.ops.dstnet.native_gated_sum_backward(grad, *ctx.saved_tensors))
+
+
+def _fake_gated_sum(x1: Tensor, *_: Tensor) -> Tensor:
+    return torch.empty_like(x1, memory_format=torch.channels_last)
+
+
+def _fake_gated_sum_backward(grad: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
+    return tuple(map(_fake_gated_sum, inputs))
+
+
 def _fake_pixel_filter(features: Tensor, filters: list[Tensor]) -> Tensor:
     return torch.empty_like(features, memory_format=torch.channels_last)
 
@@ -240,6 +287,9 @@ for _schema, _kernel, _fake in (
      _fake_conv3x3),
     ('native_conv3x3_backward(Tensor grad, Tensor x, Tensor weight, Tensor? out, float slope, bool[3] needed) '
      '-> (Tensor, Tensor, Tensor)', _conv3x3_backward, _fake_conv3x3_backward),
+    ('native_gated_sum(Tensor x1, Tensor y1, Tensor x2, Tensor y2) -> Tensor', _gated_sum, _fake_gated_sum),
+    ('native_gated_sum_backward(Tensor grad, Tensor x1, Tensor y1, Tensor x2, Tensor y2) '
+     '-> (Tensor, Tensor, Tensor, Tensor)', _gated_sum_backward, _fake_gated_sum_backward),
     ('native_pixel_filter(Tensor features, Tensor[] filters) -> Tensor', _pixel_filter, _fake_pixel_filter),
 ):  # fmt: skip
     _LIBRARY.define(_schema)
@@ -247,6 +297,9 @@ for _schema, _kernel, _fake in (
     _LIBRARY.impl(_name, _with_library(_kernel), 'CPU')
     torch.library.register_fake(f'dstnet::{_name}', _fake, lib=_LIBRARY)
 torch.library.register_autograd('dstnet::native_conv3x3', _autograd_conv3x3, setup_context=_setup_conv3x3, lib=_LIBRARY)
+torch.library.register_autograd(
+    'dstnet::native_gated_sum', _autograd_gated_sum, setup_context=_setup_gated_sum, lib=_LIBRARY
+)
 
 
 # Compilation and self-check
@@ -263,7 +316,8 @@ def _library() -> ctypes.CDLL | None:
         return None
     except (OSError, subprocess.SubprocessError, ArithmeticError) as error:
         output = getattr(error, 'stderr', None) or str(error)
-        reason = (output.strip().splitlines() or [type(error).__name__])[-1]
+        lines = output.strip().splitlines() or [type(error).__name__]
+        reason = next((line for line in lines if 'error:' in line), lines[-1])
         warnings.warn(
             f"The compiled CPU kernels are not available: {reason}. PyTorch's operations are used, which are slower. "
             f'They need a C compiler (gcc or clang) and a cache folder of your own (XDG_CACHE_HOME). {VARIABLE}=0 '
@@ -296,11 +350,14 @@ def _check(library: ctypes.CDLL) -> None:
             wide[3], wide[0], wide[1], [len(bias)], [1, 1], [1, 1], [1, 1], False, [0, 0], 1, [True, True, True]
         )
         full = F.interpolate(filters.double(), (7, 13), mode='bilinear').view(2, 9, c_in, 7, 13).transpose(1, 2)
+        gate = wide[3].sigmoid()
         patches = F.unfold(wide[0], 3, padding=1).view(2, c_in, 9, 7, 13)
         pairs = [
             (_conv3x3(library, x, weight, bias, 0.1, None), F.leaky_relu(out, 0.1)),
             (_conv3x3(library, x, weight, bias, 1.0, residual), out + wide[3]),
             *zip(_conv3x3_backward(library, residual, x, weight, None, 1.0, [True] * 3), grads, strict=True),
+            (_gated_sum(library, *[residual] * 4), 2 * gate * wide[3]),
+            (_gated_sum_backward(library, *[residual] * 5)[3], wide[3] ** 2 * gate * (1 - gate)),
             (_pixel_filter(library, x, [filters]), (full * patches).sum(2)),
         ]
     for got, expected in pairs:
