@@ -54,6 +54,7 @@ _OTHER_CODECS = ('libsvtav1', 'libvpx-vp9', 'mpeg2video', 'mpeg4', 'ffv1', 'mjpe
 _HEADER_IN_FRAMES = ('mpeg1video', 'mpeg2video')  # the transport stream has no other place for it
 _SEPARATE_ALPHA = ('libvpx', 'libvpx-vp9', 'libx265')  # alpha is outside of the frames, and would not arrive
 _GLOBAL_HEADER = 0x400000  # AV_CODEC_FLAG_GLOBAL_HEADER
+_LEAST_WIDTH = 64  # x265's look-ahead writes beyond its memory if frames are narrower
 _LAMBDA = 118  # FF_QP2LAMBDA
 _LOSSY_DEPTH = 10  # enough for 16-bit images in a lossy video, and the most that is widely played
 _RATES = (Fraction(1), Fraction(240))  # what encoders accept
@@ -196,6 +197,8 @@ def choose_encoding(source: Source, container: str, options: OutputOptions) -> E
     wanted = source.format
     codec = _codec_name(options.codec, wanted.format.depth, container)
     encoder_options, quality = _quality(codec, options.quality)
+    if codec == 'libx265' and source.size[1] < _LEAST_WIDTH:
+        encoder_options['x265-params'] += ':bframes=0:rc-lookahead=0'
     losses = []
     if wanted.mastering or wanted.light_level:
         if codec in _HDR_OPTIONS:

@@ -92,7 +92,7 @@ def test_videofile_counts_frames_hidden_by_edit_list(tmp_path: Path) -> None:
 
 def test_videofile_leaves_out_leading_pictures_of_an_open_gop_cut(tmp_path: Path) -> None:
     options = {'x265-params': 'keyint=10:min-keyint=10:open-gop=1:bframes=3:log-level=none:scenecut=0'}
-    clip = make_clip(tmp_path / 'in.ts', 30, (32, 48), codec='libx265', rate=25, options=options)
+    clip = make_clip(tmp_path / 'in.ts', 30, (32, 64), codec='libx265', rate=25, options=options)
     cut = ffmpeg('-ss', 0.4, '-i', clip, '-c', 'copy', tmp_path / 'cut.mp4')
     with av.open(str(cut)) as container:
         samples = container.streams.video[0].frames

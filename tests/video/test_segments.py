@@ -68,6 +68,14 @@ def test_quality_does_not_depend_on_the_declared_rate(tmp_path: Path) -> None:
     assert encodings[0] == encodings[1]
 
 
+@pytest.mark.parametrize(('width', 'narrow'), [(62, True), (64, False)])
+def test_x265_does_not_look_ahead_in_narrow_videos(tmp_path: Path, width: int, narrow: bool) -> None:
+    """It would write beyond its memory, which ends the process some time later."""
+    with closing(open_source(str(make_clip(tmp_path / 'in.mkv', 1, (48, width))))) as source:
+        options = choose_encoding(source, 'mp4', OutputOptions('libx265')).options
+    assert ('rc-lookahead=0' in options['x265-params']) == narrow
+
+
 def test_container_name_is_chosen_by_extension() -> None:
     names = {'a.mp4': 'mp4', 'a.MOV': 'mov', 'a.mkv': 'matroska', 'a.webm': 'webm', 'a.vob': 'vob', 'a.m2ts': 'mpegts'}
     assert {name: container_name(Path(name)) for name in names} == names
