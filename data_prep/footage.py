@@ -49,25 +49,15 @@ _SAMPLES = 60
 
 @dataclass(frozen=True)
 class Footage:
-    """Frames in temporal order that can be read repeatedly.
+    """Frames in temporal order that can be read repeatedly."""
 
-    Attributes:
-        path: given by the user.
-        files: images of a folder; empty for a video file.
-        listed: number of frames according to the file or folder; the decoder may find another number.
-        frame_rate: frames per second according to the container; None if unknown.
-        stamps: increasing presentation times in units of `time_base`; None if unknown.
-        time_base: unit of `stamps` in seconds.
-        hdr: 'PQ' or 'HLG' for HDR video, else None.
-    """
-
-    path: Path
-    files: Sequence[Path] = ()
-    listed: int = 0
-    frame_rate: float | None = None
-    stamps: NDArray[np.float64] | None = None
-    time_base: float = 1.0
-    hdr: str | None = None
+    path: Path  # given by the user
+    files: Sequence[Path] = ()  # images of a folder; empty for a video file
+    listed: int = 0  # number of frames according to the file or folder; the decoder may find another number
+    frame_rate: float | None = None  # frames per second according to the container
+    stamps: NDArray[np.float64] | None = None  # increasing presentation times in units of `time_base`
+    time_base: float = 1.0  # seconds
+    hdr: str | None = None  # 'PQ' or 'HLG' for HDR video
 
     @property
     def name(self) -> str:
@@ -85,23 +75,14 @@ class Footage:
 
 @dataclass(frozen=True)
 class Analysis:
-    """Result of the first pass.
+    """Result of the first pass."""
 
-    Attributes:
-        num_frames: number of decoded frames.
-        size: (height, width).
-        differences: differences of frames 1, 2, ... from their predecessors.
-        step: motion from frame to frame in the faster parts of the footage, in pixels.
-        times: time of each frame in nominal frame intervals if the frame rate is variable; None if it is constant.
-        frame_rate: nominal frames per second; None if unknown.
-    """
-
-    num_frames: int
-    size: tuple[int, int]
-    differences: list[float]
-    step: float = 0.0
-    times: NDArray[np.float64] | None = None
-    frame_rate: float | None = None
+    num_frames: int  # that can be decoded
+    size: tuple[int, int]  # (height, width)
+    differences: list[float]  # of frames 1, 2, ... from their predecessors
+    step: float = 0.0  # motion from frame to frame in the faster parts of the footage, in pixels
+    times: NDArray[np.float64] | None = None  # of the frames in nominal intervals; None if the rate is constant
+    frame_rate: float | None = None  # nominal frames per second
 
 
 def open_footage(path: Path) -> Footage:
@@ -302,8 +283,7 @@ def find_warnings(footage: Footage, analysis: Analysis, scale: float) -> list[st
     warnings = []
     if footage.hdr:
         warnings.append(
-            f'HDR footage ({footage.hdr}): its stored values do not follow the curves of --response, so blurry frames '
-            'get wrong brightness. Film in SDR, or convert to SDR with tone mapping'
+            f'HDR footage ({footage.hdr}) does not follow the curves of --response; convert it to SDR first'
         )
     if analysis.times is not None:
         warnings.append(
@@ -312,18 +292,17 @@ def find_warnings(footage: Footage, analysis: Analysis, scale: float) -> list[st
         )
     if analysis.num_frames != footage.listed:
         warnings.append(
-            f'the file lists {footage.listed} frames, but {analysis.num_frames} can be decoded: their times are '
-            f'unknown, so all have equal weight. Convert it: ffmpeg -i {footage.path} -c:v libx264 -crf 10 NEW.mp4'
+            f'the file lists {footage.listed} frames, but {analysis.num_frames} can be decoded, so their times are '
+            'unknown and all have equal weight; convert it with ffmpeg first'
         )
-    share = repeated_share(analysis.differences)
-    if share > _REPEATED_SHARE:
+    if (share := repeated_share(analysis.differences)) > _REPEATED_SHARE:
         warnings.append(
-            f'{share:.0%} of the frames repeat the previous one, so the blur would have gaps. Use the original or drop '
-            f'them: ffmpeg -i {footage.path} -vf mpdecimate -fps_mode vfr -c:v libx264 -crf 10 NEW.mp4'
+            f'{share:.0%} of the frames repeat the previous one, so the blur has gaps. Use the original, or drop them: '
+            f'ffmpeg -i {footage.path} -vf mpdecimate -fps_mode vfr -c:v libx264 -crf 10 NEW.mp4'
         )
     if (step := scale * analysis.step) > _GHOST_STEP:
         warnings.append(
-            f'the frame rate is low for the motion: fast parts move by {step:.1f} pixels between averaged frames and '
-            'will appear as several copies. Film at a higher rate, or use --interpolate'
+            f'fast parts move by {step:.1f} pixels between averaged frames and appear as several copies. Film at a '
+            'higher rate, or use --interpolate'
         )
     return warnings

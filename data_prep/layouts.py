@@ -15,31 +15,18 @@ Clips = dict[str, Path]
 
 @dataclass(frozen=True)
 class Layout:
-    """A data set as distributed; folders inside it are found by `dstnet_arch.data.folder_layouts`.
+    """A data set as distributed; folders inside it are found by `dstnet_arch.data.folder_layouts`."""
 
-    Attributes:
-        command: name of the sub-command.
-        title: name of the data set.
-        root: folder below SOURCE that may contain the data set; `{choice}` stands for the chosen variant.
-        option: command-line option that chooses a variant; empty if there is only one.
-        choices: the variants and their meanings, which are recorded with the converted data.
-        default: the variant if the option is absent; None: the option is required.
-        blur: name of the folders of blurry frames; `{choice}` stands for the chosen variant.
-        test_clips: clips for testing if no folder names the split; all others are for training.
-        totals: numbers of clips and frames by split as distributed.
-        remark: what else the user should know, for the help text.
-    """
-
-    command: str
+    command: str  # name of the sub-command
     title: str
-    root: str
-    option: str = ''
-    choices: Mapping[str, str] = field(default_factory=dict)
-    default: str | None = None
-    blur: str = DEFAULT_BLUR
-    test_clips: tuple[str, ...] = ()
-    totals: Mapping[str, tuple[int, int]] = field(default_factory=dict)
-    remark: str = ''
+    root: str  # folder below SOURCE that may contain the data set; `{choice}` stands for the chosen variant
+    option: str = ''  # command-line option that chooses a variant; empty if there is only one
+    choices: Mapping[str, str] = field(default_factory=dict)  # the variants and their meanings, which are recorded
+    default: str | None = None  # the variant if the option is absent; None: the option is required
+    blur: str = DEFAULT_BLUR  # name of the folders of blurry frames; `{choice}` stands for the chosen variant
+    test_clips: tuple[str, ...] = ()  # if no folder names the split; all others are for training
+    totals: Mapping[str, tuple[int, int]] = field(default_factory=dict)  # clips and frames by split, as distributed
+    remark: str = ''  # for the help text
 
 
 GOPRO = Layout(

@@ -35,23 +35,14 @@ IMAGES_PER_THREAD = 4
 
 @dataclass(frozen=True)
 class Frame:
-    """An image file to store.
+    """An image file to store."""
 
-    Attributes:
-        key: `<clip>/<frame>`.
-        path: the file.
-        origin: its path below SOURCE; identifies the file together with size and time.
-        status: its size and time.
-        header: size and bit depth of the image.
-        raw: True to store pixels instead of the file.
-    """
-
-    key: str
+    key: str  # <clip>/<frame>
     path: Path
-    origin: str
+    origin: str  # path below SOURCE; identifies the file together with size and time
     status: os.stat_result
     header: ImageHeader
-    raw: bool
+    raw: bool  # store pixels instead of the file
 
     @property
     def identity(self) -> str:

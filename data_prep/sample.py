@@ -41,25 +41,15 @@ _TEST_SIZE = (150, 234)  # no multiples of 16, so that testing on the sample run
 
 @dataclass(frozen=True)
 class ClipPlan:
-    """One clip to render.
+    """One clip to render."""
 
-    Attributes:
-        split: train or test.
-        name: name of the clip.
-        photograph: name of a function of `skimage.data`.
-        first_number: number of the first frame; as in GoPro, clips do not start at 0.
-        size: (height, width) of the frames.
-        num_frames: length of the clip.
-        blur_length: mean camera movement while the shutter is open, in pixels.
-    """
-
-    split: str
+    split: str  # train or test
     name: str
-    photograph: str
-    first_number: int
-    size: tuple[int, int]
+    photograph: str  # name of a function of `skimage.data`
+    first_number: int  # number of the first frame; as in GoPro, clips do not start at 0
+    size: tuple[int, int]  # (height, width) of the frames
     num_frames: int
-    blur_length: float
+    blur_length: float  # mean camera movement while the shutter is open, in pixels
 
 
 PLANS = (

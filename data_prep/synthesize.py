@@ -155,10 +155,7 @@ def assign_splits(names: Sequence[str], test: Sequence[str], train_share: float 
 def windows(plan: ClipPlan, frames: Iterator[tuple[int, Image]], settings: Settings) -> Iterator[list[Frame]]:
     """Yield the frames of each pair's window, holding one window in memory.
 
-    Args:
-        plan: clip of the pairs.
-        frames: (number, frame) of the footage; read as far as the clip needs.
-        settings: how pairs are made.
+    `frames` are (number, frame) of the footage, read as far as the clip needs.
 
     Raises:
         DataError: there are fewer frames than in the first pass.

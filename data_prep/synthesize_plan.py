@@ -24,30 +24,19 @@ _TOLERANCE = 1e-6  # in frame intervals
 class Settings:
     """How pairs are made. Two of `window`, `stride` and `duty_cycle` (= window / stride) determine the third.
 
-    Attributes:
-        response: of the camera.
-        window: range of the exposure in frames; each clip uses one odd number of it. Default: `WINDOW`.
-        stride: frames from one pair to the next.
-        duty_cycle: exposure time divided by the time between pairs, in (0, 1]. Default: 1.
-        interpolate: samples per frame interval: K adds K - 1 interpolated frames between two frames.
-        scale: scale factor of the frames in (0, 1].
-        max_size: maximum of the longer side in pixels; replaces `scale`.
-        cut_threshold: minimum difference at a cut, in grey levels.
-        min_pairs: shots with fewer pairs are skipped.
-
     Raises:
         DataError: `window`, `stride` and `duty_cycle` are all given.
     """
 
     response: Response = GAMMA_22
-    window: tuple[int, int] | None = None
-    stride: int | None = None
-    duty_cycle: float | None = None
-    interpolate: int = 1
-    scale: float = 1.0
-    max_size: int | None = None
+    window: tuple[int, int] | None = None  # range of the exposure in frames; each clip uses one odd number of it
+    stride: int | None = None  # frames from one pair to the next
+    duty_cycle: float | None = None  # exposure time divided by the time between pairs, in (0, 1]
+    interpolate: int = 1  # samples per frame interval: K adds K - 1 interpolated frames between two frames
+    scale: float = 1.0  # scale factor of the frames, in (0, 1]
+    max_size: int | None = None  # of the longer side in pixels; replaces `scale`
     cut_threshold: float = CUT_THRESHOLD
-    min_pairs: int = 1
+    min_pairs: int = 1  # shots with fewer pairs are skipped
 
     def __post_init__(self) -> None:
         if self.window and self.stride and self.duty_cycle:
@@ -86,24 +75,15 @@ class ClipPlan:
 
     Each sample (frame or interpolated frame) represents the time from half-way to the previous sample to half-way to
     the next one. Its weight is the part of that time during which the shutter is open.
-
-    Attributes:
-        split: train or test.
-        name: name of the clip.
-        first: first frame of the shot, numbered in the footage.
-        times: time of each frame of the shot, in frame intervals.
-        exposure: exposure time in frame intervals.
-        stride: time between pairs in frame intervals.
-        interpolate: see `Settings`.
     """
 
-    split: str
+    split: str  # train or test
     name: str
-    first: int
-    times: NDArray[np.float64]
-    exposure: float
-    stride: int
-    interpolate: int = 1
+    first: int  # first frame of the shot, numbered in the footage
+    times: NDArray[np.float64]  # of each frame of the shot, in frame intervals
+    exposure: float  # in frame intervals
+    stride: int  # time between pairs in frame intervals
+    interpolate: int = 1  # see `Settings`
 
     @property
     def label(self) -> str:

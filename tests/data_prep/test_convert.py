@@ -49,6 +49,8 @@ def test_gopro_as_distributed(tmp_path, capsys) -> None:
         assert lines == [f'{key}.png (12,16,3) 1' for key in keys]
         assert len(contents(output / f'test_{side}.lmdb')) == 2
     assert len(list(output.iterdir())) == 4
+    convert(GOPRO, tmp_path / 'src/test', tmp_path / 'alone')  # the folder names the split
+    assert sorted(path.name for path in (tmp_path / 'alone').iterdir()) == ['test_blur.lmdb', 'test_sharp.lmdb']
     assert info(output)['blur']['value'] == 'blur'
     assert 'linear' in info(output)['blur']['meaning']
     assert info(output)['stored'] == 'files'
@@ -80,12 +82,6 @@ def test_arrangements(tmp_path, layout, pattern: str, blur: str, sharp: str) -> 
             path = pattern.format(split=split, clip=clip, side=folder)
             expected = {f'{clip}/{number:06d}': files[f'{path}/{number:06d}.png'] for number in numbers}
             assert contents(tmp_path / f'out/{split}_{side}.lmdb') == expected
-
-
-def test_one_split_alone_is_named_by_its_folder(tmp_path) -> None:
-    make_gopro(tmp_path / 'src')
-    convert(GOPRO, tmp_path / 'src/test', tmp_path / 'out')
-    assert [path.name for path in sorted((tmp_path / 'out').iterdir())] == ['test_blur.lmdb', 'test_sharp.lmdb']
 
 
 def test_blur_gamma_is_converted_only_if_chosen(tmp_path, capsys) -> None:
@@ -182,14 +178,6 @@ def test_problems_of_all_splits_are_listed_together(tmp_path, capsys) -> None:
     message = failure(capsys, 'gopro', tmp_path / 'src', '-o', tmp_path / 'out')
     assert '(2 problems)' in message
     assert 'Nothing was written' in message
-
-
-def test_longest_names_work(tmp_path) -> None:
-    """The most a file system allows, 255 bytes for a name, is within LMDB's 511 for both."""
-    for side in ('blur', 'sharp'):
-        put(tmp_path / 'src/train' / ('y' * 255) / side / f'{"x" * 251}.png')
-    convert(GOPRO, tmp_path / 'src', tmp_path / 'out')
-    assert [len(key) for key in contents(tmp_path / 'out/train_blur.lmdb')] == [255 + 1 + 251]
 
 
 # Kinds of images
