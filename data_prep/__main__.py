@@ -6,6 +6,7 @@ import argparse
 import re
 import sys
 import textwrap
+import traceback
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -13,6 +14,7 @@ from pathlib import Path
 from data_prep.layouts import LAYOUTS, Layout, describe_folders
 from dstnet_arch.arguments import command_parser, real_number, whole_number
 from dstnet_arch.errors import EXIT_STATUS, INTERRUPTED, DSTNetError, escape_unencodable_output, printable
+from dstnet_arch.progress import is_verbose
 
 _CONVERT_TEXT = """\
 Convert {title} to LMDB for this project and stock BasicSR.
@@ -77,6 +79,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _run(arguments)
     except (DSTNetError, OSError) as error:
+        if is_verbose():
+            traceback.print_exc()
         print(printable(f'error: {error}'), file=sys.stderr)
         return EXIT_STATUS
     except KeyboardInterrupt:

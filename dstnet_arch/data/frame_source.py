@@ -40,11 +40,7 @@ class FrameSource(ABC):
 
     @abstractmethod
     def shape(self, clip: str, frame: str) -> tuple[int, int]:
-        """Return (height, width) in pixels without decoding the image.
-
-        Raises:
-            DataError: the file is not a readable image.
-        """
+        """Return (height, width) in pixels without decoding. Raises DataError if the file is not a readable image."""
 
     @abstractmethod
     def describe(self, clip: str, frame: str) -> str:
@@ -71,20 +67,17 @@ class FrameSource(ABC):
         Raises:
             DataError: the frame is missing or damaged, or its size is not `shape(clip, frame)`.
         """
+        name = self.describe(clip, frame)
         with self._encoded(clip, frame) as data:
             try:
                 image, shape = decode(data, window)
             except ValueError as error:
-                raise DataError(
-                    f'{self.describe(clip, frame)} {error}. Replace the file; `python -m data_prep verify` lists all '
-                    'damaged frames of an LMDB.'
-                ) from None
-        if shape != self.shape(clip, frame):
-            raise DataError(
-                f'{self.describe(clip, frame)} has {size_text(shape)} pixels, expected '
-                f'{size_text(self.shape(clip, frame))}: the data changed after they were listed. Start the run again; '
-                'if this is an LMDB, convert the data again.'
-            )
+                remedy = 'Replace the file; `python -m data_prep verify` lists all damaged frames of an LMDB.'
+                raise DataError(f'{name} {error}. {remedy}') from None
+        listed = self.shape(clip, frame)
+        if shape != listed:
+            remedy = 'Start the run again; if this is an LMDB, convert the data again.'
+            raise DataError(f'{name} has {size_text(shape)} pixels, but {size_text(listed)} are listed. {remedy}')
         return image
 
 
@@ -165,9 +158,7 @@ def _frames_of(folder: Path) -> dict[str, Path]:
 
 
 class LMDBSource(FrameSource):
-    """Frames in an LMDB folder, see `dstnet_arch.data.lmdb_format`.
-
-    The database is opened on the first read in each process, and once per process however many sources read it.
+    """Frames in an LMDB folder, which is opened once per process however many sources read it.
 
     Raises:
         DataError: the folder is not such a database, or frames listed in `meta_info.txt` are missing.
@@ -185,8 +176,7 @@ class LMDBSource(FrameSource):
         for entry in sorted(entries, key=lambda entry: (natural_key(entry.clip), natural_key(entry.frame))):
             if not entry.clip:
                 raise DataError(
-                    f'{self.root}/{META_INFO} lists {entry.key!r}, expected <clip>/<frame>. '
-                    'Convert the data with `python -m data_prep`.'
+                    f'{self.root}/{META_INFO} lists {entry.key!r}, expected <clip>/<frame>. {_CONVERT_AGAIN}'
                 )
             self.clips.setdefault(entry.clip, []).append(entry.frame)
             self._shapes[entry.clip, entry.frame] = entry.shape[:2]

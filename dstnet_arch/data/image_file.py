@@ -37,9 +37,8 @@ def read_header(file: BinaryIO) -> ImageHeader:
     """Read the header of an image file.
 
     Raises:
-        ValueError: the file is not a readable image, contains several images, or has samples of more than 16 bits.
-            The text continues a sentence that begins with the file's name.
-        OSError: the file cannot be read.
+        ValueError: the file is not an image, contains several images, or has samples of more than 16 bits. The text
+            continues a sentence that begins with the file's name.
     """
     start = file.read(32)
     if not start:
@@ -70,17 +69,14 @@ def read_header(file: BinaryIO) -> ImageHeader:
 
 
 def decode(data: NDArray[np.uint8], window: Window | None = None) -> tuple[Pixels, tuple[int, int]]:
-    """Decode an image, or a window of it.
-
-    Compressed images are decoded completely. Of a frame that is stored as pixels, only the window is read.
+    """Decode an image, or a window of it. Of a frame that is stored as pixels, only the window is read.
 
     Args:
         data: (N,) uint8, the content of the file.
         window: rows and columns inside the image; None for all of it.
 
     Returns:
-        The pixels, contiguous and independent of `data`, and (height, width) of the complete image. Gray is repeated
-        over three channels and alpha is dropped.
+        The pixels, contiguous and independent of `data`, and (height, width) of the complete image.
 
     Raises:
         ValueError: the image is truncated, damaged or of an unsupported kind.

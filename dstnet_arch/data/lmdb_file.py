@@ -14,8 +14,7 @@ from dstnet_arch.errors import DataError
 def open_lmdb(folder: str | os.PathLike[str]) -> lmdb.Environment:
     """Open an LMDB folder for reading.
 
-    LMDB trusts its file: reading beyond the end of a truncated file would end the process, so the file's size is
-    checked. Other damage is found by `python -m data_prep verify`, which reads in a child process.
+    Reading beyond the end of a truncated file would end the process, so the file's size is checked.
 
     Raises:
         DataError: `folder` does not contain an LMDB, or its file is truncated.
@@ -42,11 +41,7 @@ _environments_lock = threading.Lock()
 
 
 def shared_environment(folder: str) -> lmdb.Environment:
-    """Return the environment of a folder, opened once per process: LMDB refuses to open a file twice.
-
-    Raises:
-        DataError: see `open_lmdb`.
-    """
+    """Return the environment of a folder as `open_lmdb` does, but open it once per process, as LMDB demands."""
     try:
         status = os.stat(os.path.join(folder, 'data.mdb'))
     except OSError:

@@ -22,9 +22,7 @@ _MAX_THREADS = 16  # for reading headers
 
 
 def open_sources(opt: Mapping[str, Any], gt_required: bool, phase: str) -> tuple[FrameSource, FrameSource | None]:
-    """Open `dataroot_lq` and `dataroot_gt` with the backend `io_backend.type` (default: auto).
-
-    Both roots may name one folder that contains blurry and sharp frames, see `dstnet_arch.data.folder_layouts`.
+    """Open `dataroot_lq` and `dataroot_gt`, which may be one folder, see `dstnet_arch.data.folder_layouts`.
 
     Args:
         opt: the data set's options.

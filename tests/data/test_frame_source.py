@@ -66,13 +66,13 @@ def test_frames_of_another_size_than_listed_are_refused(tmp_path: Path) -> None:
     root = write_lmdb(tmp_path / 'a.lmdb', pictures_of(height=40), encoder=encode_raw)
     lines = (root / 'meta_info.txt').read_text().replace('(40,', f'({HEIGHT},')
     (root / 'meta_info.txt').write_text(lines)
-    with pytest.raises(DataError, match=f'has {WIDTH}x40 pixels, expected {WIDTH}x{HEIGHT}'):
+    with pytest.raises(DataError, match=f'has {WIDTH}x40 pixels, but {WIDTH}x{HEIGHT} are listed'):
         LMDBSource(root).read('b9', '1', np.s_[0:16, 0:16])
     folder = write_folder(tmp_path / 'a', pictures_of())
     source = FolderSource(folder)
     assert source.shape('b9', '1') == (HEIGHT, WIDTH)
     write_folder(folder, pictures_of(height=8))
-    with pytest.raises(DataError, match=f'has {WIDTH}x8 pixels, expected {WIDTH}x{HEIGHT}'):
+    with pytest.raises(DataError, match=f'has {WIDTH}x8 pixels, but {WIDTH}x{HEIGHT} are listed'):
         source.read('b9', '1')
 
 
