@@ -11,7 +11,6 @@ import torch
 from stream_utils import GPU_TYPES, NETS, assert_exact, restore_clip, small_net, small_plus, video
 from torch import Tensor
 
-from dstnet_arch.archs.cwgdn import ChannelFilterNet
 from dstnet_arch.archs.dtff import GatedFusion
 from dstnet_arch.archs.video_net import VideoNet
 from dstnet_arch.arguments import Size
@@ -80,25 +79,6 @@ def test_margins_are_as_small_as_possible(margin: str, monkeypatch: pytest.Monke
     assert (restored - restore_clip(net, frames)).abs().max() > 1e-10
 
 
-def test_channel_filters_are_those_of_the_whole_frame(monkeypatch: pytest.MonkeyPatch) -> None:
-    means: list[Tensor] = []
-    make_filters = ChannelFilterNet.make_filters
-
-    def record(self: ChannelFilterNet, mean: Tensor) -> Tensor:
-        means.append(mean)
-        return make_filters(self, mean)
-
-    monkeypatch.setattr(ChannelFilterNet, 'make_filters', record)
-    net, frames = small_net(num_cwgdn=2), video(3, 70, 102)
-    list(Streamer(net)(frames))
-    expected, means[:] = list(means), []
-    list(Streamer(net, tile=(32, 32))(frames))
-    assert len(means) == len(expected) == 3 * 2
-    for mean, whole_mean in zip(means, expected, strict=True):
-        torch.testing.assert_close(mean, whole_mean, rtol=0, atol=1e-12)
-    assert max(mean.abs().max() for mean in means) > 0.01
-
-
 @pytest.mark.parametrize(('height', 'width'), [(32, 32), (70, 102), (100, 34), (135, 240)])
 @pytest.mark.parametrize('tile', [Size(32, 32), Size(100, 50), Size(4000, 1)])
 def test_tiles_cover_the_frame_once(height: int, width: int, tile: Size) -> None:
@@ -114,26 +94,14 @@ def test_tiles_cover_the_frame_once(height: int, width: int, tile: Size) -> None
     assert torch.equal(covered, torch.ones(height, width))
 
 
-@pytest.mark.parametrize(
-    'error',
-    [
-        torch.cuda.OutOfMemoryError('CUDA out of memory.'),
-        RuntimeError('cuDNN error: CUDNN_STATUS_ALLOC_FAILED'),
-        RuntimeError('CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`'),
-        RuntimeError('GET was unable to find an engine to execute this computation'),
-        RuntimeError("[enforce fail at alloc_cpu.cpp:121] data. DefaultCPUAllocator: can't allocate memory"),
-        MemoryError(),
-    ],
-    ids=lambda error: str(error)[:30],
-)
-def test_next_plan_is_used_when_memory_runs_out(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+def test_next_plan_is_used_when_memory_runs_out(monkeypatch: pytest.MonkeyPatch) -> None:
     net, frames = small_net(num_cwgdn=1), video(2, 70, 102)
     expected = restore_clip(net, frames)
     fuse = GatedFusion.forward
 
     def limited(self: GatedFusion, current: Tensor, propagated: Tensor) -> Tensor:
         if current[0, 0].numel() > 36 * 36:
-            raise error
+            raise torch.cuda.OutOfMemoryError('CUDA out of memory.')
         return fuse(self, current, propagated)
 
     monkeypatch.setattr(GatedFusion, 'forward', limited)
@@ -144,5 +112,5 @@ def test_next_plan_is_used_when_memory_runs_out(monkeypatch: pytest.MonkeyPatch,
     assert_exact(streamer(frames), expected)
     assert streamer.plan(70, 102) == plans[1]
     monkeypatch.setattr(streamer_module, 'tile_plans', lambda *_: plans[:1])
-    with pytest.raises(type(error)):
+    with pytest.raises(torch.cuda.OutOfMemoryError):
         list(Streamer(net, tile='auto')(frames))
