@@ -21,7 +21,6 @@ from torch.optim import Optimizer
 
 from dstnet_arch.errors import CheckpointError, first_line
 from dstnet_arch.files import INCOMPLETE_SUFFIX, atomic_file
-from dstnet_arch.models.distributed import Ranks
 
 _SCHEDULER_PROGRESS = ('last_epoch', '_step_count', '_last_lr')
 _IMPLEMENTATION_FLAGS = {'fused', 'foreach', 'capturable', 'differentiable'}  # these do not change the optimiser
@@ -70,67 +69,34 @@ def save_checkpoint(content: Mapping[str, Any], path: Path) -> None:
         ) from error
 
 
-def rng_states() -> dict[str, Any]:
-    """Return the states of all random generators of this process: Python's, NumPy's and PyTorch's on all devices."""
-    version, internal, gauss = random.getstate()
-    name, keys, *rest = np.random.get_state(legacy=True)  # noqa: NPY002 - the generator that BasicSR seeds
-    return {
-        'python': (version, torch.tensor(internal), gauss),
-        'numpy': (name, torch.from_numpy(np.asarray(keys).astype(np.int64)), *rest),
-        'torch': torch.get_rng_state(),
-        'cuda': torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-    }
-
-
-def set_rng_states(states: Mapping[str, Any], torch_only: bool = False) -> None:
-    """Set the random generators, or PyTorch's only, to the result of `rng_states`, loaded to any device."""
-    torch.set_rng_state(states['torch'].cpu())
-    if torch.cuda.is_available():
-        for device, state in zip(range(torch.cuda.device_count()), states['cuda'], strict=False):
-            torch.cuda.set_rng_state(state.cpu(), device)
-    if not torch_only:
-        version, internal, gauss = states['python']
-        random.setstate((version, tuple(internal.tolist()), gauss))
-        name, keys, *rest = states['numpy']
-        np.random.set_state((name, keys.cpu().numpy().astype(np.uint32), *rest))  # noqa: NPY002 - as above
-
-
 class ResumableRng:
-    """Make the step after a checkpoint draw the same random numbers, whether or not the run was resumed there.
+    """Seeds the random generators at each checkpoint, so that a resumed run draws the same numbers.
 
     Between a checkpoint and the next step, data loaders draw a seed from PyTorch's generator whenever they start an
-    epoch, and metrics may draw. So PyTorch's generators are set again before that step. Python's and NumPy's may
-    already have been used for the data of this step, so they are set only when a run is resumed.
+    epoch, and metrics may draw. So PyTorch's generators are seeded again before that step. Python's and NumPy's may
+    already have been used for the data of this step.
 
     Args:
-        ranks: all processes of the run.
+        seed: seed of the run.
+        rank: number of this process; each draws other numbers.
     """
 
-    def __init__(self, ranks: Ranks) -> None:
-        self._ranks = ranks
-        self._next_step: dict[str, Any] | None = None
+    def __init__(self, seed: int, rank: int) -> None:
+        self.seed, self._rank = seed, rank
+        self._next_step: int | None = None
 
-    def save(self) -> list[dict[str, Any]]:
-        """Return the states of all ranks for a checkpoint."""
-        states = self._ranks.gather(rng_states)
-        self._next_step = states[self._ranks.rank]
-        return states
-
-    def resume(self, states: list[dict[str, Any]]) -> None:
-        """Set all generators to the states in a checkpoint, unless it has another number of ranks."""
-        if len(states) == self._ranks.world_size:
-            self._next_step = states[self._ranks.rank]
-            set_rng_states(self._next_step)
-        else:
-            get_root_logger().warning(
-                f'The training state contains random generators of {len(states)} processes, but there are '
-                f'{self._ranks.world_size}: they start from manual_seed instead.'
-            )
+    def at_checkpoint(self, iteration: int) -> None:
+        """Seed all generators after a checkpoint was saved, or when a run is resumed from it."""
+        number = int(np.random.SeedSequence([self.seed, self._rank, iteration]).generate_state(1)[0])
+        random.seed(number)
+        np.random.seed(number)  # noqa: NPY002 - the generator that BasicSR seeds
+        torch.manual_seed(number)
+        self._next_step = number
 
     def before_step(self) -> None:
-        """Set PyTorch's generators if this is the first step after a checkpoint."""
+        """Seed PyTorch's generators if this is the first step after a checkpoint."""
         if self._next_step is not None:
-            set_rng_states(self._next_step, torch_only=True)
+            torch.manual_seed(self._next_step)
             self._next_step = None
 
 

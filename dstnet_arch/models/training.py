@@ -57,9 +57,8 @@ class TrainingStep:
         self._accum_iter = int(train_opt.get('accum_iter') or 1)
         self._grad_clip = float(train_opt.get('grad_clip') or 0)
         self._find_nonfinite = bool(train_opt.get('find_nonfinite'))
-        self._iteration = 0
-        self._losses: tuple[list[str], Tensor] | None = None  # names and values of the latest step
-        self._copied: torch.cuda.Event | None = None  # the values are valid after this event
+        # Of the latest step: its number, the names and values of the losses, and the event after which they are valid.
+        self._losses: tuple[int, list[str], Tensor, torch.cuda.Event | None] | None = None
         if train_opt.get('gradient_checkpointing'):
             if not hasattr(self._bare_net, 'gradient_checkpointing'):
                 raise OptionsError(
@@ -148,12 +147,11 @@ class TrainingStep:
         if self._ranks.distributed:  # if a loss is not finite on one rank, all must stop
             dist.all_reduce(values)
             values /= self._ranks.world_size
-        host, copied = values.to('cpu', non_blocking=True), None
-        if values.is_cuda:
-            copied = torch.cuda.Event()
-            copied.record()
+        host = values.to('cpu', non_blocking=True)
+        copied = torch.cuda.current_stream().record_event() if values.is_cuda else None
+        if copied is not None:
             self.read_losses()
-        self._iteration, self._losses, self._copied = iteration, (list(losses), host), copied
+        self._losses = iteration, list(losses), host, copied
         if copied is None:
             self.read_losses()
 
@@ -165,13 +163,13 @@ class TrainingStep:
         """
         if self._losses is None:
             return {}
-        if self._copied is not None:
-            self._copied.synchronize()
-        names, values = self._losses
+        iteration, names, values, copied = self._losses
+        if copied is not None:
+            copied.synchronize()
         losses = dict(zip(names, values.tolist(), strict=True))
         if bad := [f'{name} is {value}' for name, value in losses.items() if not math.isfinite(value)]:
             raise TrainingError(
-                f'Training stopped at iteration {self._iteration}: {", ".join(bad)}. The checkpoints before it are '
+                f'Training stopped at iteration {iteration}: {", ".join(bad)}. The checkpoints before it are '
                 'valid. Set train:find_nonfinite=true to find the layer, try a lower train:optim_g:lr, '
                 'train:grad_clip=0.1 or train:precision=fp32, and check the data with `python -m data_prep verify '
                 'PATH`. Continue with --auto_resume.'

@@ -82,7 +82,7 @@ class Validator:
         return {name: opt for name, opt in self.metrics.items() if has_gt or not needs_reference(opt)}
 
     def run(self, dataset: Any, folder: Path, restore: Restore, save_img: bool) -> ScoreBook | None:
-        """Restore, score and save a data set; each rank processes a share of the clips.
+        """Restore and score a data set; each rank processes a share of the clips.
 
         Args:
             dataset: see `as_clips` for the supported ones.
@@ -197,8 +197,8 @@ class Validator:
             book: result of `run`.
             dataset: the data set.
             folder: folder of the files.
-            iteration: in training, the current iteration.
-            best: in training, the best scores so far.
+            iteration: the current iteration in training.
+            best: the best scores so far in training.
 
         Raises:
             DataError: a file cannot be written.
@@ -235,14 +235,10 @@ class Validator:
         get_root_logger().info(text)
 
     def saved_scores(self, folder: Path, last: int) -> Iterator[tuple[int, str, dict[str, float]]]:
-        """Read the scores that `report` has written during training, with this protocol and these metrics.
-
-        Args:
-            folder: folder of the files.
-            last: the last iteration to read.
+        """Read the scores that `report` has written to a folder during training, with this protocol and these metrics.
 
         Yields:
-            Iteration, name of the data set, and mean of each metric, by iteration.
+            Iteration, at most `last`, name of the data set, and mean of each metric, by iteration.
         """
         found = []
         for path in folder.glob('*_summary.json'):

@@ -100,12 +100,12 @@ class VideoRecurrentDeblurModel(SRModel):
     def load_network(
         self, net: nn.Module, load_path: str, strict: bool = True, param_key: str | None = 'params'
     ) -> None:
-        """Load weights into a network.
+        """Load weights into a network; without `strict`, load those that fit and log the others.
 
         Args:
             net: the network.
             load_path: a file for `read_state_dict`.
-            strict: refuse weights that do not fit completely; else load those that fit and log the others.
+            strict: refuse weights that do not fit completely.
             param_key: key of the weights in the file; 'params' is used if it is missing.
 
         Raises:
@@ -134,7 +134,7 @@ class VideoRecurrentDeblurModel(SRModel):
         get_root_logger().info(
             f'Precision of training: {self.training.precision}, of validation: {self.validator.precision}'
         )
-        self._rng = checkpoints.ResumableRng(self.ranks)
+        self._rng = checkpoints.ResumableRng(int(self.opt.get('manual_seed') or 0), self.ranks.rank)
         self.ema_decay = float(train_opt.get('ema_decay') or 0)
         if self.ema_decay > 0:
             self.net_g_ema = deepcopy(net).eval().requires_grad_(False)
@@ -231,9 +231,7 @@ class VideoRecurrentDeblurModel(SRModel):
     def save(self, epoch: int, current_iter: int) -> None:
         """Save the weights and then the training state, each atomically, so a state always has its weights.
 
-        Args:
-            epoch: current epoch.
-            current_iter: current iteration; -1 saves the weights as 'latest', without a state.
+        For iteration -1, save the weights as 'latest', without a state.
 
         Raises:
             TrainingError: a loss or the weights are not finite; nothing was saved.
@@ -266,7 +264,7 @@ class VideoRecurrentDeblurModel(SRModel):
         """Save everything but the weights that a resumed run needs."""
         if current_iter == -1:
             return
-        rng = self._rng.save()
+        self._rng.at_checkpoint(current_iter)
         if self.ranks.rank != 0:
             return
         state = {
@@ -278,15 +276,14 @@ class VideoRecurrentDeblurModel(SRModel):
             'scaler': self.training.scaler.state_dict(),
             'precision': self.training.precision.name,
             'kernels': self._kernels,
-            'rng': rng,
+            'seed': self._rng.seed,
         }
         checkpoints.save_checkpoint(state, Path(self.opt['path']['training_states'], f'{current_iter}.state'))
 
     def resume_training(self, resume_state: Mapping[str, Any]) -> None:
-        """Continue from a training state; its weights were loaded when the model was created.
+        """Continue from a training state of this class or of stock BasicSR, loaded to any device.
 
-        Args:
-            resume_state: saved by `save_training_state` or by stock BasicSR, loaded to any device.
+        Its weights were loaded when the model was created.
 
         Raises:
             CheckpointError: the state belongs to another network, optimiser or schedule, or is not a training state.
@@ -309,8 +306,8 @@ class VideoRecurrentDeblurModel(SRModel):
             for iteration, dataset, means in self.validator.saved_scores(self._scores_folder, resume_state['iter']):
                 self._update_best(dataset, means, iteration)
         self._run_missed_validation(resume_state['iter'])
-        with checkpoints.translate_state_errors():
-            self._rng.resume(resume_state.get('rng', []))
+        self._rng.seed = int(resume_state.get('seed', self._rng.seed))
+        self._rng.at_checkpoint(resume_state['iter'])
 
     def _run_missed_validation(self, iteration: int) -> None:
         """Validate the iteration that the run resumes from, if it was stopped between saving and validating it."""
