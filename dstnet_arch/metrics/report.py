@@ -10,6 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from dstnet_arch.data.lmdb_format import natural_key
 from dstnet_arch.errors import DataError, counted
 from dstnet_arch.files import output_file
@@ -35,38 +38,40 @@ class ScoreBook:
 
     Papers use two means: over all frames (`over='frames'`) and over the means of the videos (`over='clips'`). The
     protocol defines the default. Infinite scores (the PSNR of identical frames) are left out of means and counted.
-    Results do not depend on the order in which scores are added.
 
     Args:
         dataset: name of the test set.
         metrics: name -> entry of `val.metrics`, in the order of the columns.
         protocol: the scoring protocol.
+        records: for each frame the scores of its input and of its result, in any order.
+
+    Raises:
+        DataError: a score is NaN or minus infinity, or a frame has two results.
     """
 
-    def __init__(self, dataset: str, metrics: Mapping[str, Mapping[str, Any]], protocol: Protocol) -> None:
+    def __init__(
+        self, dataset: str, metrics: Mapping[str, Mapping[str, Any]], protocol: Protocol, records: Iterable[Record]
+    ) -> None:
         self.dataset = dataset
         self.protocol = protocol
         self.metrics = metrics
-        self._videos: dict[str, dict[str, dict[str, tuple[float, ...]]]] = {}  # video -> frame -> row -> scores
-
-    def add(self, records: Iterable[Record]) -> None:
-        """Add the scores of all frames, blurry and restored.
-
-        Raises:
-            DataError: a score is NaN or minus infinity, or a frame has two results.
-        """
-        for row, video, frame, scores in sorted(records, key=lambda r: (natural_key(r.video), natural_key(r.frame))):
-            place = f'{self.dataset}, video {video}, frame {frame} ({ROWS[row]})'
-            for metric, score in zip(self.metrics, scores, strict=True):
+        scores: dict[tuple[str, str], dict[str, tuple[float, ...]]] = {}
+        for record in records:
+            place = f'{dataset}, video {record.video}, frame {record.frame} ({ROWS[record.row]})'
+            for metric, score in zip(metrics, record.scores, strict=True):
                 if math.isnan(score) or score == -math.inf:
                     raise DataError(
                         f'{place}: {metric} is {score}. The metric is not defined for this frame, for example because '
                         'it is too small: check the frame, or remove the metric from val:metrics.'
                     )
-            of_frame = self._videos.setdefault(video, {}).setdefault(frame, {})
-            if row in of_frame:
+            of_frame = scores.setdefault((record.video, record.frame), {})
+            if record.row in of_frame:
                 raise DataError(f'{place} was scored twice. Names of frames must be unique within a video.')
-            of_frame[row] = scores
+            of_frame[record.row] = record.scores
+        self._frames = sorted(scores, key=lambda place: tuple(map(natural_key, place)))
+        self._scores = np.array([[scores[place][row] for row in ROWS] for place in self._frames])  # (N, rows, metrics)
+        videos = [video for video, _ in self._frames]
+        self._clips = {video: self._scores[np.equal(videos, video)] for video in dict.fromkeys(videos)}
 
     def mean(self, row: str, over: Over | None = None) -> dict[str, float]:
         """Return the mean of each metric, infinity if all scores are infinite.
@@ -75,19 +80,14 @@ class ScoreBook:
             row: a key of `ROWS`.
             over: default: the protocol's.
         """
-        if (over or self.protocol.over) == 'frames':
-            scores = self._scores(row)
-        else:
-            scores = [_means([frame[row] for frame in frames.values()]) for frames in self._videos.values()]
-        return dict(zip(self.metrics, _means(scores), strict=True))
+        of_clips = np.stack([_mean(scores) for scores in self._clips.values()])
+        means = _mean(self._scores if (over or self.protocol.over) == 'frames' else of_clips)
+        return dict(zip(self.metrics, means[list(ROWS).index(row)].tolist(), strict=True))
 
     def infinite(self, row: str) -> dict[str, int]:
         """Return the number of infinite scores of each metric, which are left out of means."""
-        columns = zip(*self._scores(row), strict=True)
-        return {metric: sum(map(math.isinf, column)) for metric, column in zip(self.metrics, columns, strict=True)}
-
-    def _scores(self, row: str) -> list[tuple[float, ...]]:
-        return [frame[row] for frames in self._videos.values() for frame in frames.values()]
+        counts = np.isinf(self._scores[:, list(ROWS).index(row)]).sum(axis=0)
+        return dict(zip(self.metrics, counts.tolist(), strict=True))
 
     def table(self, notes: Iterable[str] = ()) -> str:
         """Return a Markdown table of the protocol's means: blurry input, restored frames and the gain.
@@ -110,9 +110,8 @@ class ScoreBook:
                 if count := self.infinite(row)[metric]:
                     text = f'{count} infinite (identical frames), not included in the mean'
                     own_notes.append(f'{metric}, {title}: {text}')
-        frames = counted(sum(map(len, self._videos.values())), 'frame')
         return markdown_table(
-            f'{self.dataset}: {frames} of {counted(len(self._videos), "video")}',
+            f'{self.dataset}: {counted(len(self._frames), "frame")} of {counted(len(self._clips), "video")}',
             ['', *(_LABELS.get(metric, metric) for metric in self.metrics)],
             [*rows, gain],
             [*own_notes, f'Protocol {self.protocol}', *notes],
@@ -136,8 +135,8 @@ class ScoreBook:
             'protocol': self.protocol.name,
             'protocol_description': str(self.protocol),
             'mean_over': self.protocol.over,
-            'frames': sum(map(len, self._videos.values())),
-            'videos': len(self._videos),
+            'frames': len(self._frames),
+            'videos': len(self._clips),
             'mean_over_frames': means('frames'),
             'mean_over_clips': means('clips'),
             'infinite_left_out': {row: self.infinite(row) for row in ROWS},
@@ -161,39 +160,31 @@ class ScoreBook:
         Raises:
             DataError: a file cannot be written.
         """
-        header = [*(f'{row}_{metric}' for metric in self.metrics for row in ROWS), 'protocol']
-        frame_lines: list[list[object]] = [['video', 'frame', *header]]
-        clip_lines: list[list[object]] = [['video', 'frames', *header]]
-        for video, frames in self._videos.items():
-            for frame, scores in frames.items():
-                frame_lines.append([video, frame, *_interleave(scores), self.protocol.name])
-            means = {row: _means([scores[row] for scores in frames.values()]) for row in ROWS}
-            clip_lines.append([video, len(frames), *_interleave(means), self.protocol.name])
-        text = json.dumps(self.summary(**extra), indent=2, allow_nan=False, ensure_ascii=False)
+        columns = [*(f'{row}_{metric}' for metric in self.metrics for row in ROWS), 'protocol']
+
+        def line(first: str, second: object, scores: NDArray[np.float64]) -> list[object]:
+            return [first, second, *scores.T.ravel().tolist(), self.protocol.name]
+
+        frames = [line(*place, scores) for place, scores in zip(self._frames, self._scores, strict=True)]
+        clips = [line(video, len(scores), _mean(scores)) for video, scores in self._clips.items()]
         frames_csv = folder / f'{stem}_frames.csv'
-        write_text(frames_csv, _csv(frame_lines))
-        write_text(folder / f'{stem}_clips.csv', _csv(clip_lines))
+        write_text(frames_csv, _csv([['video', 'frame', *columns], *frames]))
+        write_text(folder / f'{stem}_clips.csv', _csv([['video', 'frames', *columns], *clips]))
+        text = json.dumps(self.summary(**extra), indent=2, allow_nan=False, ensure_ascii=False)
         write_text(folder / f'{stem}_summary.json', text + '\n')
         return frames_csv
+
+
+def _mean(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the mean over the first axis, without infinite scores."""
+    finite = np.isfinite(scores)
+    count = finite.sum(axis=0)
+    return np.where(count, np.where(finite, scores, 0).sum(axis=0) / np.maximum(count, 1), math.inf)
 
 
 def score_text(metric: str, score: float, sign: str = '') -> str:
     """Format a score of a metric for tables."""
     return f'{score:{sign}.{2 if metric == "psnr" else 4}f}'
-
-
-def _means(scores: Sequence[tuple[float, ...]]) -> tuple[float, ...]:
-    """Return the mean of each column, without infinite scores."""
-    means = []
-    for values in zip(*scores, strict=True):
-        finite = [value for value in values if math.isfinite(value)]
-        # fsum rounds once at the end, so the result does not depend on the order.
-        means.append(math.fsum(finite) / len(finite) if finite else math.inf)
-    return tuple(means)
-
-
-def _interleave(scores: Mapping[str, tuple[float, ...]]) -> list[float]:
-    return [score for pair in zip(*(scores[row] for row in ROWS), strict=True) for score in pair]
 
 
 def _csv(rows: Iterable[Sequence[object]]) -> str:

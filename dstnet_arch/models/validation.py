@@ -123,9 +123,7 @@ class Validator:
             return None
         records = known + [record for share in shares for record in share]
         self._input_records[dataset] = [record for record in records if record.row == 'input']
-        book = ScoreBook(name, metrics, self.protocol)
-        book.add(records)
-        return book
+        return ScoreBook(name, metrics, self.protocol, records)
 
     def _scored_frames(self, videos: Mapping[str, Sequence[str]]) -> set[tuple[str, str]]:
         """Return the frames, as (video, frame), that the protocol scores; warn about videos without scores."""

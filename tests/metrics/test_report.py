@@ -32,9 +32,7 @@ RECORDS = [
 def make_book(
     records: list[Record], metrics: dict[str, dict[str, Any]] = METRICS, protocol: str = 'dstnet'
 ) -> ScoreBook:
-    book = ScoreBook('GoPro', metrics, PROTOCOLS[protocol])
-    book.add(records)
-    return book
+    return ScoreBook('GoPro', metrics, PROTOCOLS[protocol], records)
 
 
 def read_csv(path: Path) -> list[list[str]]:
@@ -167,7 +165,7 @@ def sorted_records(records: list[Record]) -> list[Record]:
         (Record('restored', 'clip2', '000009', (1.0, 1.0)), r'video clip2, frame 000009 .* was scored twice'),
     ],
 )
-def test_add_refuses_undefined_and_repeated_scores(record: Record, message: str) -> None:
+def test_scorebook_refuses_undefined_and_repeated_scores(record: Record, message: str) -> None:
     with pytest.raises(DataError, match=message):
         make_book([*RECORDS, record])
 

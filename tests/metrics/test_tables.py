@@ -35,10 +35,12 @@ PROVENANCE: dict[str, Any] = {
 def summary(dataset: str = 'GoPro', psnr: float = 34.2, protocol: str = 'dstnet', **provenance: Any) -> dict[str, Any]:
     """The summary of a test of 3 frames of 2 videos."""
     metrics = provenance.get('metrics', METRICS)
-    book = ScoreBook(dataset, metrics, PROTOCOLS[protocol])
-    for video, frame, more in (('a', '1', 0.0), ('a', '2', 0.0), ('b', '1', 3.0)):
-        scores = tuple(psnr + more if name == 'p' else 0.9 + i / 1000 for i, name in enumerate(metrics))
-        book.add(Record(row, video, frame, scores) for row in ('input', 'restored'))
+    records = [
+        Record(row, video, frame, tuple(psnr + more if n == 'p' else 0.9 + i / 1000 for i, n in enumerate(metrics)))
+        for video, frame, more in (('a', '1', 0.0), ('a', '2', 0.0), ('b', '1', 3.0))
+        for row in ('input', 'restored')
+    ]
+    book = ScoreBook(dataset, metrics, PROTOCOLS[protocol], records)
     content: dict[str, Any] = json.loads(json.dumps(book.summary(**{**PROVENANCE, **provenance})))
     return content
 

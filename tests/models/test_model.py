@@ -99,28 +99,21 @@ def test_grad_clip_limits_the_norm_of_gradients(tmp_path: Path) -> None:
     assert norm.item() == pytest.approx(0.01, rel=1e-4)
 
 
-class SpyLoss(nn.Module):
-    """Notes what losses are given."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: list[torch.dtype | bool] = []
-
-    def forward(self, pred: Tensor, target: Tensor) -> Tensor:
-        self.seen += [pred.dtype, target.dtype, torch.is_autocast_enabled('cpu')]
-        return (pred - target).abs().mean()
-
-
 @pytest.mark.parametrize('amp', ['bf16', 'fp16'])
 def test_autocast_covers_the_network_but_not_the_losses(tmp_path: Path, amp: str) -> None:
     model = make_model(train_options(tmp_path, amp=amp))
-    model.training.criteria = {'l_pix': SpyLoss()}
-    dtypes: list[torch.dtype] = []
-    model.net_g.second.register_forward_hook(lambda *args: dtypes.append(args[2].dtype))
+    seen: list[Any] = []
+
+    def loss(pred: Tensor, target: Tensor) -> Tensor:
+        seen.extend([pred.dtype, target.dtype, torch.is_autocast_enabled('cpu')])
+        return (pred - target).abs().mean()
+
+    model.training.criteria = {'l_pix': loss}
+    model.net_g.second.register_forward_hook(lambda *args: seen.append(args[2].dtype))
     before = weights(model.net_g)
     train(model, range(1, 3))
-    assert set(dtypes) == {torch.bfloat16 if amp == 'bf16' else torch.float16}
-    assert model.training.criteria['l_pix'].seen == [torch.float32, torch.float32, False] * 2
+    reduced = torch.bfloat16 if amp == 'bf16' else torch.float16
+    assert seen == [reduced, torch.float32, torch.float32, False] * 2
     assert all(p.dtype == torch.float32 for p in model.net_g.parameters())
     assert not torch.equal(model.net_g.first.weight, before['first.weight'])
 
@@ -185,32 +178,49 @@ def test_save_refuses_nonfinite_weights(tmp_path: Path) -> None:
 def test_gradient_checkpointing_keeps_gradients_and_needs_support(tmp_path: Path) -> None:
     with pytest.raises(OptionsError, match='TinyVideoNet does not support it'):
         make_model(train_options(tmp_path, gradient_checkpointing=True))
-
-    opt = train_options(tmp_path)
-    opt['network_g'] = {'type': 'DSTNet', 'num_feat': 4, 'num_block': 1}
-    plain, _ = gradients(opt, batch(1, size=2))
-    opt = train_options(tmp_path, gradient_checkpointing=True)
-    opt['network_g'] = {'type': 'DSTNet', 'num_feat': 4, 'num_block': 1}
-    checkpointed, _ = gradients(opt, batch(1, size=2))
+    network = {'type': 'DSTNet', 'num_feat': 4, 'num_block': 1}
+    plain, checkpointed = (
+        gradients({**train_options(tmp_path, gradient_checkpointing=on), 'network_g': network}, batch(1, size=2))[0]
+        for on in (False, True)
+    )
     for name, gradient in checkpointed.items():
         torch.testing.assert_close(gradient, plain[name], rtol=1e-4, atol=1e-7)
 
 
-def test_compile_compiles_the_steps_of_the_propagation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    compiled: list[str] = []
-    monkeypatch.setattr(nn.Module, 'compile', lambda self: compiled.append(type(self).__name__))
-    for network, train_compile, val_compile, ema_decay, expected in [
+@pytest.mark.parametrize(
+    ('network', 'train_compile', 'val_compile', 'ema_decay', 'expected'),
+    [
         ('DSTNet', True, True, 0, ['DTFF', 'DTFF']),
         ('DSTNet', False, True, 0.9, ['DTFF', 'DTFF']),
         ('TinyVideoNet', True, True, 0.9, ['TinyVideoNet', 'TinyVideoNet']),
         ('TinyVideoNet', False, False, 0.9, []),
-    ]:
-        opt = train_options(tmp_path, compile=train_compile, ema_decay=ema_decay)
-        opt['network_g'] = {'type': network, 'num_feat': 4}
-        opt['val']['compile'] = val_compile
-        compiled.clear()
-        make_model(opt)
-        assert compiled == expected
+    ],
+)
+def test_compile_compiles_the_steps_of_the_propagation(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    network: str,
+    train_compile: bool,
+    val_compile: bool,
+    ema_decay: float,
+    expected: list[str],
+) -> None:
+    compiled: list[str] = []
+    monkeypatch.setattr(nn.Module, 'compile', lambda self: compiled.append(type(self).__name__))
+    opt = train_options(tmp_path, compile=train_compile, ema_decay=ema_decay)
+    opt['network_g'] = {'type': network, 'num_feat': 4}
+    opt['val']['compile'] = val_compile
+    make_model(opt)
+    assert compiled == expected
+
+
+def test_training_continues_after_restore(tmp_path: Path) -> None:
+    """Whatever a network keeps from inference mode must not get into training."""
+    model = make_model({**train_options(tmp_path), 'network_g': {'type': 'DSTNet', 'num_feat': 4, 'num_block': 1}})
+    model.restore(batch(1, size=1)['lq'])
+    before = weights(model.net_g)
+    train(model, range(1, 2), size=1)
+    assert not torch.equal(weights(model.net_g)['extract.weight'], before['extract.weight'])
 
 
 class ToyPerceptualLoss(nn.Module):

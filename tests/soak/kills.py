@@ -22,10 +22,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+os.environ.setdefault('OMP_NUM_THREADS', '1')  # PyTorch reads it when it is imported
+
 from jobs import JOBS, Job, Place
 from project import heading
-
-os.environ.setdefault('OMP_NUM_THREADS', '1')
 
 _TIMEOUT = 600  # seconds
 
