@@ -1,8 +1,4 @@
-"""Functions of a network that process one frame, and its CWGDN blocks run frame by frame, last frame first.
-
-`VideoNet.restore` applies each stage to all frames before it begins the next one. Streaming calls the same stages in
-another order.
-"""
+"""Functions of a network that process one frame, and its CWGDN blocks run frame by frame, last frame first."""
 
 from __future__ import annotations
 

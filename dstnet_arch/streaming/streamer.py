@@ -1,15 +1,4 @@
-"""Exact streaming: restore a video of any length frame by frame, with the network's result for the complete clip.
-
-The network goes through all frames twice, backward and then forward, and so does a stream. The backward pass goes from
-the last frame to the first and keeps only the result of the backward propagation of each frame (its *state*, C channels
-at half the frame size). The forward pass restores the frames in order. Frames pass the CWGDN blocks, which use
-neighbouring frames, one by one, with three frames inside a block at a time. The high bands, which bypass all that, are
-computed from the frame when they are needed. Memory on the computing device does not depend on the number of frames;
-the states are kept in a store.
-
-If T states are too many even for the store, a stream keeps every S-th one and repeats the backward propagation of S
-frames when it reaches them: T/S + S states, fewest for S = sqrt(T), for about 1.5 times the work.
-"""
+"""Exact streaming: restore a video of any length frame by frame, with the network's result for the complete clip."""
 
 from __future__ import annotations
 
@@ -55,7 +44,10 @@ class Streamer:
     >>> for frame in streamer(frames):  # doctest: +SKIP
     ...     show(frame)
 
-    Computes on the device and in the precision of the network's parameters, without gradients.
+    Computes on the device and in the precision of the network's parameters, without gradients. Like the network, a
+    stream goes through all frames twice. The backward pass keeps the result of the backward propagation of each frame
+    (its *state*, C channels at half the frame size) in a store; the forward pass restores the frames in order. Memory
+    on the computing device does not depend on the number of frames.
 
     Args:
         net: a DSTNet or DSTNetPlus.
@@ -63,9 +55,10 @@ class Streamer:
         store: where states are kept: on the 'device', in the 'host's memory or in a temporary file on 'disk'. A state
             has 2·B·C·H·W bytes for a network in float32, half of that with a 16-bit `autocast` (C: channels of the
             propagation): 59 MB for a 1280x720 frame with 64 channels.
-        interval: None: keep all states. A number S: keep every S-th one, and those of S frames (see the module).
-            'sqrt': the S that keeps the fewest. For each segment of S frames, the CWGDN blocks process 20 frames more
-            (each a seventh of the backward propagation's work), so a small S is slow.
+        interval: None: keep all states. A number S: keep every S-th one, and repeat the backward propagation of S
+            frames when the forward pass reaches them: T/S + S states for about 1.5 times the work. 'sqrt': the S that
+            keeps the fewest. For each segment of S frames, the CWGDN blocks process 20 frames more (each a seventh of
+            the backward propagation's work), so a small S is slow.
         temp_dir: folder for temporary files; None: the system's.
         tile: (width, height) in pixels: process frames in tiles of at most this size (rounded up to multiples of 32),
             with the same result in less memory, see `dstnet_arch.streaming.tiles`. 'auto': use tiles if the free memory

@@ -1,15 +1,4 @@
-"""Stages of a network for large frames, computed tile by tile, with exactly the result of the whole frame.
-
-Each stage processes all tiles of a frame before the next one begins, and each tile includes a margin as wide as the
-stage's receptive field. So there are no seams, and little is computed twice:
-
-* Convolutions have small receptive fields. The refinement, a long chain of them, runs a few blocks at a time.
-* The filters of the CWGDN depend on a mean over the frame, which a separate pass accumulates tile by tile.
-* The pixel-wise filters have a large receptive field, at an eighth of the features' size: they are computed for the
-  whole frame at once and applied to a few channels at a time.
-
-The features between the stages are those of the whole frame; they are kept on the device or in main memory.
-"""
+"""Stages of a network for large frames, computed tile by tile, with exactly the result of the whole frame."""
 
 from __future__ import annotations
 
@@ -109,6 +98,12 @@ def tiles(height: int, width: int, tile: Size, margin: int) -> Iterator[Tile]:
 
 class TiledStages:
     """Stages of a network that process whole frames tile by tile.
+
+    Each stage processes all tiles of a frame before the next one begins, and each tile includes a margin as wide as the
+    stage's receptive field. So there are no seams, and little is computed twice. The refinement, a long chain of
+    convolutions, runs a few blocks at a time. The CWGDN's mean over the frame is accumulated by a separate pass. The
+    pixel-wise filters, which have a large receptive field at an eighth of the features' size, are computed for the
+    whole frame and applied to a few channels at a time.
 
     Args:
         net: a DSTNet or DSTNetPlus.
