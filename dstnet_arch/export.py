@@ -68,17 +68,10 @@ class ClipNet(nn.Module):
         net: A DSTNet or DSTNetPlus.
         num_frame: T, 1 or more.
         dynamic: Accept frames of any size from `MIN_DYNAMIC_SIDE`.
-
-    Raises:
-        TypeError: `net` is another network.
-        ValueError: `num_frame` is less than 1.
     """
 
     def __init__(self, net: VideoNet, num_frame: int, dynamic: bool = False) -> None:
         super().__init__()
-        stages_of(net)  # raises TypeError for other networks
-        if num_frame < 1:
-            raise ValueError(f'num_frame is {num_frame}, it must be 1 or more')
         self.net = copy.deepcopy(net).cpu().float().requires_grad_(False)
         self.num_frame, self.dynamic = num_frame, dynamic
         self.eval()

@@ -149,7 +149,7 @@ def run(kind: str, args: argparse.Namespace) -> None:
         if kind == 'forward':
             row |= _accuracy(case, workload, outputs) if measured.seconds else dict.fromkeys(_ACCURACY)
         objects.append(row)
-    _print_table(objects, args)
+    _print_table(kind, objects, args)
     print(f'Written: {report.write_json(args.output, kind, args, objects, reference=objects[0]["name"])}')
 
 
@@ -263,8 +263,8 @@ def _accuracy(case: Case, workload: Workload, outputs: dict[tuple[str, int], Ten
     return dict.fromkeys(_ACCURACY)
 
 
-def _print_table(objects: list[dict[str, Any]], args: argparse.Namespace) -> None:
-    header = ['', 'path', 'ms per frame (quartiles)', 'ratio (quartiles)', 'peak MiB', 'ratio']
+def _print_table(kind: str, objects: list[dict[str, Any]], args: argparse.Namespace) -> None:
+    header = ['network', 'path', 'ms per frame (quartiles)', 'ratio (quartiles)', 'peak MiB', 'ratio']
     accuracy = _ACCURACY[0] in objects[0]
     if accuracy:
         header += ['largest difference', 'dB to fp32']
@@ -283,6 +283,6 @@ def _print_table(objects: list[dict[str, Any]], args: argparse.Namespace) -> Non
             difference, psnr = (item[key] for key in _ACCURACY)
             row += ['-' if difference is None else f'{difference:.1e}', report.number(psnr, 1)]
         rows.append(row)
-    print(report.text_table(header, rows), *report.failures(objects), sep='\n')
-    print(f'\nFrames of {args.size}; {report.made_on(args.device)}')
+    report.print_table(f'{kind}, frames of {args.size}', header, rows, objects)
     print(f'Ratios to {objects[0]["name"]}: below 1 is faster, or less. Peak: above the weights and the clip.')
+    print(report.made_on(args.device))

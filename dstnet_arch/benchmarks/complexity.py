@@ -153,8 +153,8 @@ def command(arguments: Sequence[str]) -> None:
         for network in networks:
             results.append(_count(network, args.frames, args.size))
             progress.update()
-    print(_table(results, str(args.size)), *report.failures(results), sep='\n')
-    print(f'\n{_NOTES}\nClips of {args.frames} frames.')
+    _print_table(results, f'{args.frames} frames of {args.size}')
+    print(_NOTES)
     path = report.write_json(args.output, 'complexity', args, results)
     print(f'Written: {path}')
     if args.plot:
@@ -188,8 +188,8 @@ def _count(network: Network, frames: int, frame_size: Size) -> dict[str, Any]:
     return result
 
 
-def _table(results: Sequence[Mapping[str, Any]], frame_size: str) -> str:
-    header = [frame_size, 'M parameters', 'GMACs', '+ formula', '| quoted:', 'M parameters', 'GMACs']
+def _print_table(results: Sequence[Mapping[str, Any]], title: str) -> None:
+    header = ['network', 'M parameters', 'GMACs', '+ formula', 'quoted M parameters', 'quoted GMACs']
     counted = {result['name']: result for result in results}
     rows = []
     for name in dict.fromkeys([*counted, *QUOTED]):
@@ -202,12 +202,11 @@ def _table(results: Sequence[Mapping[str, Any]], frame_size: str) -> str:
                 report.number(found.get('parameters'), 2, 1e-6),
                 report.number(found.get('macs_per_frame'), 1, 1e-9),
                 report.number(None if by_formula is None else sum(by_formula.values()), 2, 1e-9),
-                '|',
                 report.number(parameters, 2),
                 report.number(gmacs, 1),
             ]
         )
-    return report.text_table(header, rows)
+    report.print_table(title, header, rows, results)
 
 
 def plot(counted: Mapping[str, float | None], path: Path) -> None:

@@ -20,6 +20,7 @@ import dstnet_arch
 from dstnet_arch._version import __version__
 from dstnet_arch.arguments import Size
 from dstnet_arch.files import output_file
+from dstnet_arch.metrics.tables import markdown_table
 
 SCHEMA = 3
 
@@ -99,18 +100,12 @@ def write_json(
     return path
 
 
-def failures(objects: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return one line for each workload that failed, with the reason."""
-    return [f'{item["name"]}: {item["failure"]}' for item in objects if item['failure']]
-
-
-def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return aligned columns: the first to the left, the others to the right."""
-    lines = [header, *rows]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return '\n'.join(
-        '  '.join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]).rstrip() for line in lines
-    )
+def print_table(
+    title: str, header: Sequence[str], rows: Sequence[Sequence[str]], objects: Sequence[Mapping[str, Any]]
+) -> None:
+    """Print a Markdown table, and one line for each workload of `objects` that failed, with the reason."""
+    failures = [f'{item["name"]}: {item["failure"]}' for item in objects if item['failure']]
+    print(markdown_table(title, header, rows, failures))
 
 
 def number(value: float | None, digits: int, scale: float = 1.0) -> str:

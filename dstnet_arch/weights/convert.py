@@ -13,6 +13,7 @@ from torch import Tensor
 from dstnet_arch.archs.checkpoint import load_checkpoint, read_state_dict
 from dstnet_arch.archs.released_keys import from_released, to_released
 from dstnet_arch.archs.video_net import CONFIG_KEY, VideoNet, stored_config
+from dstnet_arch.arguments import check_output
 from dstnet_arch.errors import CheckpointError, first_line
 from dstnet_arch.files import output_file
 
@@ -37,13 +38,11 @@ def convert(
         The network with these weights.
 
     Raises:
-        CheckpointError: `source` cannot be read or is of an unknown network; `target` exists, has another suffix or
-            cannot be written; or the released format cannot represent this network.
+        OptionsError: `target` exists, has another suffix, or its folder is not writable.
+        CheckpointError: `source` is not a checkpoint of a network of ours, the released format cannot represent it, or
+            `target` cannot be written.
     """
-    if target.suffix not in SUFFIXES:
-        raise CheckpointError(f'{target}: unsupported format. The name must end in {" or ".join(SUFFIXES)}.')
-    if target.exists() and not overwrite:
-        raise CheckpointError(f'{target} exists. Give another name, or replace it with --overwrite.')
+    check_output(target, SUFFIXES, overwrite)
     state_dict = read_state_dict(source, param_key)
     net = load_checkpoint(state_dict)
     # Not the state dict of `net`, which has a single dtype.

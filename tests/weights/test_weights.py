@@ -25,7 +25,7 @@ from dstnet_arch.archs.dstnet_arch import DSTNet
 from dstnet_arch.archs.dstnet_plus_arch import DSTNetPlus
 from dstnet_arch.archs.released_keys import DSTNET, HAAR_KEY, to_released
 from dstnet_arch.archs.video_net import VideoNet
-from dstnet_arch.errors import CheckpointError
+from dstnet_arch.errors import CheckpointError, OptionsError
 from dstnet_arch.weights import released as known
 from dstnet_arch.weights import resolve_weights, store
 from dstnet_arch.weights.convert import convert
@@ -235,10 +235,9 @@ def test_convert_errors_leave_files_unchanged(tmp_path: Path, monkeypatch: pytes
     torch.save({'params': small_net(boundary='paper').state_dict()}, tmp_path / 'paper.pth')
     out = tmp_path / 'out.pth'
     out.write_bytes(b'precious')
-    with pytest.raises(CheckpointError, match='exists'):
-        convert(start, out)
-    with pytest.raises(CheckpointError, match=r'must end in \.safetensors or \.pth'):
-        convert(start, tmp_path / 'out.onnx')
+    for target, message in ((out, 'exists'), (tmp_path / 'out.onnx', 'unsupported file type')):
+        with pytest.raises(OptionsError, match=message):
+            convert(start, target)
     with pytest.raises(CheckpointError, match=r"boundary='paper'.*--to ours"):
         convert(tmp_path / 'paper.pth', tmp_path / 'new.pth', 'released')
 
