@@ -70,7 +70,7 @@ def test_wheel_has_packages_options_and_hook(wheel: Path, root: Path) -> None:
     expected = relative_files(root, 'dstnet_arch/**/*.py') | relative_files(root, 'data_prep/**/*.py')
     expected |= {f'dstnet_arch/{name}' for name in relative_files(root, 'options/**/*.yml')}
     expected |= {name for name in relative_files(root, 'dstnet_arch/**/*.*') if not name.endswith(('.pyc', *HOOK))}
-    assert {'dstnet_arch/py.typed', 'dstnet_arch/ops/native.c', 'dstnet_arch/deblur/report.html.j2'} <= expected
+    assert {'dstnet_arch/py.typed', 'dstnet_arch/ops/native.c', 'dstnet_arch/templates/base.html.j2'} <= expected
     assert expected <= files
     assert 'dstnet_arch/removed.py' not in files
 
