@@ -63,7 +63,6 @@ class Sink(ABC):
         self._job_file = self._partial / _JOB
         self.position: int = 0
         self.state: Tensor | None = None
-        self._latest: tuple[int, Tensor] | None = None  # point to resume at that is not stored yet
         resumes = resume and self._job_file.exists()
         if not resumes:
             self._check_free()
@@ -104,9 +103,8 @@ class Sink(ABC):
         Raises:
             DataError: frames or the state cannot be written.
         """
-        self._latest = position, state
         if position == len(self._source) or self._is_due(position):
-            self._store_state()
+            self._store_state(position, state)
 
     def finish(self) -> None:
         """Complete the result and give it its name. All frames must be written.
@@ -146,16 +144,12 @@ class Sink(ABC):
     @abstractmethod
     def _complete(self) -> None: ...
 
-    def _store_state(self) -> None:
+    def _store_state(self, position: int, state: Tensor) -> None:
         self._wait()
-        if self._latest is None:
-            return
-        position, state = self._latest
         content = io.BytesIO()  # torch.save does not always report that a disk is full
         torch.save({'position': position, 'state': state.cpu()}, content)
         with self._explained(), atomic_file(self._state_file) as file:
             file.write(content.getbuffer())
-        self._latest = None
 
     def _wait(self, at_most: int = 0) -> None:
         with self._explained():
@@ -230,14 +224,21 @@ class FolderSink(Sink):
     def __init__(self, output: Path, source: Source, job: Job, resume: bool = False, overwrite: bool = False) -> None:
         self.warnings, self.description = [], 'PNG files'
         self._saved = time.monotonic()
+        self._latest: tuple[int, Tensor] | None = None  # point to resume at
         if too_long := [name for name in source.names if len(os.fsencode(name)) + 4 > MAX_NAME]:
             raise OptionsError(f'The file name {too_long[0]}.png is too long. Rename the input.')
         super().__init__(output, source, job, resume, overwrite)
 
     @override
+    def save(self, position: int, state: Tensor) -> None:
+        self._latest = position, state
+        super().save(position, state)
+
+    @override
     def close(self) -> None:
-        with suppress(DataError):
-            self._store_state()
+        if self._latest is not None and self._partial.exists():
+            with suppress(DataError):
+                self._store_state(*self._latest)
         super().close()
 
     def _is_due(self, position: int) -> bool:
