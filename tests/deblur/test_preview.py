@@ -11,9 +11,8 @@ import pytest
 from deblur_utils import Deblur, files, load, make_frames, noise
 from video_clips import make_clip
 
-from dstnet_arch.deblur.compare import compose, label_height
 from dstnet_arch.deblur.config import CompareMode, DeblurConfig
-from dstnet_arch.deblur.preview import to_image, write_previews
+from dstnet_arch.deblur.preview import compose, label_height, to_image, write_previews
 from dstnet_arch.errors import DataError, OptionsError
 from dstnet_arch.video.sources import open_source
 
