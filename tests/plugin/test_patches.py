@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from basicsr import train
 from basicsr.data.data_sampler import EnlargedSampler
-from basicsr.utils import dist_util, init_tb_logger, mkdir_and_rename, options
+from basicsr.utils import dist_util, init_tb_logger, mkdir_and_rename
 from conftest import RunPython
 
 from dstnet_arch.errors import CheckpointError, OptionsError
@@ -46,17 +46,11 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize('is_train', [True, False])
 def test_outputs_go_to_the_current_folder(here: Path, monkeypatch: pytest.MonkeyPatch, is_train: bool) -> None:
     monkeypatch.setattr(sys, 'argv', ['train.py', '-opt', 'theirs.yml'])
-    opt, args = train.parse_options(str(SITE_PACKAGES), is_train=is_train)
-    assert args.opt == 'theirs.yml'
-    root = opt['path']['experiments_root' if is_train else 'results_root']
-    assert root == str(here / ('experiments' if is_train else 'results') / 'theirs')
-    assert opt['num_gpu'] == torch.cuda.device_count()
-
-
-def test_another_root_stays(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, 'argv', ['train.py', '-opt', 'theirs.yml'])
-    opt, _ = options.parse_options(str(here / 'project'), is_train=True)
-    assert opt['path']['experiments_root'] == str(here / 'project' / 'experiments' / 'theirs')
+    for root, expected in ((SITE_PACKAGES, here), (here / 'project', here / 'project')):
+        opt, args = train.parse_options(str(root), is_train=is_train)
+        run = opt['path']['experiments_root' if is_train else 'results_root']
+        assert run == str(expected / ('experiments' if is_train else 'results') / 'theirs')
+        assert (args.opt, opt['num_gpu']) == ('theirs.yml', torch.cuda.device_count())
 
 
 def test_tb_logger_goes_to_the_current_folder(here: Path) -> None:
@@ -141,10 +135,12 @@ def state(run: dict[str, Any], iteration: int) -> Path:
 
 def test_auto_resume_takes_the_newest_state(run: dict[str, Any]) -> None:
     found = train.load_resume_state(run)
-    assert found['iter'] == 10
-    assert found['rng'].device.type == 'cpu'
+    assert (found['iter'], found['rng'].device.type) == (10, 'cpu')
     assert run['path']['resume_state'] == str(state(run, 10))
     assert run['path']['pretrain_network_g'] == os.path.join(run['path']['models'], 'net_g_10.pth')
+    for iteration in (2, 9, 10):
+        state(run, iteration).unlink()
+    assert train.load_resume_state(run) is None
 
 
 def test_auto_resume_skips_damaged_states(run: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
@@ -152,23 +148,12 @@ def test_auto_resume_skips_damaged_states(run: dict[str, Any], capsys: pytest.Ca
     weights = Path(run['path']['models'], 'net_g_9.pth')
     weights.write_bytes(weights.read_bytes()[:-30])
     assert train.load_resume_state(run)['iter'] == 2
-    told = capsys.readouterr().err.splitlines()
-    assert len(told) == 2
-    assert '10.state' in told[0]
-    assert 'net_g_9.pth' in told[1]
-
-
-def test_auto_resume_refuses_to_start_again_if_all_states_are_damaged(run: dict[str, Any]) -> None:
-    for iteration in (2, 9, 10):
-        state(run, iteration).write_bytes(b'')
+    ten, nine = capsys.readouterr().err.splitlines()
+    assert '10.state' in ten
+    assert 'net_g_9.pth' in nine
+    state(run, 2).write_bytes(b'')
     with pytest.raises(CheckpointError, match=r'None of the 3 training states .* Start without --auto_resume'):
         train.load_resume_state(run)
-
-
-def test_auto_resume_without_a_state_starts_from_the_beginning(run: dict[str, Any]) -> None:
-    for iteration in (2, 9, 10):
-        state(run, iteration).unlink()
-    assert train.load_resume_state(run) is None
 
 
 def test_resume_state_is_used_as_given(run: dict[str, Any]) -> None:
@@ -204,25 +189,20 @@ def one_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[pyt
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='with CUDA the backend is nccl')
-def test_distributed_without_a_gpu(one_process: pytest.MonkeyPatch) -> None:
-    dist_util._init_dist_pytorch('nccl')
+@pytest.mark.parametrize('launcher', ['pytorch', 'slurm'])
+def test_distributed_without_a_gpu(one_process: pytest.MonkeyPatch, tmp_path: Path, launcher: str) -> None:
+    if launcher == 'slurm':
+        scontrol = tmp_path / 'scontrol'
+        scontrol.write_text('#!/bin/sh\n[ "$*" = "show hostnames node[1-2]" ] && echo 127.0.0.1 && echo node2\n')
+        scontrol.chmod(0o755)
+        one_process.setenv('PATH', f'{tmp_path}:{os.environ["PATH"]}')
+        for name, value in {'PROCID': '0', 'NTASKS': '1', 'NODELIST': 'node[1-2]', 'LOCALID': '0'}.items():
+            one_process.setenv(f'SLURM_{name}', value)
+        for name in ('RANK', 'WORLD_SIZE', 'MASTER_ADDR'):
+            one_process.delenv(name)
+    dist_util.init_dist(launcher, backend='nccl')
     assert dist.get_backend() == 'gloo'
     assert dist_util.get_dist_info() == (0, 1)
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason='with CUDA the backend is nccl')
-def test_slurm_without_a_gpu(one_process: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    scontrol = tmp_path / 'scontrol'
-    scontrol.write_text('#!/bin/sh\n[ "$*" = "show hostnames node[1-2]" ] && echo 127.0.0.1 && echo node2\n')
-    scontrol.chmod(0o755)
-    one_process.setenv('PATH', f'{tmp_path}:{os.environ["PATH"]}')
-    slurm = {'PROCID': '0', 'NTASKS': '1', 'NODELIST': 'node[1-2]', 'LOCALID': '0'}
-    for name, value in slurm.items():
-        one_process.setenv(f'SLURM_{name}', value)
-    for name in ('RANK', 'WORLD_SIZE', 'MASTER_ADDR'):
-        one_process.delenv(name)
-    dist_util._init_dist_slurm('nccl')
-    assert (dist.get_backend(), os.environ['LOCAL_RANK']) == ('gloo', '0')
 
 
 def test_the_gpu_is_that_of_the_local_rank(one_process: pytest.MonkeyPatch) -> None:

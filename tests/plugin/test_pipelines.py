@@ -12,98 +12,40 @@ import numpy as np
 import pytest
 import yaml
 from conftest import RunPython
+from soak.project import make_project, run_folder, train_options
 
 from dstnet_arch import __main__ as cli
 
 SITE = Path(yaml.__file__).resolve().parents[1]
 
-TRAIN: dict[str, Any] = {
-    'name': 'tiny',
-    'model_type': 'VideoRecurrentDeblurModel',
-    'num_gpu': 0,
-    'manual_seed': 0,
-    'datasets': {
-        'train': {
-            'name': 'stripes',
-            'type': 'VideoRecurrentDeblurDataset',
-            'dataroot_lq': 'data/blurry',
-            'dataroot_gt': 'data/sharp',
-            'num_frame': 2,
-            'gt_size': 16,
-            'num_worker_per_gpu': 1,
-            'batch_size_per_gpu': 1,
-        },
-    },
-    'network_g': {'type': 'DSTNet', 'num_feat': 8, 'num_block': 1},
-    'path': {'pretrain_network_g': None, 'resume_state': None},
-    'train': {
-        'total_iter': 3,
-        'optim_g': {'type': 'AdamW', 'lr': 1e-4},
-        'scheduler': {'type': 'CosineAnnealingRestartLR', 'periods': [5], 'restart_weights': [1], 'eta_min': 1e-7},
-        'pixel_opt': {'type': 'CharbonnierLoss'},
-        'frequency_opt': {'type': 'FrequencyLoss'},
-    },
-    'logger': {'print_freq': 1, 'save_checkpoint_freq': 2, 'use_tb_logger': True},
-}
-TEST: dict[str, Any] = {
-    'name': 'tiny_test',
-    'model_type': 'VideoRecurrentDeblurModel',
-    'num_gpu': 'auto',
-    'datasets': {
-        'test': {
-            'name': 'stripes',
-            'type': 'VideoRecurrentDeblurTestDataset',
-            'dataroot_lq': 'data/blurry',
-            'dataroot_gt': 'data/sharp',
-        },
-    },
-    'network_g': TRAIN['network_g'],
-    'path': {'pretrain_network_g': 'experiments/tiny/models/net_g_5.pth'},
-    'val': {
-        'save_img': True,
-        'metrics': {'psnr': {'type': 'calculate_psnr', 'crop_border': 0}, 'ssim3d': {'type': 'calculate_ssim3d'}},
-    },
-}
-
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """A folder with data and options."""
-    rng = np.random.default_rng(0)
-    for clip in ('a', 'b'):
-        for frame in range(3):
-            sharp = rng.integers(0, 256, (16, 20, 3), dtype=np.uint8)
-            for kind, image in {'sharp': sharp, 'blurry': cv2.blur(sharp, (3, 1))}.items():
-                path = tmp_path / 'data' / kind / clip / f'{frame:03}.png'
-                path.parent.mkdir(parents=True, exist_ok=True)
-                assert cv2.imwrite(str(path), image)
-    for name, options in {'train.yml': TRAIN, 'test.yml': TEST}.items():
-        (tmp_path / name).write_text(yaml.safe_dump(options))
+    """A folder with data and options for training and for a test with the weights of iteration 5."""
+    make_project(tmp_path, total_iter=6, save_freq=2, val_freq=100)
+    opt: dict[str, Any] = train_options(6, 2, 100)
+    opt |= {'name': 'tiny_test', 'num_gpu': 'auto', 'datasets': {'test': opt['datasets']['val']}}
+    opt['path'] = {'pretrain_network_g': 'experiments/tiny/models/net_g_5.pth'}
+    del opt['train'], opt['logger'], opt['val']['val_freq']
+    (tmp_path / 'test.yml').write_text(yaml.safe_dump(opt))
     return tmp_path
 
 
 @pytest.mark.slow
 def test_train_resume_and_test(run_python: RunPython, project: Path) -> None:
     before = {path.name for path in SITE.iterdir()}
-    run = project / 'experiments' / 'tiny'
+    run = run_folder(project)
 
-    done = run_python('-m', 'basicsr.train', '-opt', 'train.yml', cwd=project)
+    train = ('-m', 'basicsr.train', '-opt', 'train.yml', '--force_yml')
+    done = run_python(*train, 'train:total_iter=3', 'logger:use_tb_logger=true', cwd=project)
     assert done.returncode == 0, done.stderr
     assert 'Warning' not in done.stderr, done.stderr
     assert (run / 'training_states' / '2.state').is_file()
     assert list((project / 'tb_logger' / 'tiny').iterdir())
 
     # The run is found in the current folder and resumed there.
-    arguments = (
-        '-opt',
-        'train.yml',
-        '--auto_resume',
-        '--force_yml',
-        'train:total_iter=5',
-        'logger:use_tb_logger=false',
-    )
-    (run / 'models' / 'net_g_5.pth').unlink(missing_ok=True)
-    done = run_python('-m', 'basicsr.train', *arguments, 'logger:save_checkpoint_freq=5', cwd=project)
+    forced = ('train:total_iter=5', 'logger:print_freq=1', 'logger:save_checkpoint_freq=5')
+    done = run_python(*train, *forced, '--auto_resume', cwd=project)
     assert done.returncode == 0, done.stderr
     assert 'Resuming training from epoch: 0, iter: 2.' in done.stderr
     assert 'iter:       3' in done.stderr
@@ -115,29 +57,27 @@ def test_train_resume_and_test(run_python: RunPython, project: Path) -> None:
 import sys
 sys.meta_path[:] = [finder for finder in sys.meta_path if type(finder).__name__ != 'BasicSRFinder']
 from dstnet_arch.__main__ import main
-sys.exit(main() or main(['visualize', 'compare', '-opt', 'test.yml', '--frame', 'b/001']))
+sys.exit(main() or main(['visualize', 'compare', '-opt', 'test.yml', '--frame', 'video1/001']))
 """
     done = run_python('-c', code, 'test', '-opt', 'test.yml', cwd=project)
     assert done.returncode == 0, done.stderr
     results = project / 'results' / 'tiny_test'
-    assert {path.name for path in results.glob('visualization/stripes/*/*')} == {'000.png', '001.png', '002.png'}
-    assert set(json.loads((results / 'stripes_summary.json').read_text())) != set()
+    assert len(list(results.glob('visualization/val/video?/00?.png'))) == 8
+    assert json.loads((results / 'val_summary.json').read_text())['mean_over_frames']['restored']['psnr'] > 0
     sheet = cv2.imread(str(project / 'compare.png'))
     assert sheet is not None
-    assert sheet.shape == (16 + 32, 3 * 20 + 2 * 8, 3)
-    np.testing.assert_array_equal(sheet[32:, :20], cv2.imread(str(project / 'data' / 'blurry' / 'b' / '001.png')))
-    np.testing.assert_array_equal(sheet[32:, 56:], cv2.imread(str(project / 'data' / 'sharp' / 'b' / '001.png')))
+    np.testing.assert_array_equal(sheet[-16:, :20], cv2.imread(str(project / 'data/val/blurry/video1/001.png')))
 
     assert {path.name for path in SITE.iterdir()} == before
 
 
 @pytest.mark.slow
 def test_damaged_data_end_the_run_before_anything_is_created(run_python: RunPython, project: Path) -> None:
-    (project / 'data' / 'sharp' / 'b' / '001.png').unlink()
+    (project / 'data/train/sharp/video1/001.png').unlink()
     done = run_python('-m', 'basicsr.train', '-opt', 'train.yml', '--debug', cwd=project)
     assert done.returncode == 2
     assert 'Traceback' not in done.stderr
-    assert 'clip b: 1 frame without a sharp partner: 001' in done.stderr
+    assert 'clip video1: 1 frame' in done.stderr
     assert sorted(path.name for path in project.iterdir()) == ['data', 'test.yml', 'train.yml']
 
 
@@ -148,7 +88,7 @@ import sys
 from dstnet_arch.errors import OptionsError
 from dstnet_arch.plugin.pipelines import train
 before = list(sys.argv)
-train(['-opt', 'train.yml', '--force_yml', 'train:total_iter=1', 'logger:use_tb_logger=false'])
+train(['-opt', 'train.yml', '--force_yml', 'train:total_iter=1'])
 try:
     train(['-opt', 'train.yml', '--force_yml', 'train:total_iter=0'])
 except OptionsError as error:
@@ -158,7 +98,7 @@ print(sys.argv == before)
     done = run_python('-c', code, '-f', 'kernel-1.json', cwd=project)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-2:] == ['caught True', 'True']
-    assert (project / 'experiments' / 'tiny' / 'models' / 'net_g_latest.pth').is_file()
+    assert (run_folder(project) / 'models' / 'net_g_latest.pth').is_file()
 
 
 @pytest.mark.parametrize('name', ['train', 'test'])

@@ -86,15 +86,6 @@ def test_file_system_without_locks_is_accepted(
     assert 'without locks' in capsys.readouterr().out
 
 
-# The real command, which does not wait long for the other one.
-TRAIN = """
-import runpy
-from dstnet_arch.plugin import run_lock
-run_lock.PATIENCE = 0.1
-runpy.run_module('basicsr.train', run_name='__main__', alter_sys=True)
-"""
-
-
 @pytest.mark.slow
 def test_second_process_does_not_change_the_run(tmp_path: Path, run_python: RunPython) -> None:
     make_project(tmp_path)
@@ -102,7 +93,9 @@ def test_second_process_does_not_change_the_run(tmp_path: Path, run_python: RunP
     (tmp_path / 'experiments' / NAME / 'precious').touch()
     hold_run(run_of(tmp_path))
     before = sorted(tmp_path.rglob('*'))
-    done = run_python('-c', TRAIN, '-opt', 'train.yml', cwd=tmp_path)
+    code = 'from dstnet_arch.plugin import run_lock; run_lock.PATIENCE = 0.1; import runpy\n'
+    code += "runpy.run_module('basicsr.train', run_name='__main__', alter_sys=True)"
+    done = run_python('-c', code, '-opt', 'train.yml', cwd=tmp_path)
     assert done.returncode == 2, done.stderr
     assert done.stderr.startswith(f'error: Another process is working on the run {NAME} ')
     assert 'Traceback' not in done.stderr
