@@ -41,8 +41,8 @@ class Footage:
 
     def read_from(self, name: str, frame: str) -> Any:
         """Read a frame of one source: (H, W, 3), RGB, uint8 or uint16."""
-        source, *place = self.tracks[name][frame]
-        return source.read(*place)
+        place = self.tracks[name][frame]
+        return place.source.read(place.clip, place.frame)
 
     def read(self, frame: str) -> dict[str, Any]:
         """Read the frame of each source."""
