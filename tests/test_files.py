@@ -50,16 +50,13 @@ def test_nothing_changes_if_writing_fails(path: Path, error: type[BaseException]
     assert contents(path.parent) == before
 
 
-def test_nothing_changes_if_renaming_fails(tmp_path: Path) -> None:
+def test_nothing_changes_if_renaming_fails_or_the_folder_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), atomic_file(tmp_path / 'none' / 'file.bin'):
+        pytest.fail('nothing can be written there')
     (tmp_path / 'taken').mkdir()
     with pytest.raises(OSError), atomic_file(tmp_path / 'taken') as file:
         file.write(b'new')
     assert [entry.name for entry in tmp_path.iterdir()] == ['taken']
-
-
-def test_missing_folder_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError), atomic_file(tmp_path / 'none' / 'file.bin'):
-        pytest.fail('nothing can be written there')
 
 
 def test_disk_has_a_durable_file_before_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -57,21 +56,12 @@ def noise(*shape: int) -> torch.Tensor:
     return torch.rand(1, *shape, generator=torch.Generator().manual_seed(1))
 
 
-@contextmanager
-def without_logging() -> Iterator[None]:
-    """Exporters log every step for whoever listens, as pytest does, which makes them many times slower."""
-    before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logging.disable(before)
-
-
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope='module')
 def no_logging() -> Iterator[None]:
-    with without_logging():
-        yield
+    """Exporters log every step for whoever listens, as pytest does, which makes them many times slower."""
+    logging.disable(logging.CRITICAL)
+    yield
+    logging.disable(logging.NOTSET)
 
 
 # What is exported
@@ -165,8 +155,7 @@ def small_onnx(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip('onnxruntime')
     pytest.importorskip('onnxscript')
     path = tmp_path_factory.mktemp('onnx') / 'net.onnx'
-    with without_logging():  # the fixture comes after this one
-        assert run_command(weights, 'onnx', '--size', '20x9', '--frames', 2, '-o', path) == 0
+    assert run_command(weights, 'onnx', '--size', '20x9', '--frames', 2, '-o', path) == 0
     return path
 
 
