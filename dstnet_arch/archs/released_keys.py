@@ -19,7 +19,6 @@ from dstnet_arch.ops.haar import haar_filters
 
 HAAR_KEY = 'wave.haar_weights'  # frozen filters among the released parameters; here the Haar transform has none
 
-
 Pairs = tuple[tuple[str, str], ...]
 """Templates of names: (released, ours)."""
 
@@ -31,14 +30,12 @@ class KeyTable:
     Attributes:
         marker: a released key that no other architecture's file has.
         pairs: templates of all names.
-        frame_convs: our names of weights that the released file holds as (O, C, 1, k, k).
-        time_convs: our names' ending of weights that the released file holds as (O, C, 3, 1, 1).
+        frame_convs: our names of weights (O, C, k, k) that the released file holds as (O, C, 1, k, k).
     """
 
     marker: str
     pairs: Pairs
     frame_convs: tuple[str, ...] = ()
-    time_convs: tuple[str, ...] = ()
 
 
 def _directions(*pairs: tuple[str, str]) -> Pairs:
@@ -86,7 +83,6 @@ DSTNET = KeyTable(
         ),
     ),
     frame_convs=('extract.weight', 'reconstruct.weight'),
-    time_convs=('project_in.weight', 'project_out.weight'),
 )
 
 DSTNET_PLUS = KeyTable(
@@ -117,12 +113,9 @@ def from_released(table: KeyTable, state_dict: Mapping[str, Any]) -> dict[str, A
         if released == HAAR_KEY:
             _check_haar(value)
             continue
-        key = translate(released)
-        if key in table.frame_convs:
-            value = value.squeeze(2)
-        elif key.endswith(table.time_convs):
-            value = value.squeeze(4).squeeze(3)
-        ours[key] = value
+        if isinstance(value, Tensor) and value.dim() == 5:
+            value = value.squeeze(2) if value.shape[2] == 1 else value.squeeze(4).squeeze(3)
+        ours[translate(released)] = value
     return ours
 
 
@@ -135,7 +128,7 @@ def to_released(table: KeyTable, state_dict: Mapping[str, Tensor]) -> dict[str, 
             continue
         if key in table.frame_convs:
             value = value.unsqueeze(2)
-        elif key.endswith(table.time_convs):
+        elif value.dim() == 3:
             value = value[..., None, None]
         released[translate(key)] = value
     num_feat = state_dict['extract.weight'].shape[0]
