@@ -61,7 +61,8 @@ class Validator:
     def __init__(self, opt: Mapping[str, Any], device: torch.device, ranks: Ranks) -> None:
         self._opt = opt
         self._val_opt: dict[str, Any] = opt.get('val') or {}
-        self._device = device
+        # On a GPU, scores are computed between the clips: in threads, they would compete with the network for memory.
+        self._score_device = device if device.type != 'cpu' else None
         self._ranks = ranks
         precision = self._val_opt.get('precision') or self._val_opt.get('amp')
         self.precision = resolve_precision(precision, device, option='val:precision')
@@ -157,8 +158,7 @@ class Validator:
         waiting: deque[Future[list[Record]]] = deque()
         world_size = self._ranks.world_size
         threads = max(1, (os.cpu_count() or 1) // (2 * world_size))
-        # On a GPU, scores are computed between the clips: in threads, they would compete with the network for memory.
-        device = self._device if scorer.on_any_device else torch.device('cpu')
+        device = self._score_device if scorer.on_any_device else None
 
         def collect(at_most: int) -> None:
             while len(waiting) > at_most:
@@ -172,14 +172,14 @@ class Validator:
                 restored = restore(clip.lq)[0, clip.keep]
                 _check_finite(clip, restored)
                 levels = to_levels(restored, clips.bit_depth, self.protocol.truncates)
-                on_host = levels.cpu() if folder or device.type == 'cpu' else levels
+                on_host = levels.cpu() if folder or device is None else levels
                 for i, frame in enumerate(clip.frames):
                     path = folder and image_path(folder, clip.video, frame, self._val_opt.get('suffix'))
-                    in_thread = (clip.video, frame) in scored
-                    if in_thread and device.type != 'cpu':
+                    is_scored = (clip.video, frame) in scored
+                    if is_scored and device is not None:
                         records += _score(clip, i, levels[i], scorer, device)
-                        in_thread = False
-                    waiting.append(pool.submit(_finish_frame, clip, i, on_host[i], scorer if in_thread else None, path))
+                    in_thread = scorer if is_scored and device is None else None
+                    waiting.append(pool.submit(_finish_frame, clip, i, on_host[i], in_thread, path))
                     collect(at_most=4 * threads)
             collect(at_most=0)
         return records

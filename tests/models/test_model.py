@@ -9,9 +9,11 @@ import pytest
 import torch
 from basicsr.utils.registry import LOSS_REGISTRY
 from model_parts import (
+    Clips,
     TinyVideoNet,
     assert_equal,
     batch,
+    loader,
     logged,
     make_model,
     test_options,
@@ -328,6 +330,8 @@ def test_training_on_a_gpu(tmp_path: Path) -> None:
     train(model, range(1, 4))
     assert all(0 < value < 1 for value in model.get_current_log().values())
     assert model.restore(batch(1)['lq']).is_cuda
+    model.validation(loader(Clips('val', {'a': 5})), 3, None, save_img=True)
+    assert 5 < model.metric_results['psnr'] < 50
     model.save(0, 3)
     path = tmp_path / 'experiments/tiny/training_states/3.state'
     model.resume_training(torch.load(path, map_location='cuda', weights_only=True))

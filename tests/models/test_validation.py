@@ -223,6 +223,17 @@ def test_identical_frames_have_infinite_psnr_and_stay_the_best(tmp_path: Path) -
 # ---- tests without ground truth, several sets, and errors
 
 
+def test_scores_computed_between_clips_equal_those_of_threads(tmp_path: Path) -> None:
+    scores = []
+    for device in (None, torch.device('cpu')):  # in place of a GPU
+        model = make_model(test_options(tmp_path, protocol='estrnn'))
+        model.validator._score_device = device
+        model.validation(loader(Clips('val', {'a': 8, 'b': 5})), 'tiny', None, save_img=device is not None)
+        scores.append((tmp_path / 'results/tiny/val_frames.csv').read_bytes())
+    assert scores[0] == scores[1]
+    assert len(list(tmp_path.rglob('*.png'))) == 13
+
+
 @pytest.mark.parametrize('suffix', [None, 'tiny'])
 def test_save_img_uses_the_names_of_the_source(tmp_path: Path, suffix: str | None) -> None:
     model = make_model(test_options(tmp_path, suffix=suffix, metrics=None))
