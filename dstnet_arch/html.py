@@ -88,9 +88,8 @@ def encode_image(image: RGBImage) -> str:
     return _data_uri('image/jpeg', file)
 
 
-def encode_profile(columns: Sequence[RGBImage]) -> str:
-    """Return the temporal profile of columns (H, 3), one of each frame, as a data URI."""
-    profile = np.stack(columns, axis=1)
+def encode_profile(profile: RGBImage) -> str:
+    """Return a temporal profile (H, T, 3), one column of each frame, as a data URI."""
     return encode_image(profile.repeat(max(1, _MIN_PROFILE_WIDTH // profile.shape[1]), axis=1))
 
 

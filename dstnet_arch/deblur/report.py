@@ -12,6 +12,7 @@ from statistics import median
 from typing import Any
 
 import cv2
+import numpy as np
 
 from dstnet_arch.html import (
     MAX_POINTS,
@@ -75,7 +76,7 @@ class Report:
             column=self._width // 2,
             width=self._width,
             every=self._every,
-            profiles=[encode_profile(columns) for columns in self._columns],
+            profiles=[encode_profile(np.stack(columns, axis=1)) for columns in self._columns],
             chart=line_chart(self._sharpness, 'sharpness', self._every, from_zero=True),
             median_before=f'{before:.4g}',
             median_after=f'{after:.4g}',

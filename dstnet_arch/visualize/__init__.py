@@ -1,4 +1,4 @@
-"""Figures from the results of a test: ``dstnet visualize compare|crops|profile``."""
+"""Figures and a report from the results of a test: ``dstnet visualize compare|crops|profile|report``."""
 
 from __future__ import annotations
 
@@ -22,14 +22,15 @@ KINDS = {
     'compare': 'one frame of several sources, side by side or split',
     'crops': 'marked crops of one frame of several sources, with scores of the full frame (Figures 4 to 8)',
     'profile': 'a column of pixels over time, for several sources (Figure 9)',
+    'report': 'one HTML page with scores, frames under sliders, a column over time, and the settings of the test',
 }
 _EPILOG = """\
 A source is an LMDB, a folder of clip folders, or the folder of one clip. Captions show PSNR and SSIM-3D of the full
 frame if one source is called sharp.
 
 examples:
-  dstnet visualize {0} -opt options/test_DSTNet_GoPro.yml --clip GOPR0384_11_00 -o {0}.png
-  dstnet visualize {0} blurry=datasets/GoPro/test_blur.lmdb restored=results/NAME/visualization/GoPro -o {0}.pdf"""
+  dstnet visualize {0} -opt options/test_DSTNet_GoPro.yml --clip GOPR0384_11_00 -o {0}{1}
+  dstnet visualize {0} blurry=datasets/GoPro/test_blur.lmdb restored=results/NAME/visualization/GoPro -o {0}{1}"""
 _VIDEO = """
 
 For a comparison as video, use ffmpeg:
@@ -40,34 +41,44 @@ For a comparison as video, use ffmpeg:
 def command(arguments: Sequence[str]) -> None:
     """Run ``dstnet visualize``."""
     args = _parser().parse_args(arguments)
-    check_output(args.output, FORMATS, args.overwrite)
+    check_output(args.output, _suffixes(args.kind), args.overwrite)
 
     from dstnet_arch.visualize.sources import open_footage
 
-    draw = {'compare': _compare, 'crops': _crops, 'profile': _profile}[args.kind]
-    figure = draw(args, open_footage(args))
-    with output_file(args.output) as file:
-        figure.savefig(file, format=args.output.suffix[1:].lower())
+    footage = open_footage(args)
+    if args.kind == 'report':
+        from dstnet_arch.html import save_page
+        from dstnet_arch.visualize.page import report_page
+
+        save_page(args.output, report_page(footage, args.results))
+    else:
+        draw = {'compare': _compare, 'crops': _crops, 'profile': _profile}[args.kind]
+        figure = draw(args, footage)
+        with output_file(args.output) as file:
+            figure.savefig(file, format=args.output.suffix[1:].lower())
     print(f'Written: {args.output}')
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = command_parser('dstnet visualize', 'Make figures from the results of a test.')
+    parser = command_parser('dstnet visualize', 'Make figures and a report from the results of a test.')
+    parser.set_defaults(results=None)
     kinds = parser.add_subparsers(dest='kind', required=True, metavar='KIND')
     for kind, text in KINDS.items():
+        suffixes = _suffixes(kind)
         added = kinds.add_parser(
             kind,
             help=text,
             description=f'Show {text}.',
-            epilog=_EPILOG.format(kind) + _VIDEO * (kind == 'compare'),
+            epilog=_EPILOG.format(kind, suffixes[0]) + _VIDEO * (kind == 'compare'),
         )
         add = added.add_argument
         add('sources', nargs='*', type=_source, metavar='NAME=FOLDER', help='what to show')
         add('-opt', metavar='FILE', help='options of a test with saved images: adds blurry, restored and sharp')
         add('--suffix', metavar='NAME', help='ignore "_NAME" at the end of frame names (default: val.suffix of -opt)')
         add('--clip', help='clip to show (default: the first that all sources have)')
-        add('--frame', metavar='[CLIP/]FRAME', help='frame to show (default: the middle one)')
-        add('-o', '--output', type=Path, default=Path(f'{kind}.png'), metavar='FILE', help=', '.join(FORMATS))
+        if kind != 'report':
+            add('--frame', metavar='[CLIP/]FRAME', help='frame to show (default: the middle one)')
+        add('-o', '--output', type=Path, default=Path(kind + suffixes[0]), metavar='FILE', help=', '.join(suffixes))
         add('--overwrite', action='store_true', help='replace an existing file')
         if kind == 'compare':
             add('--split', action='store_true', help='show a part of each source in one frame')
@@ -79,6 +90,10 @@ def _parser() -> argparse.ArgumentParser:
             add('--start', metavar='FRAME', help='first frame (default: the first of the clip)')
             add('--end', metavar='FRAME', help='last frame, inclusive (default: the last of the clip)')
     return parser
+
+
+def _suffixes(kind: str) -> tuple[str, ...]:
+    return ('.html',) if kind == 'report' else FORMATS
 
 
 def _source(text: str) -> tuple[str, Path]:

@@ -94,7 +94,7 @@ def open_footage(args: argparse.Namespace) -> Footage:
         OptionsError: there is no source, two have the same name, or the clip is unknown or ambiguous.
         DataError: a source cannot be read, or the sources have no clip in common.
     """
-    if '/' in (args.frame or ''):
+    if '/' in (getattr(args, 'frame', None) or ''):
         args.clip, _, args.frame = args.frame.rpartition('/')
     single = {name for name, path in args.sources if path.is_dir() and image_files(path)}  # folders of one clip
     given = [
@@ -131,6 +131,7 @@ def _open_test(args: argparse.Namespace, others: list[tuple[str, FrameSource]]) 
             f'{images} does not exist (seen from {Path.cwd()}). Save the restored frames first: '
             f'python -m basicsr.test -opt {args.opt} --force_yml val:save_img=true'
         )
+    args.results = images.parent.parent / images.name
     args.suffix = args.suffix or (opt.get('val') or {}).get('suffix')
     lq, gt = open_sources(dataset, gt_required=False, phase=key.partition('_')[0])
     sharp = [] if gt is None else [('sharp', gt)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shlex
 import weakref
 from collections.abc import Iterator
@@ -209,6 +211,44 @@ def test_visualize_compare_of_a_test(
     assert_shows('compare.png', *(clips[name][2] for name in names))
 
 
+def test_visualize_report_of_a_test(
+    clips: dict[str, list[Image]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path('test.yml').write_text(TEST)
+    Path('results/tiny/visualization').mkdir(parents=True)
+    Path('results/tiny/visualization/stripes').symlink_to(tmp_path / 'restored')
+    means = {'input': {'psnr': 21.5}, 'restored': {'psnr': None}}
+    summary = {'metrics': {'psnr': {}}, 'mean_over': 'clips', 'mean_over_clips': means, 'frames': 6, 'videos': 2}
+    facts = {'run': '<tiny>', 'network': {'type': 'DSTNet', 'num_feat': 2}, 'streaming': False}
+    Path('results/tiny/stripes_summary.json').write_text(json.dumps({**summary, **facts}))
+    of_clips = ['GOPR1,3,20,31,dstnet', 'GOPR2,3,23,inf,dstnet']
+    of_frames = [f'{clip},{frame},20.5,30.25,dstnet' for clip in ('GOPR1', 'GOPR2') for frame in FRAMES]
+    for kind, lines in (('frames', of_frames), ('clips', of_clips)):
+        header = f'video,{kind.removesuffix("s") if kind == "frames" else "frames"},input_psnr,restored_psnr,protocol'
+        Path(f'results/tiny/stripes_{kind}.csv').write_text('\n'.join([header, *lines]))
+    assert visualize('report -opt test.yml --clip GOPR2') == 0
+    page = Path('report.html').read_text('utf-8')
+    assert '<td>blurry input</td><td>21.50</td>' in page
+    assert '<td>restored</td><td>infinite</td>' in page
+    assert 'Means over 6 frames of 2 clips.' in page
+    assert '<td>GOPR1</td><td>3</td><td>20.00</td><td>31.00</td>' in page
+    assert '<dd>&lt;tiny&gt;</dd>' in page
+    assert '<dd>type: DSTNet, num_feat: 2</dd>' in page
+    assert page.count('data:image/svg+xml') == 1
+    assert page.count('data:image/jpeg') == 2 * len(FRAMES) + 3
+    captions = scores({name: clips[f'{name}/GOPR2'][0] for name in ('blurry', 'restored', 'sharp')})
+    assert f'{captions["blurry"]}; {captions["restored"]}' in page
+    markup = re.sub(r'base64,[^"]*', '', page)
+    assert all(source.startswith('data:') for source in re.findall(r'(?:src|href)="([^"]*)', markup))
+
+    assert 'report.html exists' in refused('report -opt test.yml', capsys)
+    Path('results/tiny/stripes_clips.csv').write_text('video\n?')
+    assert 'stripes_*.csv and .json are damaged' in refused('report -opt test.yml -o r.html', capsys)
+    assert 'only one was given' in refused('report a=blurry -o r.html', capsys)
+    assert visualize('report a=blurry b=sharp -o r.html') == 0
+    assert 'Comparison of a, b' in Path('r.html').read_text('utf-8')
+
+
 def test_visualize_reads_lmdb_clips_and_clip(clips: dict[str, list[Image]], tmp_path: Path) -> None:
     for name, kind in (('blurry', 'blur'), ('sharp', 'sharp')):
         write_clip(tmp_path / 'raw' / 'test' / 'GOPR1' / kind, clips[f'{name}/GOPR1'])
@@ -262,7 +302,7 @@ def test_visualize_refuses_wrong_requests(clips: dict[str, list[Image]], capsys:
 
 
 def test_visualize_help_has_examples(capsys: pytest.CaptureFixture[str]) -> None:
-    for kind in ('compare', 'crops', 'profile'):
+    for kind in ('compare', 'crops', 'profile', 'report'):
         with pytest.raises(SystemExit, match='0'):
             visualize(f'{kind} --help')
         assert f'dstnet visualize {kind} -opt' in capsys.readouterr().out
