@@ -14,7 +14,7 @@ from pathlib import Path
 from data_prep.layouts import LAYOUTS, Layout, describe_folders
 from dstnet_arch.arguments import command_parser, real_number, whole_number
 from dstnet_arch.errors import EXIT_STATUS, INTERRUPTED, DSTNetError, escape_unencodable_output, printable
-from dstnet_arch.progress import is_verbose
+from dstnet_arch.progress import NORMAL, is_verbose, set_verbosity
 
 _CONVERT_TEXT = """\
 Convert {title} to LMDB for this project and stock BasicSR.
@@ -51,7 +51,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = command_parser(
         'python -m data_prep',
         'Make data sets for training and testing.',
-        'python -m data_prep COMMAND --help explains a command, with an example.',
+        'python -m data_prep COMMAND --help explains a command, with an example.\n'
+        'Exit status: 0 success; 1 verify found faults, or an unexpected error; 2 wrong input; 130 Ctrl-C.',
     )
     commands = parser.add_subparsers(dest='command', required=True, metavar='COMMAND')
     for layout in LAYOUTS:
@@ -75,6 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         Exit status: 0 success; 1 `verify` found faults; 2 an error, printed as one message; 130 interrupted.
     """
+    set_verbosity(NORMAL)
     arguments = build_parser().parse_args(argv)
     try:
         return _run(arguments)

@@ -67,14 +67,14 @@ def convert(
         info[layout.option.lstrip('-')] = {'value': choice, 'meaning': layout.choices[choice]}
         say(f'{layout.option} {choice}: {layout.choices[choice]}.')
     for note in _find_notes(layout, clips, frames):
-        print(f'Note: {note}.')
+        say(f'Note: {note}.')
     for name, listed in frames.items():
         if name in todo:
             bit_depth = max(frame.header.bit_depth for frame in listed)
             write_lmdb(output / name, listed, {**info, 'bit_depth': bit_depth}, threads)
         size = (output / name / 'data.mdb').stat().st_size / 1e6
         state = '' if name in todo else ', already complete'
-        print(f'{output / name}: {counted(len(listed), "frame")}, {size:.1f} MB{state}')
+        say(f'{output / name}: {counted(len(listed), "frame")}, {size:.1f} MB{state}')
 
 
 def _check_clips(source: Path, clips: Mapping[str, tuple[Clips, Clips]], raw: bool) -> dict[str, list[Frame]]:

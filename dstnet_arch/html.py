@@ -119,6 +119,7 @@ def line_chart(curves: Mapping[str, Sequence[float]], label: str, every: int = 1
     axes.set(xlabel='frame', ylabel=label)
     if from_zero:
         axes.set_ylim(0, None)
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
     file = io.BytesIO()
