@@ -48,7 +48,9 @@ def convert(
     example = next(folder for blur, _ in clips.values() for folder in blur.values())
     if record := read_record(example.parent):
         meaning = f'synthesized with the camera response {record["response"]}, see {RECORD} of each clip'
-        layout = replace(layout, title='Synthesized pairs', choices={'blur': meaning}, test_clips=(), totals={})
+        layout = replace(
+            layout, title='Synthesized pairs', choices={**layout.choices, 'blur': meaning}, test_clips=(), totals={}
+        )
     frames = _check_clips(source, clips, raw)
     if output.exists() and not output.is_dir():
         raise DataError(f'{output} is a file; choose another folder with -o')
@@ -94,10 +96,11 @@ def _check_clips(source: Path, clips: Mapping[str, tuple[Clips, Clips]], raw: bo
     for split, sides in sources.items():
         for name, side in zip(('blur', 'sharp'), sides, strict=True):
             listed = frames[f'{split}_{name}.lmdb'] = []
-            for clip, frame in ((clip, frame) for clip, names in side.clips.items() for frame in names):
-                path, header = side.path(clip, frame), side.header(clip, frame)
-                origin = path.relative_to(source).as_posix()
-                listed.append(Frame(f'{clip}/{frame}', path, origin, path.stat(), header, raw))
+            for clip, names in side.clips.items():
+                for frame in names:
+                    path, header = side.path(clip, frame), side.header(clip, frame)
+                    origin = path.relative_to(source).as_posix()
+                    listed.append(Frame(f'{clip}/{frame}', path, origin, path.stat(), header, raw))
     return frames
 
 

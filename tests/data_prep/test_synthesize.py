@@ -18,6 +18,7 @@ from data_prep import synthesize as synthesize_module
 from data_prep.__main__ import main
 from data_prep.blur_model import SRGB
 from data_prep.footage import Analysis, open_footage
+from data_prep.lmdb_writer import only_writer
 from data_prep.synthesize import assign_splits, windows
 from data_prep.synthesize_plan import ClipPlan, Settings, plan_clips
 from dstnet_arch.errors import DataError
@@ -207,19 +208,6 @@ def test_interpolate_equals_blur_of_the_full_rate(tmp_path) -> None:
         assert np.abs(ghosts[t][0] - truth)[inner].mean() > 3
 
 
-def test_each_shot_becomes_a_clip(tmp_path, capsys) -> None:
-    first, second, third = moving(10, seed=1), moving(4, seed=2), moving(8, seed=3)
-    folder = write_frames(tmp_path / 'cut', [*first, *second, *third])
-    run(folder, '-o', tmp_path / 'out', '--window', 5, '--stride', 2)
-    assert sorted(path.name for path in (tmp_path / 'out/train').iterdir()) == ['cut_00', 'cut_02']
-    assert '1 shot too short, skipped' in capsys.readouterr().out
-    for name, frames in (('cut_00', first), ('cut_02', third)):
-        made = pairs(tmp_path / 'out/train' / name)
-        assert len(made) == (len(frames) - 5) // 2 + 1
-        for (_, sharp), expected in zip(made, frames[2::2], strict=False):
-            assert np.array_equal(sharp, expected)
-
-
 def test_synthesize_averages_variable_frame_rate_by_time(tmp_path, capsys) -> None:
     """Frames every 10 ms; four are missing. A naive integral over time, in steps of 1/20 ms, gives the blur."""
     pytest.importorskip('mmcv')
@@ -303,6 +291,7 @@ def test_failed_run_leaves_nothing_and_replaces_leftovers(tmp_path, monkeypatch,
 
 def test_synthesize_errors(tmp_path, capsys) -> None:
     out = tmp_path / 'out'
+    out.mkdir()
     folder = write_frames(tmp_path / 'v', moving(6))
     (empty := tmp_path / 'empty').mkdir()
     mixed = write_frames(tmp_path / 'mixed', [*moving(3), np.zeros((9, 9, 3), np.uint8)])
@@ -321,6 +310,8 @@ def test_synthesize_errors(tmp_path, capsys) -> None:
     for arguments, message in cases:
         assert message in failure(capsys, 'synthesize', *arguments, '-o', out)
         assert not list(out.glob('t*')), 'no clip'
+    with only_writer(out):
+        assert 'another process is writing' in failure(capsys, 'synthesize', folder, '-o', out)
 
 
 def test_missing_mmcv_is_one_error(tmp_path, monkeypatch, capsys) -> None:
