@@ -66,9 +66,9 @@ class Job(ABC):
         """Return faults that the log of a start shows."""
         return iter(())
 
-    @abstractmethod
     def faults(self, output: Path, reference: Path) -> Iterator[str]:
         """Return the differences between a result and one that was made without kills."""
+        yield from differences(contents(output), contents(reference))
 
 
 class Training(Job):
@@ -101,8 +101,8 @@ class Training(Job):
     def work(self, output: Path) -> None:
         from dstnet_arch.errors import DSTNetError, message_of
 
-        if not output.exists():
-            make_project(output)
+        if not output.exists():  # renamed when complete: a kill can come before training begins
+            make_project(output.with_suffix('.made')).rename(output)
         workers = f'datasets:train:num_worker_per_gpu={random.SystemRandom().choice((0, 0, 1))}'
         sys.argv = ['basicsr.train', '-opt', 'train.yml', '--auto_resume', '--force_yml', workers]
         os.chdir(output)
@@ -186,9 +186,6 @@ class Conversion(Job):
     def after_kill(self, output: Path, rng: random.Random) -> str:
         return 'a partial LMDB' if output.exists() and list(output.glob('*.partial')) else 'no partial LMDB'
 
-    def faults(self, output: Path, reference: Path) -> Iterator[str]:
-        yield from differences(contents(output), contents(reference))
-
 
 class Deblurring(Job):
     """``dstnet deblur --resume``, from images to images."""
@@ -234,7 +231,7 @@ class Deblurring(Job):
         return 'frames' if any(_partial(output).glob('frames/[0-9]*.png')) else 'no frames'
 
     def faults(self, output: Path, reference: Path) -> Iterator[str]:
-        yield from differences(contents(output), contents(reference))
+        yield from super().faults(output, reference)
         if _partial(output).exists():
             yield f'{_partial(output).name} was left'
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import platform
 import random
 import shutil
 import signal
@@ -17,6 +18,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable
+from datetime import date
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
@@ -25,7 +27,6 @@ from typing import Any
 os.environ.setdefault('OMP_NUM_THREADS', '1')  # PyTorch reads it when it is imported
 
 from jobs import JOBS, Job, Place
-from project import heading
 
 _TIMEOUT = 600  # seconds
 
@@ -163,7 +164,11 @@ def main() -> int:
     args = parser.parse_args()
 
     folder = Path(tempfile.mkdtemp(prefix='kills-'))
-    report = heading()
+    report: dict[str, Any] = {
+        'command': ' '.join(['python', *sys.argv]),
+        'date': date.today().isoformat(),
+        'machine': f'{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}',
+    }
     for name in args.only:
         (folder / name).mkdir()
         start = time.monotonic()

@@ -1,14 +1,9 @@
-"""A very small training run, comparisons of what runs write, and the heading of reports."""
+"""A very small training run, and comparisons of what runs write."""
 
 from __future__ import annotations
 
 import json
-import os
-import platform
-import sys
 from collections.abc import Mapping
-from contextlib import suppress
-from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -138,16 +133,3 @@ def _comparable(value: Any) -> Any:
 def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
     """Return the differences between two results of `contents`."""
     return [f'{name} differs or is missing' for name in sorted(a | b) if a.get(name) != b.get(name)]
-
-
-def heading() -> dict[str, Any]:
-    """Return the first entries of a report: command, date and machine."""
-    cpu = platform.processor() or platform.machine()
-    with suppress(OSError, StopIteration):
-        lines = Path('/proc/cpuinfo').read_text().splitlines()
-        cpu = next(line.partition(': ')[2] for line in lines if line.startswith('model name'))
-    return {
-        'command': ' '.join(['python', *sys.argv]),
-        'date': date.today().isoformat(),
-        'machine': f'{cpu}, {os.cpu_count()} cores, Python {platform.python_version()}',
-    }
