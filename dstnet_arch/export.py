@@ -10,7 +10,6 @@ import copy
 import io
 import json
 import math
-import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
@@ -27,6 +26,7 @@ from dstnet_arch.archs.video_net import VideoNet, stored_config
 from dstnet_arch.arguments import Size, check_output, command_parser, size, whole_number
 from dstnet_arch.errors import DSTNetError, OptionsError, first_line
 from dstnet_arch.files import output_file
+from dstnet_arch.progress import say
 from dstnet_arch.streaming.stages import stages_of
 from dstnet_arch.weights import resolve_weights
 
@@ -233,7 +233,7 @@ def command(arguments: Sequence[str]) -> None:
     if missing := [package for package in chosen.packages if find_spec(package) is None]:
         raise OptionsError(f'{chosen.title} needs {" and ".join(missing)}: pip install "dstnet-arch[export]"')
     net = load_checkpoint(resolve_weights(args.weights)).float()
-    print('Exporting and checking; this takes seconds to minutes.', file=sys.stderr)
+    say('Exporting and checking; this takes seconds to minutes.')
     differences = export(net, args.output, args.format, args.frames, args.size)
     for checked, value in differences.items():
         print(f'Checked on {args.frames} frames of {checked}: the largest difference is {value:.1e}.')

@@ -32,12 +32,11 @@ class Workload:
 
     Attributes:
         name: Unique within a comparison.
-        prepare: Top-level function that returns the function to measure. It is called with `arguments`, in another
-            process too, so both must pickle.
+        prepare: Returns the function to measure. It is called in another process, too, so it and `arguments` must pickle.
         arguments: Keyword arguments of `prepare`.
         frames: Frames of one run.
         optional: Any error becomes the workload's failure instead of ending the comparison.
-        memory: False to skip the memory measurement on a CPU, where it runs in a fresh process.
+        memory: False to skip the memory measurement on a CPU, which runs in a fresh process.
     """
 
     name: str
@@ -55,7 +54,7 @@ class Measurement:
     Attributes:
         seconds: Time per frame of each run, in the order of the rounds; empty if a run failed.
         peak_memory: Bytes above what `prepare` allocated; None if not measured.
-        failure: Reason if the workload could not run or its memory could not be measured.
+        failure: Reason if a run or the measurement of memory failed.
     """
 
     seconds: list[float] = field(default_factory=list)
@@ -82,7 +81,7 @@ def ratio(measured: Measurement, reference: Measurement) -> dict[str, float] | N
 def measure(
     workloads: Sequence[Workload], device: torch.device, repeats: int = 10, warmup: int = 2, with_memory: bool = True
 ) -> dict[str, Measurement]:
-    """Measure workloads against each other.
+    """Measure workloads against each other; one that runs out of memory has that as its failure.
 
     Args:
         workloads: All are prepared at once; the results of their runs are not kept.
@@ -90,9 +89,6 @@ def measure(
         repeats: Number of timed rounds.
         warmup: Number of rounds before them, at least one.
         with_memory: Measure peak memory too.
-
-    Returns:
-        Measurements by name, in the order given. A workload that runs out of memory has that as its failure.
     """
     results = {workload.name: Measurement() for workload in workloads}
     runs: dict[str, Run] = {}

@@ -24,13 +24,9 @@ GROUPS = ('ours', 'ablations', 'plain', 'peers', 'reduced')
 
 
 class Network(NamedTuple):
-    """A network to measure.
+    """A network to measure: name on the command line, one of `GROUPS`, constructor, name in tables (as in papers).
 
-    Attributes:
-        name: Name on the command line.
-        group: One of `GROUPS`.
-        build: Returns the network on the CPU in float32; raises DSTNetError if it cannot be built here.
-        label: Name in tables, as papers write it.
+    The constructor returns the network on the CPU in float32; it raises DSTNetError if it cannot be built here.
     """
 
     name: str

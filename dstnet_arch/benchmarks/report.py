@@ -60,7 +60,7 @@ def commit() -> str | None:
 def write_json(
     folder: Path, benchmark: str, args: argparse.Namespace, results: Sequence[Mapping[str, Any]], **more: Any
 ) -> Path:
-    """Write a measurement atomically, never over an existing file.
+    """Write a measurement to ``<folder>/<date>_<benchmark>_<device>.json``, never over an existing file.
 
     Keys: `schema`, `benchmark`, `date` (UTC), `command`, `machine`, `settings` (all arguments), then `more`, and
     `results`, a list of objects; sizes are 'WxH' in pixels, times seconds, memory bytes.
@@ -71,9 +71,6 @@ def write_json(
         args: Its arguments; `args.device` is a torch.device.
         results: One object per workload.
         **more: Further keys.
-
-    Returns:
-        ``<folder>/<date>_<benchmark>_<device>.json``.
 
     Raises:
         DSTNetError: The file cannot be written.
