@@ -17,6 +17,7 @@ from dstnet_arch.plugin.options import RELEASED_TYPES, released_types
 from dstnet_arch.plugin.options_schema import Run, Section, fail, find, problem, run_of, targets, typed, unknown_key
 from dstnet_arch.plugin.registration import names
 from dstnet_arch.precision import resolve_precision
+from dstnet_arch.weights.released import RELEASED
 
 _LOSSES = ('pixel_opt', 'frequency_opt', 'perceptual_opt')
 _CLIP_NETWORKS = ('BasicVSR', 'BasicVSRPlusPlus', 'IconVSR')  # of BasicSR's networks, those that process clips
@@ -105,11 +106,24 @@ def _check_dataset(values: Any, section: type[_Dataset], run: Run) -> dict[str, 
         return dict(values)  # the keys are another package's
     checked = section.model_validate(values, context=run).model_dump()
     if run.check_paths:
+        roots = {key: os.path.expanduser(checked[key] or '') for key in ('dataroot_lq', 'dataroot_gt')}
+        commands = {key: _data_command(root) for key, root in roots.items() if root and not os.path.exists(root)}
+        if commands and all(commands.values()):
+            fail(*(problem(f'{checked[key]} does not exist. To make it: {commands[key]}', key) for key in commands))
         try:
             targets('dataset')[checked['type']]({**checked, 'phase': 'train' if section is TrainDataset else 'test'})
         except DSTNetError as error:
             fail(problem(str(error)))
     return checked
+
+
+def _data_command(root: str) -> str | None:
+    """Return the command that makes a data root of the packaged files; None for others."""
+    folder = os.path.dirname(os.path.normpath(root))
+    bsd = f'bsd SOURCE --exposure {folder.rpartition("_")[2]}'
+    kinds = {'sample': 'sample', 'gopro': 'gopro SOURCE', 'dvd': 'dvd SOURCE', 'bsd': bsd}
+    kind = next((kinds[name] for name in kinds if name in folder.lower()), None)
+    return kind and f'python -m data_prep {kind} -o {folder}'
 
 
 class Paths(Section):
@@ -135,7 +149,11 @@ class Paths(Section):
             try:
                 read_state_dict(os.path.expanduser(self.pretrain_network_g), self.param_key_g)
             except DSTNetError as error:
-                fail(problem(str(error), 'pretrain_network_g'))
+                file = os.path.basename(self.pretrain_network_g)
+                hint = ''.join(
+                    f' Or: dstnet weights get {weights.name}' for weights in RELEASED if weights.file == file
+                )
+                fail(problem(f'{error}{hint}', 'pretrain_network_g'))
         return self
 
 

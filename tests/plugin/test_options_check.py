@@ -59,10 +59,12 @@ def test_all_problems_are_in_one_message(tmp_path: Path, monkeypatch: pytest.Mon
     del opt['datasets']['val'], opt['train']['optim_g']['type']
     with pytest.raises(OptionsError) as error:
         check_options(opt, True)
-    lines = str(error.value).splitlines()
-    assert lines[:2] == ['The options have 6 problems:', '  datasets:train: data set GoPro cannot be used:']
-    assert 'make the data with `python -m data_prep`' in lines[2]
-    assert lines[6:] == [
+    assert str(error.value).splitlines() == [
+        'The options have 7 problems:',
+        '  datasets:train:dataroot_lq: datasets/GoPro/train_blur.lmdb does not exist. To make it: python -m data_prep '
+        'gopro SOURCE -o datasets/GoPro',
+        '  datasets:train:dataroot_gt: datasets/GoPro/train_sharp.lmdb does not exist. To make it: python -m data_prep '
+        'gopro SOURCE -o datasets/GoPro',
         "  network_g:boundary: reflect given; allowed: 'zeros' or 'paper'",
         '  train:optim_g:type: missing',
         '  train:ema_decay: 1 given; allowed: less than 1',
@@ -273,6 +275,11 @@ def test_data_sets_check_their_data(gopro: Path) -> None:
     assert 'num_frame 31' in str(error.value)
 
 
+def test_data_that_are_not_of_the_packaged_files_are_reported_by_the_data_set(gopro: Path) -> None:
+    (line,) = problems(options({'datasets:val:dataroot_lq': 'blur'}), check_paths=True)
+    assert line.startswith('datasets:val: data set GoPro cannot be used')
+
+
 def test_weights_and_states_must_exist(gopro: Path) -> None:
     def found(weights: str, run: str = 'train', **more: str) -> list[str]:
         changes = {'path:pretrain_network_g': weights, **{f'path:{key}': value for key, value in more.items()}}
@@ -285,6 +292,7 @@ def test_weights_and_states_must_exist(gopro: Path) -> None:
     assert 'net.pth' in found('net.pth')[0]
     torch.save({'params': {'weight': torch.zeros(1)}}, 'net.pth')
     assert found('net.pth') == found('net.pth', 'test') == []
+    assert found('weights/GOPRO.pth')[0].endswith('dstnet weights get GoPro')
 
     # A resumed run has its weights beside its state and reads no others.
     (line,) = found('gone.pth', resume_state='gone.state')
