@@ -2,7 +2,7 @@
 
 Each row installs as a user does, makes the sample videos, trains, kills and resumes a training, tests, deblurs a clip,
 uninstalls, and runs the tests. A row takes a quarter of an hour and up to 10 GB of disk for that time. The outcomes are
-recorded in results.json, from which docs/compatibility.md is made.
+written to the table in docs/compatibility.md.
 
   python tests/compatibility/matrix.py                     all rows, one after the other
   python tests/compatibility/matrix.py --only newest-3.12  one row; the others stay in the table
@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
+import re
 import shlex
 import shutil
 import subprocess
@@ -21,15 +21,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
-from datetime import datetime, timezone
+from datetime import date
 from pathlib import Path
-
-from dstnet_arch.files import atomic_file
 
 ROOT = Path(__file__).resolve().parents[2]
 OLDEST = Path(__file__).with_name('oldest.txt')
-RESULTS = Path(__file__).with_name('results.json')
 PAGE = ROOT / 'docs' / 'compatibility.md'
 
 # Name -> (Python, pip constraints; a library that is not in them is the newest that fits).
@@ -66,27 +62,10 @@ class StepError(Exception):
     """A step failed; the text is the end of its output."""
 
 
-@dataclass
-class Outcome:
-    """The outcome of a row: versions, seconds of each step, and the step that failed, if any."""
-
-    row: str
-    date: str
-    commit: str
-    machine: str
-    python: str = ''
-    versions: dict[str, str] = field(default_factory=dict)
-    seconds: dict[str, float] = field(default_factory=dict)
-    psnr: float | None = None
-    tests: str | None = None
-    failure: str | None = None
-
-
 class Trial:
-    """One row: a folder with a clone of the last commit, an environment and a folder to work in."""
+    """One row: a folder with a clone of the last commit, an environment and a folder to work in, and what came out."""
 
-    def __init__(self, row: str, folder: Path, outcome: Outcome) -> None:
-        self.outcome = outcome
+    def __init__(self, row: str, folder: Path) -> None:
         self.version, constraints = ROWS[row]
         self.clone, self.environment, self.work = folder / 'clone', folder / 'env', folder / 'work'
         self.constraints, self.log = folder / 'constraints.txt', folder / 'log.txt'
@@ -94,15 +73,17 @@ class Trial:
         self.dstnet = self.environment / 'bin' / 'dstnet'
         self.work.mkdir()
         self.constraints.write_text(constraints, 'utf-8')
+        self.exact_version = self.psnr = self.tests = ''
+        self.versions: dict[str, str] = {}
 
     def install(self) -> None:
         """`pip install .`, and `dstnet setup-basicsr` where pip cannot build BasicSR (Python 3.10 and 3.13)."""
         self.call(find_python(self.version), '-m', 'venv', self.environment)
-        self.outcome.python = self.call(self.python, '-c', 'import platform; print(platform.python_version())').strip()
+        self.exact_version = self.call(self.python, '-c', 'import platform; print(platform.python_version())').strip()
         self.call(self.python, '-m', 'pip', 'install', '--quiet', '--constraint', self.constraints, self.clone)
         self.call(self.dstnet, 'setup-basicsr', '--', '--quiet', '--constraint', self.constraints)
         listed = json.loads(self.call(self.python, '-m', 'pip', 'list', '--format=json'))
-        self.outcome.versions = {item['name'].lower(): item['version'] for item in listed}
+        self.versions = {item['name'].lower(): item['version'] for item in listed}
         self.call(self.python, '-m', 'pip', 'check')
 
     def train(self) -> None:
@@ -128,7 +109,8 @@ class Trial:
         forced = [*TRAIN[:3], f'path:pretrain_network_g={WEIGHTS.format("complete")}']
         self.call(self.python, '-m', 'basicsr.test', '-opt', self.options('test'), '--force_yml', *forced)
         summary = self.work / 'results' / 'test_DSTNet_sample' / 'sample_summary.json'
-        self.outcome.psnr = round(json.loads(summary.read_text('utf-8'))['mean_over_frames']['restored']['psnr'], 4)
+        psnr = json.loads(summary.read_text('utf-8'))['mean_over_frames']['restored']['psnr']
+        self.psnr = f'{psnr:.4f} dB'
 
     def deblur(self) -> None:
         """Deblur the same clip with `dstnet deblur`."""
@@ -147,7 +129,7 @@ class Trial:
         pip = ('-m', 'pip', 'install', '--quiet', '--constraint', self.constraints, '--no-build-isolation')
         self.call(self.python, *pip, '--editable', f'{self.clone}[test]')
         tests = ('-m', 'pytest', '-q', '-n', '2', '-m', 'not gpu and not extended', '-p', 'no:cacheprovider')
-        self.outcome.tests = self.call(self.python, *tests, folder=self.clone).strip().splitlines()[-1]
+        self.tests = self.call(self.python, *tests, folder=self.clone).strip().splitlines()[-1]
 
     def options(self, phase: str) -> Path:
         return self.clone / 'options' / f'{phase}_DSTNet_sample.yml'
@@ -211,100 +193,39 @@ def find_python(version: str) -> str:
     raise StepError(f'Python {version} is not installed here. Install it, for instance with pyenv')
 
 
-def try_row(row: str, keep: bool) -> Outcome:
-    """Try one row in a temporary folder, which stays if `keep`."""
+def try_row(row: str, keep: bool) -> bool:
+    """Try one row in a temporary folder, which stays if `keep`, and write it to the page. Returns True if it works."""
     folder = Path(tempfile.mkdtemp(prefix=f'dstnet-{row}-'))
     subprocess.run(['git', 'clone', '--quiet', ROOT, folder / 'clone'], check=True)
     commit = subprocess.check_output(['git', '-C', folder / 'clone', 'rev-parse', 'HEAD'], text=True).strip()
-    machine = f'{platform.machine()}, {os.cpu_count()} cores, {platform.platform()}'
-    outcome = Outcome(row, datetime.now(timezone.utc).isoformat(timespec='seconds'), commit, machine)
-    trial = Trial(row, folder, outcome)
+    trial = Trial(row, folder)
+    outcome = 'works'
     for step in STEPS:
-        start = time.monotonic()
+        print(f'{row}: {step.__name__}', flush=True)
         try:
             step(trial)
         except (StepError, OSError) as error:
-            outcome.failure = f'{step.__name__}: {error}'
-        outcome.seconds[step.__name__] = round(time.monotonic() - start, 1)
-        print(f'{row}: {step.__name__} {outcome.seconds[step.__name__]} s', flush=True)
-        if outcome.failure:
+            print(f'{row}: {error}', flush=True)
+            outcome = f'**fails** in `{step.__name__}`'
             break
+    versions = [trial.versions.get(name, '') for name in LIBRARIES]
+    tests = trial.tests.partition(' in ')[0]
+    cells = [row, trial.exact_version, *versions, outcome, trial.psnr, tests, commit[:7], str(date.today())]
+    PAGE.write_text(with_row(PAGE.read_text('utf-8'), cells), 'utf-8')
     if keep:
         print(f'{row}: kept in {folder}')
     else:
         shutil.rmtree(folder, ignore_errors=True)
-    return outcome
+    return outcome == 'works'
 
 
-def read_results(path: Path) -> dict[str, Outcome]:
-    """Read the last outcome of each row, by its name."""
-    if not path.exists():
-        return {}
-    return {item['row']: Outcome(**item) for item in json.loads(path.read_text('utf-8'))}
-
-
-def write_results(results: dict[str, Outcome], path: Path) -> None:
-    """Write what `read_results` reads; rows that no longer exist are dropped."""
-    ordered = [asdict(results[row]) for row in ROWS if row in results]
-    with atomic_file(path) as file:
-        file.write(json.dumps(ordered, indent=1, ensure_ascii=False).encode() + b'\n')
-
-
-def page(results: dict[str, Outcome]) -> str:
-    """Return the text of docs/compatibility.md."""
-    table = [['', 'Python', *LIBRARIES, 'outcome', 'PSNR', 'tests', 'commit', 'date']]
-    table.append(['---'] * len(table[0]))
-    for outcome in (results[row] for row in ROWS if row in results):
-        table.append(
-            [
-                outcome.row,
-                outcome.python,
-                *(outcome.versions.get(name, '') for name in LIBRARIES),
-                'works' if outcome.failure is None else f'**fails** in `{outcome.failure.partition(":")[0]}`',
-                '' if outcome.psnr is None else f'{outcome.psnr:.4f} dB',
-                (outcome.tests or '').partition(' in ')[0],
-                outcome.commit[:7],
-                outcome.date[:10],
-            ]
-        )
-    lines = '\n'.join(f'| {" | ".join(cell.replace("|", "/") for cell in cells)} |' for cells in table)
-    steps = '\n'.join(f'{number}. `{step.__name__}`: {step.__doc__}' for number, step in enumerate(STEPS, 1))
-    return _PAGE.format(table=lines, steps=steps, oldest=OLDEST.read_text('utf-8').strip())
-
-
-_PAGE = """\
-# Compatibility
-
-<!-- Made by tests/compatibility/matrix.py --page from tests/compatibility/results.json. Do not edit. -->
-
-Each row was tried in a fresh environment with a clean clone of the commit. "newest" is what pip chose on that day,
-"oldest" are the versions at the end of this page. `PSNR` is the score of the test clip after a short training: equal
-scores mean that the libraries make no difference.
-
-{table}
-
-## What a row does
-
-{steps}
-
-No row needs a GPU. The CUDA packages of the libraries are installed with them, as pip does.
-
-## Run it
-
-```bash title="Needs Git, the versions of Python, and 10 GB of disk"
-python tests/compatibility/matrix.py                     # all rows, one after the other
-python tests/compatibility/matrix.py --only newest-3.12  # one; the others stay in the table
-```
-
-This needs Git, a development environment, the versions of Python (on the `PATH` or from pyenv), and 10 GB of disk
-while a row runs. The last commit is tried. `--keep` keeps the environment and the log of all commands.
-
-## The oldest libraries
-
-```
-{oldest}
-```
-"""
+def with_row(page: str, cells: list[str]) -> str:
+    """Return the text of a page in which the row of a table that begins with the first cell is replaced."""
+    line = f'| {" | ".join(cells)} |'
+    replaced, count = re.subn(rf'^\| {re.escape(cells[0])} \|.*', lambda _: line, page, flags=re.MULTILINE)
+    if count != 1:
+        raise ValueError(f'{cells[0]} has {count} rows')
+    return replaced
 
 
 def main() -> int:
@@ -312,16 +233,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--only', nargs='+', metavar='ROW', choices=ROWS, default=ROWS, help=', '.join(ROWS))
     parser.add_argument('--keep', action='store_true', help='keep clone, environment and log of each row')
-    parser.add_argument('--page', action='store_true', help='try nothing, write the page from the results')
     args = parser.parse_args()
-    failed = False
-    for row in () if args.page else args.only:
-        outcome = try_row(row, args.keep)
-        failed |= outcome.failure is not None
-        print(f'{row}: {outcome.failure or "works"} ({sum(outcome.seconds.values()):.0f} s)', flush=True)
-        write_results({**read_results(RESULTS), row: outcome}, RESULTS)
-    PAGE.write_text(page(read_results(RESULTS)), 'utf-8')
-    return int(failed)
+    failed = [row for row in args.only if not try_row(row, args.keep)]
+    return int(bool(failed))
 
 
 if __name__ == '__main__':
