@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-import textwrap
 import traceback
 from collections.abc import Sequence
 from dataclasses import fields
@@ -21,7 +20,7 @@ Convert {title} to LMDB for this project and stock BasicSR.
 
 SOURCE is the folder that the data set was unpacked to. Frames are found in these folders:
 {folders}
-{remark}
+
 Files are copied byte for byte (with --raw, their pixels are), and each is decoded once to check that it is complete.
 Names, partners and sizes are checked before anything is written. To resume an interrupted run, give the same command
 again. Finished data is never overwritten."""
@@ -152,8 +151,7 @@ def _add_converter(commands: _Commands[argparse.ArgumentParser], layout: Layout)
     if layout.choices and layout.default is None:
         choice = next(iter(layout.choices))
         example += f'_{choice} {layout.option} {choice}'
-    remark = f'\n{textwrap.fill(layout.remark, 115)}\n' if layout.remark else ''
-    text = _CONVERT_TEXT.format(title=layout.title, folders=describe_folders(layout), remark=remark)
+    text = _CONVERT_TEXT.format(title=layout.title, folders=describe_folders(layout))
     command = _add_command(commands, layout.command, f'convert {layout.title}', text, example)
     command.add_argument('source', metavar='SOURCE', type=Path, help='folder of the unpacked data set')
     _add_output(command)

@@ -26,7 +26,6 @@ class Layout:
     blur: str = DEFAULT_BLUR  # name of the folders of blurry frames; `{choice}` stands for the chosen variant
     test_clips: tuple[str, ...] = ()  # if no folder names the split; all others are for training
     totals: Mapping[str, tuple[int, int]] = field(default_factory=dict)  # clips and frames by split, as distributed
-    remark: str = ''  # for the help text
 
 
 GOPRO = Layout(
@@ -67,8 +66,6 @@ BSD = Layout(
         '3ms24ms': 'sharp frames exposed for 3 ms, blurry ones for 24 ms',
     },
     totals={'train': (60, 6000), 'test': (20, 3000)},
-    remark='RAW frames are ignored. Convert each exposure to a separate folder. Test sequences have 150 frames; in the '
-    'older BSD_test100 they have 100, and scores on it are not comparable.',
 )
 LAYOUTS = (GOPRO, DVD, BSD)
 

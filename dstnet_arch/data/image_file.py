@@ -101,7 +101,7 @@ def decode(data: NDArray[np.uint8], window: Window | None = None) -> tuple[Pixel
 
 
 def check_structure(data: bytes | memoryview) -> None:
-    """Check that a PNG, JPEG or raw PPM file is complete; other files pass.
+    """Check that a PNG or JPEG file is complete; other files pass.
 
     OpenCV before version 5 fills the rest of a truncated JPEG with gray, and allocates as many bytes as a damaged
     chunk of a PNG announces, up to 4 GB.
@@ -122,8 +122,6 @@ def check_structure(data: bytes | memoryview) -> None:
         last_scan = jpeg.rfind(b'\xff\xda')
         if last_scan < 0 or jpeg.find(b'\xff\xd9', last_scan) < 0:
             raise ValueError('is truncated')
-    else:
-        parse_raw_header(data)
 
 
 def to_8_bit(image: Pixels) -> NDArray[np.uint8]:
