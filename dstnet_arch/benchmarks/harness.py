@@ -32,7 +32,7 @@ class Workload:
 
     Attributes:
         name: Unique within a comparison.
-        prepare: Returns the function to measure. It is called in another process, too, so it and `arguments` must pickle.
+        prepare: Returns the function to measure. It runs in another process, too: it and `arguments` must pickle.
         arguments: Keyword arguments of `prepare`.
         frames: Frames of one run.
         optional: Any error becomes the workload's failure instead of ending the comparison.

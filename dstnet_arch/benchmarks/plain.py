@@ -5,7 +5,6 @@ Same parameters and results as `DSTNet`. It is the baseline of the benchmarks an
 
 from __future__ import annotations
 
-import inspect
 from functools import partial
 from typing import Any, cast
 
@@ -23,10 +22,6 @@ from dstnet_arch.ops.native import native
 from dstnet_arch.ops.pixel_filter import pixel_filter_reference
 from dstnet_arch.ops.temporal_conv import temporal_conv_reference
 
-_PARAMETERS = inspect.signature(DSTNet).parameters
-ABLATIONS = {name: _PARAMETERS[name].default for name in ('spatial', 'fusion', 'pixel_filter', 'propagation')}
-"""The arguments of the paper's ablations and their values in the full network."""
-
 
 class PlainDSTNet(DSTNet):
     """`DSTNet` in the plain schedule. Arguments as there, except those of the ablations.
@@ -37,9 +32,8 @@ class PlainDSTNet(DSTNet):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        ablated = {k: v for k, v in self.config.items() if k in ABLATIONS and v != ABLATIONS[k]}
-        if ablated:
-            raise ValueError(f'PlainDSTNet is the full network only; got {ablated}. Use DSTNet for ablations.')
+        if (self.spatial, self.fusion, self.pixel_filter, self.propagation) != ('cwgdn', 'gated', True, 'haar'):
+            raise ValueError('PlainDSTNet is the full network only. Use DSTNet for ablations.')
 
     def restore(self, frames: Tensor, num_frame: int) -> Tensor:
         """Map frames (T*B, 3, H, W), time-major, H and W multiples of 16, to restored frames of the same shape."""

@@ -62,14 +62,16 @@ def compare_figure(frames: Mapping[str, Image], split: bool = False) -> Figure:
     edges = [round(width * number / count) for number in range(count + 1)]
     total = width if split else count * (width + GAP) - GAP
     figure = Figure(((total + 0.01) / 100, (strip + height + 0.01) / 100), dpi=100)  # matplotlib rounds down
-    for number, (name, caption) in enumerate(scores(frames).items()):
+    captions = scores(frames)
+    # In points; the longest caption stays above its frame.
+    size = 0.72 * min(strip / 2, 1.5 * (edges[1] if split else width) / max(map(len, captions.values())))
+    for number, (name, caption) in enumerate(captions.items()):
         if split:
             left = edges[number] + (2 if number else 0)  # a white line between the parts
             part = frames[name][:, left : edges[number + 1]]
         else:
             left, part = number * (width + GAP), frames[name]
         figure.figimage(to_8_bit(part), left, 0)
-        size = min(strip / 2, 1.5 * part.shape[1] / len(caption)) * 0.72  # points; captions stay above their frames
         figure.text((left + 2) / total, 1 - strip / 2 / (strip + height), caption, va='center', fontsize=size)
     return figure
 
@@ -151,6 +153,7 @@ def profile_figure(frame: Image, column: int, profiles: Mapping[str, Image], tit
     axes[0].imshow(to_8_bit(frame))
     for axis, profile in zip(axes[1:], profiles.values(), strict=True):
         axis.imshow(to_8_bit(profile), aspect='auto', interpolation='nearest')
+        axis.set_box_aspect(count * height / width)  # as high as the frame
     for axis, text in zip(axes, [title, *profiles], strict=True):
         axis.set(title=text, xticks=[], yticks=[])
     return figure
