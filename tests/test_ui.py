@@ -248,7 +248,7 @@ def test_page_in_a_browser(tmp_path: Path, weights: str, clip: Path) -> None:
         page.open(url)
         page.wait('document.querySelector("input[type=file]") !== null')
         page.choose_files('input[type=file]', clip)
-        page.wait(f'document.body.innerText.includes({clip.name!r})')
+        page.wait('document.body.innerText.includes(".mp4")')
         page.click('Start')
         page.wait('document.querySelector(".jobs .finished") !== null')
         image = 'document.querySelector(".before-after img")'
@@ -267,7 +267,7 @@ def test_page_in_a_browser(tmp_path: Path, weights: str, clip: Path) -> None:
             number.dispatchEvent(new Event('change', {bubbles: true}));
         """)
         page.wait(f'{image}.alt === "Frame 000003 before"')
-        page.click('Temporal profile and report')
+        page.click('Profile and report')
         page.wait('document.querySelector("iframe.report")?.getBoundingClientRect().height > 500')
         page.click('Files')
         page.wait("""[...document.querySelectorAll('a')].some(a => a.href.endsWith('_deblurred.mp4'))""")

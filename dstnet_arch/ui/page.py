@@ -29,6 +29,7 @@ STYLE = """
 .gradio-container { max-width: 80rem !important; }
 .before-after { margin: 0; }
 .jobs { width: 100%; border: 0 !important; border-collapse: collapse; }
+.jobs tr { border: 0 !important; }
 .jobs td {
   padding: 0.3rem 0.6rem; border: 0 !important; border-bottom: 1px solid var(--border-color-primary) !important;
   overflow-wrap: anywhere; vertical-align: top;
@@ -114,14 +115,14 @@ def make_page(jobs: Jobs, viewer: Viewer, weights: str) -> gr.Blocks:
                     stop = gr.Button('Stop', min_width=80)
                     clear = gr.Button('Clear', min_width=80)
             with gr.Column(scale=2, min_width=320):
-                gr.Markdown(f'### Queue\nResults are in {jobs.output}')
+                gr.Markdown(f'### Queue\nResults are in `{jobs.output}`')
                 queue = gr.HTML(_queue(jobs), label='Queue')
         result = gr.Dropdown([], label='Result', interactive=True, visible=False)
         with gr.Tabs(visible=False) as tabs:
             with gr.Tab('Before and after'):
                 number = gr.Slider(0, 1, 0, step=1, label='Frame')
                 frame = gr.HTML()
-            with gr.Tab('Temporal profile and report'):
+            with gr.Tab('Profile and report'):
                 report = gr.HTML()
             with gr.Tab('Files'):
                 downloads = gr.File(label='Download', file_count='multiple', interactive=False)
