@@ -218,42 +218,25 @@ def test_installed_hook_is_current(root: Path) -> None:
 # Registration
 
 
-class Registry(dict[str, object]):
-    def register(self, thing: type) -> None:
-        assert thing.__name__ not in self
-        self[thing.__name__] = thing
+def test_missing_part_is_named_and_foreign_objects_are_not_replaced(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from basicsr.utils.registry import Registry
 
-
-@pytest.fixture
-def registries(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """Empty registries, and two parts, one of which cannot be imported."""
-    fake = SimpleNamespace(ARCH_REGISTRY=Registry(), LOSS_REGISTRY=Registry())
     part = ModuleType('a_part')
     part.Sharpen = type('Sharpen', (), {})  # type: ignore[attr-defined]
-    parts = (('LOSS_REGISTRY', 'Missing', 'missing_module'), ('ARCH_REGISTRY', 'Sharpen', 'a_part'))
+    theirs = type('Blur', (), {'__module__': 'their_plugin'})
+    part.Blur = type('Blur', (), {})  # type: ignore[attr-defined]
+    registry = Registry('arch')
+    registry.register(theirs)
+    parts = [('ARCH', 'Missing', 'missing_module'), ('ARCH', 'Blur', 'a_part'), ('ARCH', 'Sharpen', 'a_part')]
     monkeypatch.setitem(sys.modules, 'a_part', part)
-    monkeypatch.setitem(sys.modules, 'basicsr.utils.registry', fake)
+    monkeypatch.setitem(sys.modules, 'basicsr.utils.registry', SimpleNamespace(ARCH=registry))
     monkeypatch.setattr(registration, 'PARTS', parts)
-    return fake
-
-
-def test_missing_part_is_named_and_the_others_registered(
-    registries: SimpleNamespace, capsys: pytest.CaptureFixture[str]
-) -> None:
-    registration.register_all()
-    registration.register_all()
-    assert list(registries.ARCH_REGISTRY) == ['Sharpen']
-    lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 2
-    assert 'Missing is not available' in lines[0]
-    assert 'missing_module' in lines[0]
-
-
-def test_object_of_the_same_name_is_not_replaced(
-    registries: SimpleNamespace, capsys: pytest.CaptureFixture[str]
-) -> None:
-    theirs = type('Sharpen', (), {'__module__': 'their_plugin'})
-    registries.ARCH_REGISTRY.register(theirs)
-    registration.register_all()
-    assert registries.ARCH_REGISTRY['Sharpen'] is theirs
-    assert 'their_plugin' in capsys.readouterr().err
+    for _ in range(2):
+        registration.register_all()
+        missing, other = capsys.readouterr().err.splitlines()
+        assert 'Missing is not available in BasicSR: ModuleNotFoundError' in missing
+        assert 'their_plugin has registered another Blur' in other
+    assert registry.get('Blur') is theirs
+    assert registry.get('Sharpen') is part.Sharpen
