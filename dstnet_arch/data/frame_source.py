@@ -39,8 +39,12 @@ class FrameSource(ABC):
     clips: dict[str, list[str]]
 
     @abstractmethod
+    def header(self, clip: str, frame: str) -> ImageHeader:
+        """Return the header of a frame. Raises DataError if it is not a readable image."""
+
     def shape(self, clip: str, frame: str) -> tuple[int, int]:
-        """Return (height, width) in pixels without decoding. Raises DataError if the file is not a readable image."""
+        """Return (height, width) in pixels without decoding. Raises DataError if it is not a readable image."""
+        return self.header(clip, frame)[:2]
 
     @abstractmethod
     def describe(self, clip: str, frame: str) -> str:
@@ -52,14 +56,7 @@ class FrameSource(ABC):
 
     def bit_depth(self) -> int:
         """Return 16 if the first frame of any clip has 16 bits per sample, else 8."""
-        depths = {8}
-        for clip, frames in self.clips.items():
-            with self._encoded(clip, frames[0]) as data:
-                try:
-                    depths.add(read_header(io.BytesIO(data.tobytes())).bit_depth)
-                except ValueError as error:
-                    raise DataError(f'{self.describe(clip, frames[0])} {error}') from None
-        return max(depths)
+        return max(self.header(clip, frames[0]).bit_depth for clip, frames in self.clips.items())
 
     def read(self, clip: str, frame: str, window: Window | None = None) -> Pixels:
         """Read an image, or a window of it: (H, W, 3), RGB, uint8 or uint16, contiguous.
@@ -112,7 +109,7 @@ class FolderSource(FrameSource):
         return self._files[clip][frame]
 
     def header(self, clip: str, frame: str) -> ImageHeader:
-        """Return the header of a frame, read once. Raises DataError if the file is not a readable image."""
+        """Return the header of a frame, read once. Raises DataError if it is not a readable image."""
         path = self._files[clip][frame]
         if path not in self._headers:
             try:
@@ -123,11 +120,6 @@ class FolderSource(FrameSource):
             except ValueError as error:
                 raise DataError(f'{path} {error}') from None
         return self._headers[path]
-
-    def shape(self, clip: str, frame: str) -> tuple[int, int]:
-        """Return (height, width) by the file's header, see `FrameSource.shape`."""
-        header = self.header(clip, frame)
-        return header.height, header.width
 
     def describe(self, clip: str, frame: str) -> str:
         """Return the path of the file."""
@@ -185,6 +177,14 @@ class LMDBSource(FrameSource):
         missing = [entry.key for entry in entries if entry.key.encode() not in stored]
         if missing:
             raise DataError(f'{self.root} lacks {name_some(missing)}, which its {META_INFO} lists. {_CONVERT_AGAIN}')
+
+    def header(self, clip: str, frame: str) -> ImageHeader:
+        """Return the header of a frame. Raises DataError if it is not a readable image."""
+        with self._encoded(clip, frame) as data:
+            try:
+                return read_header(io.BytesIO(data.tobytes()))
+            except ValueError as error:
+                raise DataError(f'{self.describe(clip, frame)} {error}') from None
 
     def shape(self, clip: str, frame: str) -> tuple[int, int]:
         """Return (height, width) by `meta_info.txt`."""
