@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections import deque
 from collections.abc import Callable
 from contextlib import closing, suppress
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from dstnet_arch._version import __version__
 from dstnet_arch.archs.checkpoint import load_checkpoint
@@ -27,7 +26,7 @@ from dstnet_arch.nonfinite import first_nonfinite
 from dstnet_arch.precision import Precision, resolve_precision
 from dstnet_arch.streaming.memory import free_memory, peak_memory, place_states
 from dstnet_arch.streaming.streamer import Streamer
-from dstnet_arch.video.sink import Sink
+from dstnet_arch.video.sink import NonfiniteError, Sink
 from dstnet_arch.video.sinks import is_complete, open_sink
 from dstnet_arch.video.source import Source
 from dstnet_arch.video.sources import ReadAhead, open_source
@@ -165,11 +164,14 @@ def _restore(
             log(f'Output: {sink.description}')
             if first:
                 log(f'Continuing after {counted(first, "frame")} of an interrupted run.')
-            if first < len(source):
-                with precision.step():
-                    _restore_frames(source, sink, streamer, step)
-            step('finishing', 0, 1)
-            sink.finish()
+            try:
+                if first < len(source):
+                    with precision.step():
+                        _restore_frames(source, sink, streamer, step)
+                step('finishing', 0, 1)
+                sink.finish()
+            except NonfiniteError as error:
+                raise _nonfinite_error(source, error.position, streamer) from None
     except (KeyboardInterrupt, StoppedError):
         raise StoppedError(sink.partial) from None
     return len(source) - first, {
@@ -191,40 +193,10 @@ def _restore_frames(source: Source, sink: Sink, streamer: Streamer, step: Progre
         closing(ReadAhead(source)) as frames,
         closing(streamer(frames, start=sink.position, state=sink.state, progress=count)) as stream,
     ):
-        waiting: deque[_Restored] = deque()
         for frame in stream:
             assert stream.state is not None
-            waiting.append(_Restored(stream.position - 1, frame, stream.state))
-            if len(waiting) > _frames_ahead(frame):
-                _write(waiting.popleft(), source, sink, streamer)
-        while waiting:
-            _write(waiting.popleft(), source, sink, streamer)
-
-
-class _Restored:
-    """A restored frame, the state after it, and a check that does not wait for the device before it is asked."""
-
-    def __init__(self, position: int, frame: Tensor, state: Tensor) -> None:
-        self.position, self.frame, self.state = position, frame, state
-        self._finite = torch.isfinite(frame).all().to('cpu', non_blocking=True)
-        self._checked = torch.cuda.current_stream(frame.device).record_event() if frame.is_cuda else None
-
-    def is_finite(self) -> bool:
-        if self._checked is not None:
-            self._checked.synchronize()
-        return bool(self._finite)
-
-
-def _frames_ahead(frame: Tensor) -> int:
-    """Number of frames that a GPU receives the work for before the results of earlier ones are awaited."""
-    return 1 if frame.is_cuda else 0
-
-
-def _write(restored: _Restored, source: Source, sink: Sink, streamer: Streamer) -> None:
-    if not restored.is_finite():
-        raise _nonfinite_error(source, restored.position, streamer)
-    sink.write(restored.position, restored.frame)
-    sink.save(restored.position + 1, restored.state)
+            sink.write(stream.position - 1, frame)
+            sink.save(stream.position, stream.state)
 
 
 def _nonfinite_error(source: Source, position: int, streamer: Streamer) -> DataError:

@@ -41,6 +41,14 @@ _SUFFIX, _LOCK, _JOB = '.partial', 'lock', 'job.json'
 _SAVE_SECONDS = 30.0  # between the points from which an interrupted run into a folder continues
 
 
+class NonfiniteError(DataError):
+    """A restored frame, that at `position`, has values that are not finite."""
+
+    def __init__(self, position: int) -> None:
+        super().__init__(f'Frame {position} has values that are not finite.')
+        self.position = position
+
+
 class Sink(ABC):
     """Result on disk. The arguments are those of `open_sink`, which names the errors.
 
@@ -90,9 +98,10 @@ class Sink(ABC):
         """Write a restored frame (3, H, W), RGB in [0, 1], in a thread. Frames come in order.
 
         Raises:
+            NonfiniteError: this frame or one before has values that are not finite.
             DataError: this frame or one before cannot be written.
         """
-        self._pending.append(self._pool.submit(self._write, position, restored))
+        self._pending.append(self._pool.submit(self._check_and_write, position, restored))
         self._wait(at_most=4)
 
     def save(self, position: int, state: Tensor) -> None:
@@ -143,6 +152,11 @@ class Sink(ABC):
 
     @abstractmethod
     def _complete(self) -> None: ...
+
+    def _check_and_write(self, position: int, restored: Tensor) -> None:
+        if not torch.isfinite(restored).all():  # here, because it waits for the device
+            raise NonfiniteError(position)
+        self._write(position, restored)
 
     def _store_state(self, position: int, state: Tensor) -> None:
         self._wait()

@@ -204,21 +204,6 @@ def test_nonfinite_values_are_an_error(deblur: Deblur, tmp_path: Path, monkeypat
     assert files(tmp_path) == ['blurry']
 
 
-def test_frames_are_checked_while_the_next_one_is_computed(
-    deblur: Deblur, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    source = make_frames(tmp_path / 'blurry', 4)
-    assert deblur(source, '-o', tmp_path / 'at once')[0] == 0
-    monkeypatch.setattr('dstnet_arch.deblur.run._frames_ahead', lambda frame: 1)  # as on a GPU
-    assert deblur(source, '-o', tmp_path / 'later')[0] == 0
-    assert_same(load_all(tmp_path / 'later'), load_all(tmp_path / 'at once'))
-    isfinite = torch.isfinite
-    checks = iter([True, True, False, True])
-    monkeypatch.setattr(torch, 'isfinite', lambda x: isfinite(x) & next(checks, True))
-    status, _, err = deblur(source, '-o', tmp_path / 'third')
-    assert (status, 'Frame 002: the network returned values that are not finite' in err) == (2, True)
-
-
 # Interruptions
 
 

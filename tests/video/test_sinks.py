@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from contextlib import closing
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from video_clips import Copy, arrays, frames_of, make_clip, packets, streams, ti
 from dstnet_arch.errors import DataError, DSTNetError, OptionsError
 from dstnet_arch.video import remux, video_sink
 from dstnet_arch.video.ffmpeg import FFmpegError, ffmpeg_program, run_ffmpeg
+from dstnet_arch.video.sink import NonfiniteError
 from dstnet_arch.video.sinks import OutputOptions, check_output_name, is_complete, open_sink
 from dstnet_arch.video.sources import open_source
 
@@ -193,6 +195,18 @@ def test_disk_that_fills_up_leaves_what_is_done(copy: Copy, tmp_path: Path) -> N
     assert files(tmp_path) == ['complete.mkv', 'in.mkv', 'out.mkv.partial']
     assert copy(source, 'out.mkv', codec='ffv1', resume=True).start == 12
     assert all(map(np.array_equal, arrays(tmp_path / 'out.mkv'), arrays(complete)))
+
+
+@pytest.mark.parametrize('name', ['out', 'out.mkv'])
+def test_sink_refuses_values_that_are_not_finite(tmp_path: Path, name: str) -> None:
+    source = open_source(str(make_clip(tmp_path / 'in.mkv', 4)))
+    sink = open_sink(tmp_path / name, source, OutputOptions(), {'job': 1})
+    with closing(sink), pytest.raises(NonfiniteError) as error:  # noqa: PT012
+        for t in range(4):
+            sink.write(t, source[t] if t != 2 else source[t] * torch.nan)
+            sink.save(t + 1, torch.zeros(1))
+    assert error.value.position == 2
+    assert files(tmp_path) == ['in.mkv']
 
 
 def test_one_process_writes_a_result(tmp_path: Path) -> None:
