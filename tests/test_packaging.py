@@ -54,7 +54,7 @@ def relative_files(root: Path, pattern: str) -> set[str]:
 
 
 def test_source_distribution_is_complete(sdist: Path, root: Path) -> None:
-    for name in ('LICENSE', 'Makefile', 'CHANGELOG.md', 'CITATION.cff', '.ci/run', 'tests/conftest.py'):
+    for name in ('LICENSE', 'Makefile', 'CHANGELOG.md', 'CITATION.cff', 'mkdocs.yml', '.ci/run', 'tests/conftest.py'):
         assert (sdist / name).is_file(), name
     assert relative_files(sdist, 'options/**/*.yml') == relative_files(root, 'options/**/*.yml')
 

@@ -43,6 +43,8 @@ SHORT = {
     r'(persistent_workers|use_tb_logger): true': r'\1: false',
 }
 """Replacements in options files: tiny networks, two iterations."""
+SMALLER = {'/path/to/': '', ' FILE': ' weights/plus.pth', '1000': '2', '1280x720': '64x48', '--frames 5': '--frames 2'}
+"""Replacements in commands."""
 
 # Read at the start of every Python process of the commands: released weights and packaged options are small ones.
 SITECUSTOMIZE = """
@@ -64,7 +66,7 @@ NAMES = """
 import torch
 from dstnet_arch import load_checkpoint
 frames = list(torch.rand(4, 3, 40, 48))
-clip = torch.rand(1, 5, 3, 40, 48)
+clip = torch.rand(1, 2, 3, 40, 48)
 net = load_checkpoint('weights/GOPRO.pth')
 show, camera = print, lambda: iter(frames)
 """
@@ -187,9 +189,8 @@ def script_of(page: Path, folder: Path) -> str:
         elif 'sys.argv' not in block.text:  # tests/export runs this one
             examples += block.text
     (folder / 'examples.py').write_text(examples.replace("'cuda'", "'cpu'"))
-    commands = '\n'.join(block.text for block in blocks_of(page, 'bash'))
-    commands = INSTALLATION.sub('', commands)
-    for text, short in (('/path/to/', ''), ('--weights FILE', '--weights weights/plus.pth'), ('1000', '2')):
+    commands = INSTALLATION.sub('', '\n'.join(block.text for block in blocks_of(page, 'bash')))
+    for text, short in SMALLER.items():
         commands = commands.replace(text, short)
     return PRELUDE + commands + ('\npython examples.py\n' if examples != NAMES else '')
 
@@ -206,14 +207,7 @@ def test_commands_and_examples_run(page: Path, world: Path, tmp_path: Path) -> N
     environment['HOME'] = str(tmp_path)
     environment['PATH'] = os.pathsep.join([str(world / 'bin'), str(Path(sys.executable).parent), os.environ['PATH']])
     environment['PYTHONPATH'] = str(world / 'start')
-    done = subprocess.run(
-        ['bash', '-xc', script_of(page, folder)],
-        cwd=folder,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stdout[-3000:]
+    command = ['bash', '-xc', script_of(page, folder)]
+    quiet = {'stdin': subprocess.DEVNULL, 'capture_output': True, 'text': True}
+    done = subprocess.run(command, cwd=folder, env=environment, timeout=600, **quiet)
+    assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-3000:]
