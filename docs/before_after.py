@@ -14,8 +14,7 @@ import skimage.data
 import torch
 from PIL import Image, ImageDraw
 
-from data_prep.blur_model import blurry_and_sharp, power_law
-from data_prep.sample import Camera, camera_path, film
+from data_prep.sample import SUBFRAMES, camera_path, film
 from dstnet_arch import load_checkpoint
 from dstnet_arch.metrics.psnr import psnr
 
@@ -23,6 +22,7 @@ WEIGHTS = Path('experiments/train_DSTNet_sample/models/net_g_latest.pth')
 TOP = 304  # rows of the photograph: NASA's portrait of Eileen Collins (public domain), `astronaut` in scikit-image
 SIZE = (240, 448)  # of the frames; the picture is twice as large
 SEED, NUM_FRAMES, BLUR_LENGTH, FRAME = 6, 10, 5.0, 5
+GAMMA = 2.2  # of the camera
 LINE = 0.418  # place of the line, as a part of the width: through the face
 
 
@@ -32,11 +32,12 @@ def main() -> None:
     parser.add_argument('--weights', type=Path, default=WEIGHTS)
     parser.add_argument('-o', '--output', type=Path, required=True)
     args = parser.parse_args()
-    camera = Camera()
-    path = camera_path(np.random.default_rng(SEED), NUM_FRAMES, BLUR_LENGTH, camera)
+    path = camera_path(np.random.default_rng(SEED), NUM_FRAMES, BLUR_LENGTH)
     photograph = np.ascontiguousarray(skimage.data.astronaut()[:TOP])
-    pairs = blurry_and_sharp(film(photograph, path, SIZE), camera.subframes, power_law(camera.gamma))
-    blurry, sharp = (np.stack(frames) for frames in zip(*pairs, strict=True))
+    exposures = np.stack(list(film(photograph, path, SIZE))).reshape(NUM_FRAMES, SUBFRAMES, *SIZE, 3)
+    sharp = exposures[:, SUBFRAMES // 2]
+    light = ((exposures / 255) ** GAMMA).mean(axis=1)
+    blurry = (255 * light ** (1 / GAMMA)).round().astype(np.uint8)
     with torch.no_grad():
         clip = torch.from_numpy(blurry).permute(0, 3, 1, 2)[None] / 255
         restored = load_checkpoint(args.weights)(clip)[0].clamp(0, 1).mul(255).round().byte()
