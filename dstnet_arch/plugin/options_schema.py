@@ -182,8 +182,6 @@ def typed(kind: str) -> AfterValidator:
         arguments = section.model_dump(by_alias=True, exclude_unset=True)
         try:
             _construct(kind, target, {key: value for key, value in arguments.items() if key != 'type'}, run_of(info))
-        except RuntimeError:  # for example, a network reads numbers, which the meta device does not have
-            pass
         except Exception as error:
             fail(problem(f'{name} cannot be constructed: {error}'))
         return arguments
@@ -194,7 +192,8 @@ def typed(kind: str) -> AfterValidator:
 def _construct(kind: str, target: Any, arguments: dict[str, Any], run: Run) -> None:
     package = target.__module__.partition('.')[0]
     if package == 'dstnet_arch' and kind in ('arch', 'loss'):
-        with torch.device('meta'):
+        # BasicSR's networks inside SlidingWindow may read numbers, which the meta device does not have.
+        with torch.device('cpu' if 'network' in arguments else 'meta'):
             target(**arguments)
     elif package == 'basicsr' and kind == 'loss' and run.check_paths:  # PerceptualLoss downloads weights
         with translate_weight_errors():

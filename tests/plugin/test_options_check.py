@@ -215,6 +215,12 @@ def test_arguments_of_other_packages_are_checked_by_name(monkeypatch: pytest.Mon
     assert found == ['network_g:width: missing', 'network_g:dept: unknown key. Did you mean depth?']
 
 
+def test_image_networks_of_basicsr_fit_into_sliding_window() -> None:
+    arguments = {'num_in_ch': 3, 'num_out_ch': 3, 'num_block': 1, 'num_channel': 8, 'with_idt': True, 'scale': 1}
+    network = {'type': 'ECBSR', 'act_type': 'relu', **arguments}  # refuses the meta device
+    assert problems(options({'network_g': {'type': 'SlidingWindow', 'num_frame': 1, 'network': network}})) == []
+
+
 def test_options_of_the_released_code_get_the_names_used_here() -> None:
     changes = {
         'model_type': 'VideoRecurrentModel',
