@@ -108,6 +108,7 @@ def line_chart(curves: Mapping[str, Sequence[float]], label: str, every: int = 1
         from_zero: begin the axis at 0.
     """
     from matplotlib.figure import Figure  # imported here: it takes a second
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(8, 3.2), layout='constrained')
     axes = figure.subplots()
@@ -119,7 +120,7 @@ def line_chart(curves: Mapping[str, Sequence[float]], label: str, every: int = 1
     axes.set(xlabel='frame', ylabel=label)
     if from_zero:
         axes.set_ylim(0, None)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
     file = io.BytesIO()

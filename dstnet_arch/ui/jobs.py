@@ -86,7 +86,7 @@ class Jobs:
         """Add videos to the queue.
 
         Args:
-            files: videos, each of which is a job, and pictures, which are the frames of one video. They are moved.
+            files: videos, each of which is a job, and pictures, which are the frames of one video. Uploads are moved.
             weights: name of released weights, or a file.
             precision: see `DeblurConfig`.
             save_as: one of `FORMATS`.
@@ -113,7 +113,7 @@ class Jobs:
         folder = self.work / f'input_{self._num_added}'
         folder.mkdir()
         for path in paths:
-            shutil.move(path, folder / path.name)
+            (shutil.move if self.work in path.parents else shutil.copy2)(path, folder / path.name)
         several, first = len(paths) > 1, paths[0]
         is_video = first.suffix.lower() not in IMAGE_EXTENSIONS
         if save_as == FORMATS[0]:

@@ -50,7 +50,7 @@ class Viewer:
     def __init__(self, jobs: Jobs) -> None:
         self._jobs = jobs
         self._lock = threading.Lock()
-        self._title: str | None = None
+        self._job: Job | None = None
         self._stack = ExitStack()
         self._sources: list[Source] = []
 
@@ -68,15 +68,15 @@ class Viewer:
         if job is None:
             return ''
         with self._lock:
-            if self._title != title:
+            if self._job is not job:
                 self._stack.close()
-                self._title = None  # if opening fails
+                self._job = None  # if opening fails
                 names = job.config.input, str(job.config.output)
                 self._sources = [
                     self._stack.enter_context(closing(open_source(name, temp_dir=job.config.temp_dir)))
                     for name in names
                 ]
-                self._title = title
+                self._job = job
             position = min(int(number), len(self._sources[0]) - 1)
             before, after = (to_image(source[position]) for source in self._sources)
             return slider(self._sources[0].names[position], before, after)
@@ -85,7 +85,7 @@ class Viewer:
         """Close the files."""
         with self._lock:
             self._stack.close()
-            self._title = None
+            self._job = None
 
 
 def make_page(jobs: Jobs, viewer: Viewer, weights: str) -> gr.Blocks:
