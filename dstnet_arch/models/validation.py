@@ -218,8 +218,9 @@ class Validator:
         stem = book.dataset if iteration is None else f'{book.dataset}_{iteration}'
         frames_csv = book.write(folder, stem, **provenance)
         notes = [
-            f'Best {metric}: {score_text(metric, record["val"])} (iteration {record["iter"]})'
-            for metric, record in (best or {}).items()
+            f'Best {metric}: {score_text(metric, best[metric]["val"])} (iteration {best[metric]["iter"]})'
+            for metric in book.metrics
+            if best is not None
         ]
         if self._val_opt.get('self_ensemble'):
             notes.append(f'Self-ensemble: the mean of {RESTORATIONS} restorations')

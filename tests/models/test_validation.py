@@ -199,6 +199,16 @@ def test_validation_in_training_scores_inputs_once_and_keeps_the_best(
     assert model.metric_results == {'mae': board.scalars['metrics/val/mae', 2]}
 
 
+def test_best_scores_of_sets_without_ground_truth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(METRIC_REGISTRY._obj_map, 'toy_mean', lambda img, **_: float(img.mean()))
+    opt = train_options(tmp_path)
+    opt['val']['metrics'] = PSNR | {'mean': {'type': 'toy_mean'}}
+    with logged() as lines:
+        make_model(opt).validation(loader(Clips('val', {'a': 3}, has_gt=False)), 1, None)
+    assert 'Best mean: ' in lines[-1]
+    assert 'psnr' not in lines[-1]
+
+
 def test_validation_runs_once_for_the_last_iteration(tmp_path: Path) -> None:
     model = make_model(train_options(tmp_path, total_iter=2))
     clips = Clips('val', {'a': 3})
