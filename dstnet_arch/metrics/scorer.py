@@ -94,8 +94,9 @@ def to_picture(frame: Tensor) -> NDArray[Any]:
 
 
 def _is_batched(opt: Mapping[str, Any]) -> bool:
+    border = opt.get('crop_border')
     special = opt.get('test_y_channel') or opt.get('input_order', 'HWC') != 'HWC'
-    return opt['type'] in _BATCHED and isinstance(opt.get('crop_border'), int) and not special
+    return opt['type'] in _BATCHED and isinstance(border, int) and border >= 0 and not special
 
 
 def _batch_scores(opt: Mapping[str, Any], frames: Tensor, sharp: Tensor) -> Tensor:

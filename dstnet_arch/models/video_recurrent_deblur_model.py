@@ -298,6 +298,7 @@ class VideoRecurrentDeblurModel(SRModel):
                 checkpoints.resume_scheduler(scheduler, saved)
             if self.training.scaler.is_enabled() and resume_state.get('scaler'):
                 self.training.scaler.load_state_dict(resume_state['scaler'])
+            self._rng.seed = int(resume_state.get('seed', self._rng.seed))
         precision = self.training.precision
         if (before := resume_state.get('precision', precision.name)) != precision.name:
             get_root_logger().warning(f'train:precision was {before}; the resumed run uses {precision}.')
@@ -306,7 +307,6 @@ class VideoRecurrentDeblurModel(SRModel):
             for iteration, dataset, means in self.validator.saved_scores(self._scores_folder, resume_state['iter']):
                 self._update_best(dataset, means, iteration)
         self._run_missed_validation(resume_state['iter'])
-        self._rng.seed = int(resume_state.get('seed', self._rng.seed))
         self._rng.at_checkpoint(resume_state['iter'])
 
     def _run_missed_validation(self, iteration: int) -> None:

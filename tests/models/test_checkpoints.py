@@ -217,6 +217,7 @@ def test_resume_refuses_the_state_of_another_run(
     'change',
     [
         lambda state: state.update(optimizers=None),
+        lambda state: state.update(seed='x'),
         lambda state: state['schedulers'][0].pop('last_epoch'),
         # Of these, PyTorch's kernel would read beyond the end.
         lambda state: state['optimizers'][0]['state'][0].update(exp_avg=torch.zeros(2)),
