@@ -111,8 +111,9 @@ def choose_kernels(ranks: Ranks, device: torch.device, before: object = None) ->
         log.warning(f'The compiled CPU kernels are not available on rank {missing}, so no rank uses them.')
         native.set_native(False)
     if before in ('native', 'pytorch') and before != kernels:
+        reason = f'{native.VARIABLE} is set' if native.VARIABLE in os.environ else 'they are not available here'
         log.warning(
-            f'The run began with the kernels {before!r} and continues with {kernels!r} ({native.VARIABLE}): results '
+            f'The run does not continue with the CPU kernels it began with ({before}), because {reason}: results '
             'differ in rounding from those of an uninterrupted run.'
         )
     return kernels
