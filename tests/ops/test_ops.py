@@ -248,3 +248,11 @@ def test_gradients_of_concatenated_channels_are_dense() -> None:
 def test_wrong_shapes_are_named(operation: Callable[..., Tensor], shapes: list[tuple[int, ...]], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         operation(*(rand(*shape) for shape in shapes))
+
+
+def test_layout_of_a_single_frame_is_kept_while_gradients_are_recorded() -> None:
+    x = rand(1, 4, 6, 8).contiguous(memory_format=torch.channels_last).requires_grad_()
+    for out in (cat_channels(x, x), *pool_half(x)):
+        assert out.is_contiguous(memory_format=torch.channels_last)
+        # What operations decide by; a batch of one has any stride.
+        assert torch.cat([out, out], dim=1).is_contiguous(memory_format=torch.channels_last)
