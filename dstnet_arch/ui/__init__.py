@@ -110,7 +110,6 @@ def serve(
                     server_name=host,
                     server_port=port,
                     footer_links=[],
-                    run_history=False,
                     ssr_mode=False,
                     pwa=False,
                     css=style(),
@@ -135,6 +134,7 @@ def _work_folder(output: Path) -> Iterator[Path]:
     variables = {
         'GRADIO_TEMP_DIR': str(work / 'uploads'),
         'GRADIO_ANALYTICS_ENABLED': 'False',
+        'GRADIO_RUN_HISTORY': 'False',
         'HF_HUB_DISABLE_TELEMETRY': '1',
     }
     before = {name: os.environ.get(name) for name in variables}, tempfile.tempdir
