@@ -54,7 +54,7 @@ def released_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterato
     handler = partial(SimpleHTTPRequestHandler, directory=str(folder))
     with ThreadingHTTPServer(('127.0.0.1', 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        monkeypatch.setattr(store, '_SOURCE', f'http://127.0.0.1:{server.server_port}')
+        monkeypatch.setattr(store, '_SOURCES', [f'http://127.0.0.1:{server.server_port}'])
         yield
         server.shutdown()
 

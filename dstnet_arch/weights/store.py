@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 
@@ -12,7 +13,10 @@ from dstnet_arch.weights.released import REPOSITORY, Released, find_released, id
 
 DEFAULT_FOLDER = 'weights'
 
-_SOURCE = f'{REPOSITORY}/raw/d42c1e3/experiments'
+_SOURCES = (
+    f'{REPOSITORY}/raw/d42c1e3/experiments',
+    f'{REPOSITORY}/raw/main/experiments',
+)  # the ids' commit, the newest
 _TIMEOUT = (10.0, 30.0)  # seconds to wait for a connection, and for the next bytes
 
 
@@ -58,13 +62,13 @@ def get_weights(released: Released, folder: str | PathLike[str] = DEFAULT_FOLDER
     from requests import HTTPError, RequestException
 
     path = Path(folder) / released.file
-    url = f'{(base_url or _SOURCE).rstrip("/")}/{released.file}'
+    urls = [f'{folder.rstrip("/")}/{released.file}' for folder in ([base_url] if base_url else _SOURCES)]
     try:
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(path.with_name(f'.{path.name}.lock')):
                 if not path.exists():  # another process may have downloaded it
-                    _download(released, url, path)
+                    _download(released, urls, path)
         if identify(path) != released:
             raise CheckpointError(
                 f"{path} is not the authors' {released.file}. Move it away, or choose another folder, to download the "
@@ -73,7 +77,7 @@ def get_weights(released: Released, folder: str | PathLike[str] = DEFAULT_FOLDER
     except RequestException as error:
         reason = str(error) if isinstance(error, HTTPError) else type(error).__name__  # other texts are long
         raise CheckpointError(
-            f'{url} cannot be downloaded ({reason}). Run the command again to resume, or download {released.file} by '
+            f'{urls[-1]} cannot be downloaded ({reason}). Run the command again to resume, or download {released.file} by '
             f'other means to {path}.'
         ) from None
     except OSError as error:
@@ -81,9 +85,17 @@ def get_weights(released: Released, folder: str | PathLike[str] = DEFAULT_FOLDER
     return path
 
 
-def _download(released: Released, url: str, path: Path) -> None:
+def _download(released: Released, urls: Sequence[str], path: Path) -> None:
+    from requests import HTTPError
+
     part = path.with_name(f'{path.name}.part')
-    _fetch(url, part)
+    for url in urls:
+        try:
+            _fetch(url, part)
+            break
+        except HTTPError:
+            if url == urls[-1]:
+                raise
     if identify(part) != released:
         part.unlink()
         raise CheckpointError(
