@@ -77,8 +77,8 @@ def get_weights(released: Released, folder: str | PathLike[str] = DEFAULT_FOLDER
     except RequestException as error:
         reason = str(error) if isinstance(error, HTTPError) else type(error).__name__  # other texts are long
         raise CheckpointError(
-            f'{urls[-1]} cannot be downloaded ({reason}). Run the command again to resume, or download {released.file} by '
-            f'other means to {path}.'
+            f'{urls[-1]} cannot be downloaded ({reason}). Run the command again to resume, or download it by other '
+            f'means to {path}.'
         ) from None
     except OSError as error:
         raise CheckpointError(f'{path} cannot be read or written: {error.strerror or error}.') from None
