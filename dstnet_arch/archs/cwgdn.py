@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from dstnet_arch.archs.blocks import NEGATIVE_SLOPE, Conv2d, DepthwiseConv3x3, leaky_relu
 from dstnet_arch.archs.derived_weights import conv_weights, derive
 from dstnet_arch.ops.channel_filter import channel_filter, gated_channel_filter
+from dstnet_arch.ops.conv_bias import conv_bias
 from dstnet_arch.ops.haar_conv import conv_haar, haar_conv, merge_conv_haar_high, merge_haar_conv
+from dstnet_arch.ops.layer_norm import layer_norm
 from dstnet_arch.ops.pool_half import pool_half
 from dstnet_arch.ops.temporal_conv import (
     gather_weight,
@@ -31,7 +33,7 @@ class LayerNorm2d(nn.LayerNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C, H, W)."""
-        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return layer_norm(x, self.weight, self.bias, self.eps)
 
 
 class TemporalConv(nn.Module):
@@ -176,7 +178,17 @@ class HighBandNet(nn.Module):
         """
         merged = derive(self, 'merged', lambda: merge_conv_haar_high(extract.weight, level, self.conv1.weight), frames)
         _, bias = conv_weights(self.conv1, frames)
-        return self.conv2(conv_haar(frames, merged, bias, level, NEGATIVE_SLOPE))
+        features = conv_haar(frames, merged, bias, level, NEGATIVE_SLOPE)
+        if torch.is_grad_enabled() or not features.is_cuda:
+            return self.conv2(features)
+        # cuDNN is slow with groups: one convolution with zeros in place of the other groups.
+        dense = derive(self, 'dense', lambda: _ungroup(self.conv2.weight, groups=3), features)
+        return conv_bias(features, dense, conv_weights(self.conv2, features)[1])
+
+
+def _ungroup(weight: Tensor, groups: int) -> Tensor:
+    """(C_out, C_in / groups, 1, 1) of a grouped 1x1 convolution -> (C_out, C_in, 1, 1)."""
+    return torch.block_diag(*weight.flatten(1).chunk(groups))[..., None, None]
 
 
 class HaarConv(Conv2d):

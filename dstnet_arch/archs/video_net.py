@@ -140,15 +140,17 @@ class VideoNet(nn.Module):
         unrolled recurrence, and once for any number of frames.
 
         Args:
-            options: arguments of `torch.compile`; `mode="reduce-overhead"` uses CUDA graphs.
+            options: arguments of `torch.compile`. `mode="reduce-overhead"` does not work: steps keep their results.
         """
         for name, module in self.named_children():
             if name in ('backward_dtff', 'forward_dtff'):  # networks without propagation have neither
-                module.compile(**options)
+                # With symbolic sizes, PyTorch 2.11 cannot trace the gradient of the bilinear resizing.
+                module.compile(**{'dynamic': False, **options})
 
     def _step(self, dtff: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
         if self.gradient_checkpointing and torch.is_grad_enabled():
-            return partial(checkpoint, dtff, use_reentrant=False)
+            # Nothing is random, and a CUDA graph could not save the state of the random generator.
+            return partial(checkpoint, dtff, use_reentrant=False, preserve_rng_state=False)
         return dtff
 
     def get_extra_state(self) -> Tensor:

@@ -20,12 +20,13 @@ from dstnet_arch.benchmarks.networks import NETWORKS, find, select
 from dstnet_arch.errors import OptionsError
 from dstnet_arch.memory_errors import out_of_memory
 from dstnet_arch.ops import fused, native
+from dstnet_arch.ops.cuda_graph import GraphedBackward
 from dstnet_arch.precision import PRECISIONS, resolve_precision
 from dstnet_arch.streaming.state_store import StoreKind
 from dstnet_arch.streaming.streamer import Streamer
 
 SCHEDULES = {
-    'eager': "PyTorch's operations instead of the compiled CPU kernels",
+    'eager': "PyTorch's operations instead of the compiled CPU kernels; no CUDA graph of a training step",
     'steps': 'torch.compile of one propagation step',
     'compiled': 'torch.compile of the network',
 }
@@ -220,12 +221,19 @@ def prepare(case: Case, shape: tuple[int, ...], device: str, tile: Size | None =
         with torch.no_grad(), policy.step(), policy.autocast(), _kernels(case):
             return call(clip)
 
+    def backward(clip: Tensor, _: Tensor) -> dict[str, Tensor]:
+        with policy.autocast():
+            restored = call(clip)
+        loss = (restored.float() - 0.5).abs().mean()
+        loss.backward()
+        return {'l_pix': loss.detach()}
+
+    passes = GraphedBackward(backward, net.parameters()) if _is_graphed(case, clip.device) else backward
+
     def step() -> None:
         net.zero_grad()
         with policy.step(), _kernels(case):
-            with policy.autocast():
-                restored = call(clip)
-            (restored.float() - 0.5).abs().mean().backward()
+            passes(clip, clip)
 
     return step if case.kind == 'train' else restore
 
@@ -234,14 +242,19 @@ def _kernels(case: Case) -> AbstractContextManager[None]:
     return native.native(False) if case.way == 'eager' else nullcontext()
 
 
+def _is_graphed(case: Case, device: torch.device) -> bool:
+    """Whether the model launches a training step as a CUDA graph. Plain schedules and peers run as published."""
+    return case.kind == 'train' and device.type == 'cuda' and find(case.network).is_ours and case.way != 'eager'
+
+
 def _path(case: Case, device: torch.device) -> str:
-    """The kernels that ran: 'native' (C), 'fused' (Triton) or 'pytorch'."""
+    """The kernels that ran: 'native' (C), 'fused' (Triton; 'graph': as a CUDA graph) or 'pytorch'."""
     policy = resolve_precision(case.precision, device)
     with policy.autocast(), _kernels(case):
         if find(case.network).is_ours and native.usable(torch.zeros(1, device=device), 32):
             return 'native'
         if find(case.network).is_ours and fused.usable(torch.zeros(1, device=device, dtype=policy.autocast_dtype)):
-            return 'fused'
+            return 'fused, graph' if _is_graphed(case, device) else 'fused'
     return 'pytorch'
 
 

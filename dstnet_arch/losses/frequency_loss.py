@@ -80,7 +80,7 @@ def _cho_sum(spectrum: Tensor, width: int) -> Tensor:
     """
     per_column = torch.view_as_real(spectrum).abs().sum(-1).flatten(end_dim=-2).sum(0)
     weights = torch.full_like(per_column, 2)
-    weights[0] = 1
+    weights[:1].fill_(1)
     if width % 2 == 0:
-        weights[-1] = 1
+        weights[-1:].fill_(1)
     return (per_column * weights).sum()

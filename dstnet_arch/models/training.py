@@ -18,6 +18,7 @@ from dstnet_arch.errors import OptionsError, TrainingError
 from dstnet_arch.memory_errors import translate_oom
 from dstnet_arch.models.distributed import Ranks, translate_dist_errors
 from dstnet_arch.nonfinite import NonFiniteWatch
+from dstnet_arch.ops.cuda_graph import GraphedBackward
 from dstnet_arch.precision import resolve_precision
 
 _LOSSES = {'l_pix': 'pixel_opt', 'l_freq': 'frequency_opt'}
@@ -71,6 +72,11 @@ class TrainingStep:
         }
         perceptual_opt = train_opt.get('perceptual_opt')
         self.perceptual = build_loss(perceptual_opt).to(device) if perceptual_opt else None
+        # Several devices exchange gradients during the backward pass.
+        wants_graph = train_opt.get('cuda_graph', True) and not self._find_nonfinite
+        self._graphed: GraphedBackward | None = None
+        if device.type == 'cuda' and net is self._bare_net and wants_graph:
+            self._graphed = GraphedBackward(self._backward, net.parameters())
 
     def run(self, lq: Tensor, gt: Tensor, optimizer: Optimizer, iteration: int) -> None:
         """Update the weights once.
@@ -87,13 +93,21 @@ class TrainingStep:
         """
         with self.precision.step(), translate_oom(_OOM_ADVICE, TrainingError), translate_dist_errors():
             optimizer.zero_grad(set_to_none=True)
-            losses = self._backward_watched(lq, gt, iteration) if self._find_nonfinite else self._backward(lq, gt)
+            if self._find_nonfinite:
+                losses = self._backward_watched(lq, gt, iteration)
+            else:
+                losses = (self._graphed or self._backward)(lq, gt)
             self._check_losses(losses, iteration)
             if self._grad_clip > 0:
                 self.scaler.unscale_(optimizer)
                 nn.utils.clip_grad_norm_(self._net.parameters(), self._grad_clip)
             self.scaler.step(optimizer)
             self.scaler.update()
+
+    def release_memory(self) -> None:
+        """Free memory that is only kept for speed, before other work on the device."""
+        if self._graphed is not None:
+            self._graphed.release()
 
     def _backward(self, lq: Tensor, gt: Tensor) -> dict[str, Tensor]:
         """Accumulate the gradients of the mean loss over the parts of the batch; return the mean of each loss."""

@@ -353,6 +353,7 @@ class VideoRecurrentDeblurModel(SRModel):
         iteration: int | None = None
         if self.is_train:
             self.training.read_losses()
+            self.training.release_memory()
             total = int(self.opt['train'].get('total_iter', current_iter))
             # After the last iteration BasicSR validates once more, with a counter beyond the end.
             if int(current_iter) > total and self._is_validated(name, total):

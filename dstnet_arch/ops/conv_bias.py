@@ -41,7 +41,8 @@ def conv_bias(
     Returns:
         (N, C_out, H', W').
     """
-    if fused.bias_is_separate(x) and (slope is not None or residual is not None):
+    separate = slope is not None or residual is not None or not torch.is_grad_enabled()
+    if fused.bias_is_separate(x) and separate:
         return add_bias(F.conv2d(x, weight, **options), bias, slope, residual)
     # In place: a convolution does not need its own result in the backward pass.
     out = F.conv2d(x, weight, bias, **options)
@@ -72,7 +73,11 @@ def add_bias(x: Tensor, bias: Tensor, slope: float | None = None, residual: Tens
     x, bias = x.contiguous(memory_format=torch.channels_last), bias.contiguous()
     if residual is not None:
         residual = residual.contiguous(memory_format=torch.channels_last)
-    return _FusedAddBias.apply(x, bias, residual, 1.0 if slope is None else slope)
+    slope = 1.0 if slope is None else slope
+    if torch.is_grad_enabled():
+        return _FusedAddBias.apply(x, bias, residual, slope)
+    torch.ops.dstnet.add_bias_(x, bias, residual, slope)
+    return x
 
 
 fused.register(

@@ -1,4 +1,4 @@
-"""Elementwise operations behind convolutions in Triton, each in one pass over memory. All tensors are channels-last.
+"""Elementwise operations and layer normalisation in Triton, each in one pass over memory. Tensors are channels-last.
 
 The number of elements is a multiple of the number of channels, so Triton compiles one kernel for all frame sizes.
 """
@@ -44,6 +44,18 @@ def gated_sum_backward(
     tensors = (grad, x1, y1, bias1, x2, y2, bias2, *grads)
     launch(_gated_sum_backward, element_grid(x1), *tensors, x1.numel(), x1.shape[1], ELEMENTS=ELEMENTS)
     return grads
+
+
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """The result of `dstnet_arch.ops.layer_norm.layer_norm`: (N, C, H, W), channels-last."""
+    out = torch.empty_like(x)
+    num_channel = x.shape[1]
+    channels = triton.next_power_of_2(num_channel)
+    pixels = max(1, 2 * ELEMENTS // channels)
+    num_pixel = x.numel() // num_channel
+    arguments = (x, weight, bias, out, num_pixel, num_channel, eps)
+    launch(_layer_norm, (triton.cdiv(num_pixel, pixels),), *arguments, PIXELS=pixels, CHANNELS=channels)
+    return out
 
 
 @triton.jit
@@ -108,3 +120,21 @@ def _gated_sum_backward(
         grad_gate = grad * tl.load(x_ptr + offset, mask=mask).to(tl.float32) * gate * (1.0 - gate)
         tl.store(grad_x_ptr + offset, (grad * gate).to(grad_x_ptr.dtype.element_ty), mask=mask)
         tl.store(grad_y_ptr + offset, grad_gate.to(grad_y_ptr.dtype.element_ty), mask=mask)
+
+
+@triton.jit(do_not_specialize=['num_pixel'])
+def _layer_norm(
+    x_ptr, weight_ptr, bias_ptr, out_ptr, num_pixel, num_channel, eps, PIXELS: tl.constexpr, CHANNELS: tl.constexpr
+):
+    pixel = tl.program_id(0).to(tl.int64) * PIXELS + tl.arange(0, PIXELS)
+    channel = tl.arange(0, CHANNELS)
+    exists = channel < num_channel
+    mask = (pixel < num_pixel)[:, None] & exists[None, :]
+    offset = pixel[:, None] * num_channel + channel[None, :]
+    x = tl.load(x_ptr + offset, mask=mask, other=0.0).to(tl.float32)
+    x = tl.where(exists[None, :], x - (tl.sum(x, 1) / num_channel)[:, None], 0.0)
+    deviation = tl.sqrt(tl.sum(x * x, 1) / num_channel + eps)
+    weight = tl.load(weight_ptr + channel, mask=exists, other=0.0).to(tl.float32)
+    bias = tl.load(bias_ptr + channel, mask=exists, other=0.0).to(tl.float32)
+    out = x / deviation[:, None] * weight[None, :] + bias[None, :]
+    tl.store(out_ptr + offset, out.to(out_ptr.dtype.element_ty), mask=mask)

@@ -134,7 +134,7 @@ Case = tuple[Callable[..., Tensor], Callable[..., Tensor], list[tuple[int, ...]]
 
 def _cases() -> list[Case]:
     """Fused operations, their references, and shapes of their arguments. 64 channels, as the networks have."""
-    from dstnet_arch.ops import channel_filter, conv_bias, gated_sum, haar, pixel_filter
+    from dstnet_arch.ops import channel_filter, conv_bias, gated_sum, haar, layer_norm, pixel_filter
 
     frame, channels, filters = (2, 64, 3, 17), (64,), (2, 64, 3, 3)
     doubled, low_filters = (2, 128, 3, 17), [(2, 576, 1, 2), (2, 576, 2, 1)]
@@ -150,7 +150,22 @@ def _cases() -> list[Case]:
         (_residual(conv_bias.add_bias), _residual(conv_bias.add_bias_reference), [frame, channels, frame]),
         (gated_sum.gated_sum, gated_sum.gated_sum_reference, [frame, frame, channels] * 2),
         (haar.haar_synthesis, haar.haar_synthesis_reference, [frame, (2, 192, 3, 17)]),
+        (
+            _forward_only(layer_norm.layer_norm),
+            _forward_only(layer_norm.layer_norm_reference),
+            [frame, channels, channels],
+        ),
     ]
+
+
+def _forward_only(layer_norm: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    @wraps(layer_norm)
+    def run(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        with torch.no_grad():
+            normed = layer_norm(x, weight, bias, 1e-5)
+        return normed + x * weight.view(-1, 1, 1) + bias.view(-1, 1, 1)  # with gradients, as those of the others
+
+    return run
 
 
 def _leaky(add_bias: Callable[..., Tensor]) -> Callable[..., Tensor]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dstnet_arch.archs.video_net import VideoNet
-from dstnet_arch.streaming.streamer import Streamer
+from dstnet_arch.streaming.streamer import Stream, Streamer
 
 
 class LiveStreamer:
@@ -62,20 +62,20 @@ class LiveStreamer:
         Raises:
             ValueError: A frame has an unsupported type or shape, or frames differ in shape.
         """
-        recent = _RecentFrames()
+        recent, cache = _RecentFrames(), self._streamer.make_cache()
         start, state = 0, None
         for frame in frames:
             recent.append(frame)
             if len(recent) < start + self.window + self.lookahead:
                 continue
-            stream = self._streamer(recent, start=start, state=state)
+            stream = Stream(self._streamer, recent, start, state, None, cache)
             for _ in range(self.window):
                 yield next(stream)
             start, state = stream.position, stream.state
             stream.close()
             recent.forget_before(start - self._streamer.stages.reach)
         if len(recent) > start:
-            yield from self._streamer(recent, start=start, state=state)
+            yield from Stream(self._streamer, recent, start, state, None, cache)
 
 
 class _RecentFrames:

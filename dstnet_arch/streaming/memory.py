@@ -22,6 +22,7 @@ _TILE_SIDES = (1024, 512, 256)
 _WHOLE = 13  # of the frame or the tile that is being processed
 _BETWEEN = 9  # of the whole frame between the stages, if the frame is processed in tiles
 _ON_HOST = 2  # the part of those that the filters of D_p need on the device if all others are in main memory
+_GRAPHS = 5  # memory of the inputs and outputs of CUDA graphs, on a GPU
 _PYRAMID = 4  # filters of DSTNet+ at three sizes, which are always those of the whole frame
 _FRAMES = 4  # frames in the precision of the network
 _TILE_MARGIN = 80  # pixels around a tile
@@ -87,7 +88,8 @@ def needed_bytes(net: VideoNet, frames: tuple[int, int, int], plan: Plan) -> int
     fixed += (_PYRAMID if 'num_kernel_block' in config else 0) * whole
     blocks = config.get('num_cwgdn', 0)
     if plan.tile is None:
-        return fixed + (_WHOLE + blocks) * whole
+        graphs = _GRAPHS if next(net.parameters()).is_cuda else 0
+        return fixed + (_WHOLE + blocks + graphs) * whole
     tile = min(height, plan.tile.height + _TILE_MARGIN) * min(width, plan.tile.width + _TILE_MARGIN) * pixel
     between = _BETWEEN + blocks if plan.maps == 'device' else _ON_HOST
     return fixed + between * whole + _WHOLE * tile

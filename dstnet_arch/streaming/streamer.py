@@ -7,16 +7,18 @@ import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import ExitStack, closing
-from typing import Literal, Protocol, get_args, runtime_checkable
+from typing import Literal, NamedTuple, Protocol, get_args, runtime_checkable
 
 import torch
 from torch import Tensor
 
+from dstnet_arch.archs.derived_weights import DerivedWeights
 from dstnet_arch.archs.video_net import VideoNet
 from dstnet_arch.arguments import Size
 from dstnet_arch.ops.reflect_pad import reflect_pad
+from dstnet_arch.streaming.graphs import GraphedStages, uses_graphs
 from dstnet_arch.streaming.memory import device_memory, tile_plans
-from dstnet_arch.streaming.stages import stages_of
+from dstnet_arch.streaming.stages import Stages, stages_of
 from dstnet_arch.streaming.state_store import StateStore, StoreKind, TensorFile
 from dstnet_arch.streaming.tiles import Maps, Plan, TiledStages
 from dstnet_arch.streaming.upload import Uploader, to_floating_point
@@ -35,6 +37,18 @@ class Frames(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, position: int, /) -> Tensor: ...
+
+
+class WeightCache(NamedTuple):
+    """What streams can share while the weights do not change.
+
+    Attributes:
+        derived_weights: merged and cast weights.
+        stages: the network's stages; on a GPU, they are replayed as CUDA graphs.
+    """
+
+    derived_weights: DerivedWeights
+    stages: Stages
 
 
 class Streamer:
@@ -65,6 +79,7 @@ class Streamer:
             requires it. None: never.
         maps: with a size as `tile`, where the features of whole frames are kept between the stages: on the 'device', or
             in the 'host's memory, which is slow but leaves little more than a tile on the device.
+        cuda_graphs: on a GPU, replay the stages of whole frames as CUDA graphs, see `dstnet_arch.streaming.graphs`.
 
     Raises:
         TypeError: The network is of another type.
@@ -82,6 +97,7 @@ class Streamer:
         temp_dir: str | os.PathLike[str] | None = None,
         tile: tuple[int, int] | Literal['auto'] | None = None,
         maps: Maps = 'device',
+        cuda_graphs: bool = True,
     ) -> None:
         if interval not in (None, 'sqrt') and not (isinstance(interval, int) and interval >= 1):
             raise ValueError(f"interval must be None, 'sqrt' or a number of frames of at least 1; got {interval!r}.")
@@ -90,7 +106,7 @@ class Streamer:
             raise ValueError(f"tile must be None, 'auto' or a width and a height of at least 1 pixel; got {tile!r}.")
         if maps not in get_args(Maps):
             raise ValueError(f'maps must be one of {", ".join(get_args(Maps))}; got {maps!r}.')
-        self.net, self.tile, self.maps = net, tile, maps
+        self.net, self.tile, self.maps, self.cuda_graphs = net, tile, maps, cuda_graphs
         self._tiled = None if tile is None else TiledStages(net, self._plans)
         self.stages = stages_of(net) if self._tiled is None else self._tiled.stages()
         self.autocast, self.store, self.interval, self.temp_dir = autocast, store, interval, temp_dir
@@ -123,7 +139,15 @@ class Streamer:
                 fit.
             DataError: A temporary file cannot be written.
         """
-        return Stream(self, frames, start, state, progress)
+        return Stream(self, frames, start, state, progress, self.make_cache())
+
+    def make_cache(self) -> WeightCache:
+        """Return an empty cache for one stream, or for several if the weights do not change between them."""
+        stages, device = self.stages, next(self.net.parameters()).device
+        if self.cuda_graphs and uses_graphs(device):
+            whole_frames = self._tiled.uses_whole_frames if self._tiled else lambda: True
+            stages = GraphedStages(stages, stages_of(self.net), whole_frames).stages
+        return WeightCache(self.net.derived_weights(), stages)
 
     def state_bytes(self, height: int, width: int) -> int:
         """Return the size of the state of one frame (3, height, width)."""
@@ -166,9 +190,10 @@ class Stream(Iterator[Tensor]):
         start: int,
         state: Tensor | None,
         progress: Progress | None,
+        cache: WeightCache,
     ) -> None:
-        self._settings, self._stages, self._progress = streamer, streamer.stages, progress
-        self._derived_weights = streamer.net.derived_weights()
+        self._settings, self._progress = streamer, progress
+        self._derived_weights, self._stages = cache
         self._cleanup = ExitStack()
         if not isinstance(frames, Frames):
             spool = self._cleanup.enter_context(closing(TensorFile(streamer.temp_dir)))
@@ -210,7 +235,9 @@ class Stream(Iterator[Tensor]):
         contexts.enter_context(torch.no_grad())
         contexts.enter_context(self._derived_weights)
         dtype = self._settings.autocast
-        contexts.enter_context(torch.autocast(self._frames.device.type, dtype=dtype, enabled=dtype is not None))
+        # No cache of cast weights: one that is made during the capture of a graph holds nothing until a replay.
+        cast = torch.autocast(self._frames.device.type, dtype, enabled=dtype is not None, cache_enabled=False)
+        contexts.enter_context(cast)
         return contexts
 
     def _restore(self) -> Generator[Tensor, None, None]:

@@ -127,6 +127,10 @@ class TiledStages:
             self._plans[key] = list(self._choose(*key))
         return self._plans[key][0]
 
+    def uses_whole_frames(self) -> bool:
+        """Return whether no frames are processed in tiles at present."""
+        return all(plans[0].tile is None for plans in self._plans.values())
+
     def stages(self) -> Stages:
         """Return the stages."""
         net, whole = self._net, self._whole

@@ -25,7 +25,14 @@ from dstnet_arch.ops import haar_triton as haar
 from dstnet_arch.ops import pixel_filter_triton as pixel
 from dstnet_arch.ops.triton_utils import ELEMENTS, PIXELS
 
-SIZES = ('height', 'width', 'low_height', 'low_width', 'frame_stride')  # of frames, which are not compiled in
+SIZES = (
+    'num_pixel',
+    'height',
+    'width',
+    'low_height',
+    'low_width',
+    'frame_stride',
+)  # of frames, which are not compiled in
 BLOCK = {'PIXELS': PIXELS, 'CHANNELS': 64}
 KERNELS: list[tuple[Any, dict[str, Any], dict[str, int]]] = [
     *(
@@ -46,6 +53,7 @@ KERNELS: list[tuple[Any, dict[str, Any], dict[str, int]]] = [
     (elementwise._add_bias, {'LEAKY': False, 'RESIDUAL': True, 'ELEMENTS': ELEMENTS}, {}),
     (elementwise._gated_sum, {'ELEMENTS': ELEMENTS}, {}),
     (elementwise._gated_sum_backward, {'ELEMENTS': ELEMENTS}, {}),
+    (elementwise._layer_norm, {'PIXELS': 32, 'CHANNELS': 64}, {}),
     (haar._haar, {'BACKWARD': False, **BLOCK}, {}),
     (haar._haar, {'BACKWARD': True, **BLOCK}, {}),
 ]
@@ -57,8 +65,7 @@ def compile_kernel(
     types = {n: f'*{dtype}' if n.endswith('_ptr') else 'i32' for n in kernel.arg_names}
     if kernel is channel._filter_gradient:
         types['out_ptr'] = '*fp32'
-    if 'slope' in types:
-        types['slope'] = 'fp32'
+    types |= {name: 'fp32' for name in ('slope', 'eps') if name in types}
     if 'constexprs' in signature(ASTSource).parameters:
         kinds = {n: 'constexpr' if n in constants else types[n] for n in kernel.arg_names}
         positions = {(kernel.arg_names.index(n),): value for n, value in constants.items()}

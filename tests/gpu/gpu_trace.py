@@ -238,7 +238,7 @@ def trace_stream(
     tracer = Tracer()
     tracer.hold(*net.parameters())
     with tracer:
-        for _ in Streamer(net, autocast=autocast, store='device', **settings)(frames):
+        for _ in Streamer(net, autocast=autocast, store='device', cuda_graphs=False, **settings)(frames):
             pass
     return tracer.trace
 

@@ -323,6 +323,18 @@ def test_step_and_restore_draw_no_random_numbers(tmp_path: Path) -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='there is no GPU')
+def test_steps_as_a_cuda_graph_equal_single_launches(tmp_path: Path) -> None:
+    weights = []
+    for graph in (True, False):
+        opt = {**train_options(tmp_path / str(graph), cuda_graph=graph, precision='fp32'), 'num_gpu': 1}
+        model = make_model(opt)
+        train(model, range(1, 8))
+        weights.append(torch.cat([p.detach().flatten() for p in model.net_g.parameters()]))
+    torch.testing.assert_close(*weights, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='there is no GPU')
 def test_training_on_a_gpu(tmp_path: Path) -> None:
     """What differs there: losses are checked one iteration late, optimisers are fused, states come back on the GPU."""
     opt = {**train_options(tmp_path, amp='fp16', ema_decay=0.9, accum_iter=2), 'num_gpu': 1}

@@ -19,6 +19,7 @@ from dstnet_arch.ops.channel_filter import (
 from dstnet_arch.ops.conv_bias import add_bias, add_bias_reference
 from dstnet_arch.ops.gated_sum import gated_sum, gated_sum_reference
 from dstnet_arch.ops.haar import haar_synthesis, haar_synthesis_reference
+from dstnet_arch.ops.layer_norm import layer_norm, layer_norm_reference
 from dstnet_arch.ops.pixel_filter import pixel_filter, pixel_filter_reference
 from dstnet_arch.ops.pool_half import pool_half
 
@@ -56,6 +57,11 @@ CASES = {
         [(2, 5, 3, 101), (5,), (2, 5, 3, 101)],
     ),
     'gated_sum': (gated_sum, gated_sum_reference, [(2, 5, 3, 101), (2, 5, 3, 101), (5,)] * 2),
+    'layer_norm': (
+        fused._forward_only(layer_norm),
+        fused._forward_only(layer_norm_reference),
+        [(2, 5, 3, 101), (5,), (5,)],
+    ),
     'haar_synthesis': (haar_synthesis, haar_synthesis_reference, [(2, 3, 2, 17), (2, 9, 2, 17)]),
 }
 
@@ -137,6 +143,7 @@ PACKED = [rand(1, 1, 1, 9, 3, dtype=torch.float32)]
         ('add_bias_', (channels_last(*X), BIAS, None, 0.1)),
         ('gated_sum', (channels_last(*X), channels_last(*X), BIAS) * 2),
         ('gated_sum_backward', (channels_last(*X), *(channels_last(*X), channels_last(*X), BIAS) * 2)),
+        ('layer_norm', (channels_last(*X), BIAS, BIAS, 1e-5)),
         ('haar_synthesis', (channels_last(*X), channels_last(1, 9, 2, 5))),
         ('haar_synthesis_backward', (channels_last(1, 3, 4, 6),)),
     ],
