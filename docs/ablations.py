@@ -151,13 +151,16 @@ def run(job: str, work: Path, iterations: int, gpu: bool) -> dict[str, Any]:
             opt['path']['pretrain_network_g'] = str(folder / 'experiments' / job / 'models' / 'net_g_latest.pth')
             opt['val'].update(save_img=False, precision='fp32')
         (folder / f'{phase}.yml').write_text(yaml.safe_dump(opt, sort_keys=False), encoding='utf-8')
-    seconds = {}
+    seconds: dict[str, float] = {}
     for phase in ('train', 'test'):
         begin = time.monotonic()
         with open(folder / f'{phase}.log', 'w', encoding='utf-8') as log:
             command = [sys.executable, '-m', f'basicsr.{phase}', '-opt', f'{phase}.yml']
             environment = {**os.environ, 'OMP_NUM_THREADS': '1'}
-            subprocess.run(command, cwd=folder, env=environment, stdout=log, stderr=log, check=True)
+            done = subprocess.run(command, cwd=folder, env=environment, stdout=log, stderr=log)
+        if done.returncode == 2:  # an error that the log explains, such as a loss that is not finite
+            return {'iterations': iterations, 'failed': (folder / f'{phase}.log').read_text('utf-8').splitlines()[-1]}
+        done.check_returncode()
         seconds[phase] = round(time.monotonic() - begin, 1)
     summary = read_json(next((folder / 'results' / job).glob('*_summary.json')))
     from dstnet_arch.archs.checkpoint import read_state_dict
@@ -215,7 +218,8 @@ def tables(results: dict[str, Any]) -> str:
             )
         lines.append('')
     if results:
-        first = next(iter(results.values()))
+        lines += [f'{job}: {run["failed"].split(". ")[0]}.' for job, run in results.items() if 'failed' in run]
+        first = next(run for run in results.values() if 'scores' in run)
         scores, facts = first['scores']['input'], first['machine']
         place = facts.get('gpu') or f'{facts["cpu"]} ({facts["isa"]}), one thread per run'
         lines += [
@@ -228,7 +232,7 @@ def tables(results: dict[str, Any]) -> str:
 def _psnr(results: dict[str, Any], name: str) -> dict[int, float]:
     """PSNR by seed, of the seeds that have been run."""
     found = {seed: results.get(f'{name}_{seed}') for seed in SEEDS}
-    return {seed: result['scores']['restored']['psnr'] for seed, result in found.items() if result}
+    return {seed: run['scores']['restored']['psnr'] for seed, run in found.items() if run and 'scores' in run}
 
 
 def _spread(values: list[float], digits: int, sign: str = '') -> str:

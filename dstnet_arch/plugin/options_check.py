@@ -177,6 +177,7 @@ class Train(_Computing):
     grad_clip: float = Field(0, ge=0)
     find_nonfinite: bool = False
     gradient_checkpointing: bool = False
+    cuda_graph: bool = True
     ema_decay: float = Field(0, ge=0, lt=1)
 
     @model_validator(mode='after')
