@@ -45,10 +45,16 @@ class GraphedStages:
         self._graphs: dict[Hashable, CudaGraph] = {}
         self._memory: dict[Hashable, Tensor] = {}  # inputs of all graphs: one of them runs at a time
         self._failed = False
-        names = ('encode', 'prepare', 'backward', 'forward', 'finish')
-        functions = {name: partial(self._call, name, getattr(eager, name), getattr(whole, name)) for name in names}
+
+        def graphed(name: str) -> Callable[..., Any]:
+            return partial(self._call, name, getattr(eager, name), getattr(whole, name))
+
         self.stages = eager._replace(
-            **functions,
+            encode=graphed('encode'),
+            prepare=graphed('prepare'),
+            backward=graphed('backward'),
+            forward=graphed('forward'),
+            finish=graphed('finish'),
             step_block=lambda block, *args: self._call(
                 block, partial(eager.step_block, block), partial(whole.step_block, block), *args
             ),
