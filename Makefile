@@ -44,7 +44,7 @@ test: lint types
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -m 'not extended' -n $(JOBS)
 
 test-extended: setup
-	OMP_NUM_THREADS=1 $(RUN) -m pytest -m extended
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -m extended -n $(JOBS)
 
 lint: setup
 	$(RUN) -m ruff check
