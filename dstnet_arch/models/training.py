@@ -14,6 +14,7 @@ from torch import distributed as dist
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.optim import Optimizer
 
+from dstnet_arch.archs.video_net import VideoNet
 from dstnet_arch.errors import OptionsError, TrainingError
 from dstnet_arch.memory_errors import translate_oom
 from dstnet_arch.models.distributed import Ranks, translate_dist_errors
@@ -72,10 +73,11 @@ class TrainingStep:
         }
         perceptual_opt = train_opt.get('perceptual_opt')
         self.perceptual = build_loss(perceptual_opt).to(device) if perceptual_opt else None
-        # Several devices exchange gradients during the backward pass.
-        wants_graph = train_opt.get('cuda_graph', True) and not self._find_nonfinite
         self._graphed: GraphedBackward | None = None
-        if device.type == 'cuda' and net is self._bare_net and wants_graph:
+        # Not for other networks: a graph repeats what Python decided once, for example at random. And not for several
+        # devices: they exchange gradients during the backward pass.
+        is_suitable = isinstance(net, VideoNet) and device.type == 'cuda' and not self._find_nonfinite
+        if is_suitable and train_opt.get('cuda_graph', True):
             self._graphed = GraphedBackward(self._backward, net.parameters())
 
     def run(self, lq: Tensor, gt: Tensor, optimizer: Optimizer, iteration: int) -> None:

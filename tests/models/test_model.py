@@ -327,6 +327,7 @@ def test_steps_as_a_cuda_graph_equal_single_launches(tmp_path: Path) -> None:
     weights = []
     for graph in (True, False):
         opt = {**train_options(tmp_path / str(graph), cuda_graph=graph, precision='fp32'), 'num_gpu': 1}
+        opt['network_g'] = {'type': 'DSTNet', 'num_feat': 4, 'num_block': 1, 'num_cwgdn': 1}
         model = make_model(opt)
         train(model, range(1, 8))
         weights.append(torch.cat([p.detach().flatten() for p in model.net_g.parameters()]))
