@@ -11,6 +11,7 @@ import sys
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -267,7 +268,7 @@ def test_interruption_before_the_first_frame_names_no_folder(
     with monkeypatch.context() as patch:
         interrupt(patch, 0)
         assert deblur(source, '-o', tmp_path / 'sharp')[::2] == (130, 'Interrupted.\n')
-    monkeypatch.setattr('dstnet_arch.deblur.run.open_source', lambda *_, **__: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr('dstnet_arch.deblur.run.open_source', mock.Mock(side_effect=KeyboardInterrupt))
     assert deblur(source, '-o', tmp_path / 'sharp')[::2] == (130, 'Interrupted.\n')
     assert files(tmp_path) == ['blurry']
 

@@ -208,7 +208,7 @@ def test_compile_compiles_the_steps_of_the_propagation(
     expected: list[str],
 ) -> None:
     compiled: list[str] = []
-    monkeypatch.setattr(nn.Module, 'compile', lambda self: compiled.append(type(self).__name__))
+    monkeypatch.setattr(nn.Module, 'compile', lambda self, **options: compiled.append(type(self).__name__))
     opt = train_options(tmp_path, compile=train_compile, ema_decay=ema_decay)
     opt['network_g'] = {'type': network, 'num_feat': 4}
     opt['val']['compile'] = val_compile
