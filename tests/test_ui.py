@@ -152,9 +152,10 @@ def test_first_sentence_of_an_error() -> None:
 
 
 _SERVE = """
-import socket, sys
+import signal, socket, sys
 from dstnet_arch.__main__ import main
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs inherit that it is ignored
 connect = socket.socket.connect
 
 def connect_locally(self, address):
