@@ -98,6 +98,7 @@ def reproduce(task: Reproduction) -> dict[str, Any]:
     """
     _check(task)
     weights = _weights(task)
+    _check_weights(task, weights)
     report = _compare(task, _test(task, weights, _data(task)), weights)
     text = _markdown(task, report)
     folder = task.output / task.name
@@ -138,6 +139,24 @@ def _weights(task: Reproduction) -> Path:
     released = find_released(RELEASED[task.dataset, task.network])
     assert released is not None
     return get_weights(released)
+
+
+def _check_weights(task: Reproduction, weights: Path) -> None:
+    """Compare weights with the network of the options, before a conversion of hours and the test."""
+    from dstnet_arch.archs.checkpoint import load_checkpoint
+    from dstnet_arch.plugin.options import find_options, read_options
+
+    net = load_checkpoint(weights)
+    found = {'type': type(net).__name__, **net.config}
+    wanted = read_options(str(find_options(_options_name(task))))['network_g']
+    forced = {option.partition('=')[0].removeprefix('network_g:') for option in task.force_yml}
+    different = [k for k, v in wanted.items() if v is not None and k not in forced and found.get(k, v) != v]
+    if different:
+        raise OptionsError(
+            f'{weights} is a network with {", ".join(f"{k}={found[k]}" for k in different)}; {task.network} has '
+            f'{", ".join(f"{k}={wanted[k]}" for k in different)}. Choose other weights or another --network, or test '
+            f'it all the same with --force_yml {" ".join(f"network_g:{k}={found[k]}" for k in different)}.'
+        )
 
 
 def _data(task: Reproduction) -> dict[str, str]:

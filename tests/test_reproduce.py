@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from dstnet_arch import reproduce
+from dstnet_arch.archs.dstnet_arch import DSTNet
 from dstnet_arch.errors import DataError, OptionsError
 from dstnet_arch.reproduce import Reproduction
 from dstnet_arch.weights import released, store
@@ -126,6 +127,18 @@ def test_wrong_arguments_fail_before_any_work(
     with pytest.raises(error, match=message):
         reproduce.command(arguments)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_weights_of_another_network_are_refused_before_a_conversion(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(reproduce, '_run', lambda *_: pytest.fail('the conversion began'))
+    torch.save({'params': DSTNet(num_feat=4, num_cwgdn=1).state_dict()}, 'small.pth')
+    with pytest.raises(
+        OptionsError, match=r'num_feat=4, num_cwgdn=1; DSTNet has num_feat=64, num_cwgdn=5.*--force_yml'
+    ):
+        reproduce.command(['dvd', '--data', '.', '--weights', 'small.pth'])
 
 
 def test_dvd_and_bsd_are_converted_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
