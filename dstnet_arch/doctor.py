@@ -5,7 +5,6 @@ Needs PyTorch alone. ``--full`` runs the networks on the device and compares the
 
 from __future__ import annotations
 
-import os
 import platform
 import shutil
 import subprocess
@@ -18,7 +17,6 @@ import torch
 
 from dstnet_arch._version import __version__
 from dstnet_arch.archs.dstnet_arch import DSTNet
-from dstnet_arch.archs.video_net import VideoNet
 from dstnet_arch.arguments import Size, command_parser
 from dstnet_arch.benchmarks import command as benchmark
 from dstnet_arch.benchmarks import report
@@ -27,8 +25,7 @@ from dstnet_arch.benchmarks.device_checks import FRAME, Check, full_checks, supp
 from dstnet_arch.errors import DSTNetError
 from dstnet_arch.ops import fused, native
 from dstnet_arch.precision import PRECISIONS, resolve_precision
-from dstnet_arch.streaming.memory import device_memory, free_memory, needed_bytes
-from dstnet_arch.streaming.tiles import Plan
+from dstnet_arch.streaming.memory import device_memory, free_memory, tile_plans
 
 PACKAGES = (
     'torch', 'torchvision', 'triton', 'basicsr', 'av', 'imageio-ffmpeg', 'mmcv', 'mmcv-lite', 'numpy', 'opencv-python',
@@ -105,17 +102,12 @@ def _output(program: str, *arguments: str) -> str | None:
 
 def largest_frame(device: torch.device) -> str:
     """Return the largest 16:9 frame that should fit into the device's free memory without tiles."""
-    net = _meta_net()
-    budget = 0.8 * device_memory(device)
-    fitting = [
-        Size(side * 16 // 9, side) for side in _SIDES if needed_bytes(net, (1, side, side * 16 // 9), Plan()) <= budget
-    ]
-    return str(fitting[-1]) if fitting else 'none'
-
-
-def _meta_net() -> VideoNet:
     with torch.device('meta'):
-        return DSTNet()
+        net = DSTNet()
+    free = device_memory(device)
+    sizes = (Size(side * 16 // 9, side) for side in _SIDES)
+    fitting = [s for s in sizes if tile_plans(net, (1, s.height, s.width), free, device.type)[0].tile is None]
+    return str(fitting[-1]) if fitting else 'none'
 
 
 def kernel_checks(device: torch.device) -> Iterator[Check]:
@@ -124,7 +116,7 @@ def kernel_checks(device: torch.device) -> Iterator[Check]:
         warnings.simplefilter('always')
         if device.type == 'cuda':
             for dtype in (torch.float32, torch.float16, torch.bfloat16):
-                ok = os.environ.get(fused.VARIABLE, '1') not in ('', '0') and fused.check(device, dtype)
+                ok = fused.enabled() and fused.check(device, dtype)
                 yield Check(f'fused GPU kernels, {dtype}', ok, 'agree with PyTorch' if ok else _reason(caught))
         else:
             ok = native.available()

@@ -32,8 +32,7 @@ class CudaGraph:
         tensors: arguments of the shapes, types and layouts that `replay` will get; None stays None.
         pool: memory that graphs share which run one after the other, from `torch.cuda.graph_pool_handle`. The outputs
             of one graph are then valid until the next one runs.
-        inputs: memory for the arguments, as `input_memory` allocates it, which other graphs may use as well; None: its
-            own.
+        inputs: memory for the arguments, which other graphs may use as well; None: its own.
 
     Attributes:
         outputs: what the function returned; a replay writes new values into the same tensors.

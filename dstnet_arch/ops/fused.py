@@ -85,6 +85,11 @@ def bias_is_separate(x: Tensor) -> bool:
     return x.is_cuda and not torch.compiler.is_compiling() and not _is_tracing()
 
 
+def enabled() -> bool:
+    """Return False if the environment switches the kernels off."""
+    return os.environ.get(VARIABLE, '1') not in ('', '0')
+
+
 def _is_tracing() -> bool:
     return torch.jit.is_tracing() or is_exporting()  # type: ignore[attr-defined]
 
@@ -94,7 +99,7 @@ def _available(index: int, dtype: torch.dtype) -> bool:
     known = _checked.get((index, dtype))
     if known is not None:
         return known
-    if os.environ.get(VARIABLE, '1') in ('', '0'):
+    if not enabled():
         return False
     if torch.cuda.is_current_stream_capturing() or torch._C._len_torch_dispatch_stack():
         return False  # nothing can be computed now: ask again later

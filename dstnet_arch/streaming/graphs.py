@@ -96,14 +96,11 @@ class GraphedStages:
                 )
 
     def _inputs(self, tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
-        inputs: list[Tensor | None] = []
-        for number, tensor in enumerate(tensors):
-            if tensor is None:
-                inputs.append(None)
-            else:
-                kind = number, describe([tensor])
-                inputs.append(self._memory.setdefault(kind, torch.empty_like(tensor)))
-        return inputs
+        kinds = [(number, describe([tensor])) for number, tensor in enumerate(tensors)]
+        for kind, tensor in zip(kinds, tensors, strict=True):
+            if tensor is not None and kind not in self._memory:
+                self._memory[kind] = torch.empty_like(tensor)
+        return [self._memory.get(kind) for kind in kinds]
 
 
 def _own(output: Tensor | None, passed_on: dict[int, Tensor | None]) -> Tensor | None:

@@ -66,17 +66,18 @@ def tile_plans(net: VideoNet, frames: tuple[int, int, int], free_bytes: int, dev
     maps: tuple[Maps, ...] = ('device',) if device_type == 'cpu' else ('device', 'host')
     plans = [Plan(), *(Plan(Size(side, side), place) for place in maps for side in _TILE_SIDES)]
     budget = _DEVICE_SHARE * free_bytes - (_WORKSPACE if device_type == 'cuda' else 0)
-    fitting = [i for i, plan in enumerate(plans) if needed_bytes(net, frames, plan) <= budget]
+    fitting = [i for i, plan in enumerate(plans) if needed_bytes(net, frames, plan, device_type) <= budget]
     return plans[fitting[0] if fitting else -1 :]
 
 
-def needed_bytes(net: VideoNet, frames: tuple[int, int, int], plan: Plan) -> int:
+def needed_bytes(net: VideoNet, frames: tuple[int, int, int], plan: Plan, device_type: str) -> int:
     """Estimate the device memory that streaming needs besides weights and stored states; an upper bound.
 
     Args:
         net: a DSTNet or DSTNetPlus.
         frames: batch, height and width.
         plan: how frames are processed.
+        device_type: type of the computing device; on a GPU, CUDA graphs need more.
     """
     batch, height, width = frames
     config = net.config
@@ -88,7 +89,7 @@ def needed_bytes(net: VideoNet, frames: tuple[int, int, int], plan: Plan) -> int
     fixed += (_PYRAMID if 'num_kernel_block' in config else 0) * whole
     blocks = config.get('num_cwgdn', 0)
     if plan.tile is None:
-        graphs = _GRAPHS if next(net.parameters()).is_cuda else 0
+        graphs = _GRAPHS if device_type == 'cuda' else 0
         return fixed + (_WHOLE + blocks + graphs) * whole
     tile = min(height, plan.tile.height + _TILE_MARGIN) * min(width, plan.tile.width + _TILE_MARGIN) * pixel
     between = _BETWEEN + blocks if plan.maps == 'device' else _ON_HOST

@@ -67,7 +67,7 @@ def test_needed_bytes_is_an_upper_bound(make_net: Callable[[], VideoNet], plan: 
     with tempfile.TemporaryDirectory() as folder, PeakCounter() as counter:
         for _ in Streamer(net, tile=plan.tile, store='disk', temp_dir=folder)(frames):
             pass
-    needed = needed_bytes(net, (1, 192, 192), plan)
+    needed = needed_bytes(net, (1, 192, 192), plan, 'cpu')
     assert counter.peak <= needed <= 3 * counter.peak
 
 
