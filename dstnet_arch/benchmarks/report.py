@@ -125,10 +125,6 @@ def made_on(device: torch.device) -> str:
     return f'{where}; torch {facts["torch"]}; {datetime.now(timezone.utc):%Y-%m-%d}'
 
 
-def _plain(value: Any) -> Any:
-    return str(value) if isinstance(value, Size) else value
-
-
 def _isa() -> str:
     """The instruction set of PyTorch and of our kernels, and whether variables of the environment restrict it."""
     isa = torch.backends.cpu.get_cpu_capability()
