@@ -5,7 +5,10 @@ A message says what is wrong, what is expected and what to run.
 
 from __future__ import annotations
 
+import atexit
 import sys
+import threading
+import time
 from collections.abc import Callable
 from types import TracebackType
 
@@ -15,6 +18,7 @@ INTERRUPTED = 130
 BASICSR_MISSING = 'BasicSR is not installed. Install it with: dstnet setup-basicsr'
 
 _LONGEST_LINE = 200
+_THREADS_TIMEOUT = 10.0
 _interrupted: Callable[[], str] | None = None
 
 
@@ -134,3 +138,18 @@ class Problems:
         """Raise DataError with `heading`, the problems and `remedy`, if there are problems."""
         if self.found:
             raise DataError('\n'.join(part for part in (f'{heading}:', self.text(), remedy) if part))
+
+
+@atexit.register
+def _wait_for_threads() -> None:
+    """Wait for threads that were at work when Ctrl-C came.
+
+    Python before 3.13 takes a thread for ended if Ctrl-C comes while it is joined. Python then ends under it, and the
+    process aborts ("terminate called without an active exception") once the thread returns from native code.
+    """
+    end = time.monotonic() + _THREADS_TIMEOUT
+    while time.monotonic() < end:
+        others = set(threading.enumerate()) - {threading.current_thread()}
+        if all(thread.daemon for thread in others):
+            break
+        time.sleep(0.01)

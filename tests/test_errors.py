@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -86,3 +87,29 @@ def test_names_that_the_terminal_cannot_encode_are_escaped(run_python: RunPython
     done = run_python('-c', code, cwd=tmp_path, PYTHONIOENCODING='ascii')
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == 'donn\\xe9es \\u4e16'
+
+
+@pytest.mark.skipif(os.name != 'posix', reason='signals of POSIX')
+def test_ctrl_c_while_threads_are_joined_does_not_abort() -> None:
+    code = """
+import signal, sys, threading, time
+from concurrent.futures import ThreadPoolExecutor
+import cv2, numpy
+from dstnet_arch import errors
+
+def work():
+    time.sleep(0.3)  # the main thread waits for this one by now
+    signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+    for _ in range(20):
+        cv2.GaussianBlur(image, (31, 31), 5)
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+image = numpy.zeros((2000, 2000, 3), numpy.uint8)
+try:
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(work)
+except KeyboardInterrupt:
+    sys.exit(130)
+"""
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (130, '')

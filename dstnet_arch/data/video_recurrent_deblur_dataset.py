@@ -271,8 +271,12 @@ def read_frames(
         levels = torch.from_numpy(image if image.dtype == np.uint8 else image.astype(np.float32))
         tensor[number].copy_(levels.permute(2, 0, 1)).div_(np.iinfo(image.dtype).max)
 
-    with ThreadPoolExecutor(threads, thread_name_prefix='read') as pool:
-        list(pool.map(read, range(len(frames))))
+    if threads == 1:
+        for number in range(len(frames)):
+            read(number)
+    else:
+        with ThreadPoolExecutor(threads, thread_name_prefix='read') as pool:
+            list(pool.map(read, range(len(frames))))
     return tensor
 
 
