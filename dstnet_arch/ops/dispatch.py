@@ -10,13 +10,6 @@ import torch
 F = TypeVar('F', bound=Callable[..., object])
 
 
-def is_exporting() -> bool:
-    """True while `torch.export` traces: exported files must not need kernels of this package."""
-    if hasattr(torch.compiler, 'is_exporting'):  # since PyTorch 2.7
-        return torch.compiler.is_exporting()
-    return torch.compiler.is_compiling()
-
-
 def constant_when_compiled(function: F) -> F:
     """Have `torch.compile` call a function while it traces, and use its result as a constant.
 
@@ -25,3 +18,15 @@ def constant_when_compiled(function: F) -> F:
     """
     function._dynamo_marked_constant = True  # type: ignore[attr-defined]
     return function
+
+
+def is_exporting() -> bool:
+    """True while `torch.export` traces: exported files must not need kernels of this package."""
+    if hasattr(torch.compiler, 'is_exporting'):  # since PyTorch 2.7
+        return _is_exporting()
+    return torch.compiler.is_compiling()
+
+
+@constant_when_compiled
+def _is_exporting() -> bool:
+    return torch.compiler.is_exporting()  # traced by torch.compile of PyTorch 2.11, it is always True
