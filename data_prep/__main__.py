@@ -5,15 +5,13 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-import traceback
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
 from data_prep.layouts import LAYOUTS, Layout, describe_folders
-from dstnet_arch.arguments import command_parser, real_number, whole_number
-from dstnet_arch.errors import EXIT_STATUS, INTERRUPTED, DSTNetError, escape_unencodable_output, printable
-from dstnet_arch.progress import NORMAL, is_verbose, set_verbosity
+from dstnet_arch.arguments import command_parser, real_number, run_command, whole_number
+from dstnet_arch.errors import INTERRUPTED
 
 _CONVERT_TEXT = """\
 Convert {title} to LMDB for this project and stock BasicSR.
@@ -73,24 +71,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command.
 
     Returns:
-        Exit status: 0 success; 1 `verify` found faults; 2 an error, printed as one message; 130 interrupted.
+        The exit status, see `run_command`; 1 if `verify` found faults.
     """
-    set_verbosity(NORMAL)
-    arguments = build_parser().parse_args(argv)
+    return run_command(lambda: _run(build_parser().parse_args(argv)))
+
+
+def _run(arguments: argparse.Namespace) -> int:
     try:
-        return _run(arguments)
-    except (DSTNetError, OSError) as error:
-        if is_verbose():
-            traceback.print_exc()
-        print(printable(f'error: {error}'), file=sys.stderr)
-        return EXIT_STATUS
+        return _run_command(arguments)
     except KeyboardInterrupt:
         again = 'with --overwrite' if arguments.command == 'synthesize' else 'to resume'
         print(f'\ninterrupted; run the same command again {again}', file=sys.stderr)
         return INTERRUPTED
 
 
-def _run(arguments: argparse.Namespace) -> int:
+def _run_command(arguments: argparse.Namespace) -> int:
     if arguments.command == 'verify':
         from data_prep.verify import verify
 
@@ -226,5 +221,4 @@ def _window(text: str) -> tuple[int, int]:
 
 
 if __name__ == '__main__':
-    escape_unencodable_output()
     sys.exit(main())

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import sys
-import traceback
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from importlib import import_module
 
 from dstnet_arch._version import __version__
-from dstnet_arch.errors import EXIT_STATUS, escape_unencodable_output, explain
+from dstnet_arch.arguments import run_command
+from dstnet_arch.errors import OptionsError
 from dstnet_arch.plugin.startup._dstnet_arch_hook import exit_on_interrupt
-from dstnet_arch.progress import NORMAL, is_verbose, set_verbosity
 
 # Name -> (module:function, one line of help). The function accepts the remaining arguments and may return an exit
 # status; its module is imported only when it is called.
@@ -69,36 +68,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: the command line without the program's name; by default that of this process.
 
     Returns:
-        The exit status: 0; 1 if a check of the command failed; 2 after an error that the user can fix, with one
-        message on stderr; 130 after Ctrl-C. Unexpected errors are raised, and Python then exits with 1.
+        The exit status, see `run_command`.
     """
-    escape_unencodable_output()
-    set_verbosity(NORMAL)
     name, *rest = list(sys.argv[1:] if arguments is None else arguments) or ['']
-    if name in ('-h', '--help'):
-        print(usage())
-        return 0
-    if name in ('-V', '--version'):
-        print(f'dstnet {__version__}')
-        return 0
-    if name not in COMMANDS:
-        near = get_close_matches(name, COMMANDS, 1, 0.5)
-        problem = f'unknown command {name!r}.' if name else 'no command given.'
-        hint = f' Did you mean {near[0]}?' if near else ''
-        print(f'error: {problem}{hint}\n\n{usage()}', file=sys.stderr)
-        return EXIT_STATUS
-    if arguments is None and name in ('train', 'test'):  # not in a notebook, whose kernel would end with the process
-        exit_on_interrupt()  # until the options are parsed
-    try:
-        return load(name)(rest) or 0
-    except (Exception, KeyboardInterrupt) as error:
-        explained = explain(error)
-        if explained is None:
-            raise
-        if is_verbose():
-            traceback.print_exception(error)
-        print(explained[0], file=sys.stderr)
-        return explained[1]
+
+    def run() -> int | None:
+        if name in ('-h', '--help'):
+            print(usage())
+            return 0
+        if name in ('-V', '--version'):
+            print(f'dstnet {__version__}')
+            return 0
+        if not name:
+            print(usage(), file=sys.stderr)
+            raise OptionsError('no command given.')
+        if name not in COMMANDS:
+            near = get_close_matches(name, COMMANDS, 1, 0.5)
+            hint = f' Did you mean {near[0]}?' if near else ''
+            raise OptionsError(f'unknown command {name!r}.{hint} dstnet --help lists all commands.')
+        if arguments is None and name in ('train', 'test'):  # not in a notebook, whose kernel would end as well
+            exit_on_interrupt()  # until the options are parsed
+        return load(name)(rest)
+
+    return run_command(run)
 
 
 if __name__ == '__main__':

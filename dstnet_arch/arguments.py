@@ -1,19 +1,52 @@
-"""Parsers of commands, and types of their arguments."""
+"""Running of commands, their parsers, and types of their arguments."""
 
 from __future__ import annotations
 
 import argparse
 import math
 import os
+import sys
+import traceback
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dstnet_arch.errors import OptionsError
-from dstnet_arch.progress import QUIET, VERBOSE, set_verbosity
+from dstnet_arch.errors import EXIT_STATUS, OptionsError, escape_unencodable_output, explain, printable
+from dstnet_arch.progress import NORMAL, QUIET, VERBOSE, is_verbose, set_verbosity
 
+_BROKEN_PIPE = 141  # 128 + SIGPIPE, as for programs that the signal ends
 _MAX_FRAME_RATE = 100_000  # frames per second
+
+
+def run_command(command: Callable[[], int | None]) -> int:
+    """Run a command and report its errors.
+
+    Returns:
+        The exit status: that of the command, None being 0; 2 after an error that the user can fix, with one message on
+        stderr; 130 after Ctrl-C; 141 if the reader of stdout has ended, such as `head`. Unexpected errors are raised,
+        and Python then exits with 1.
+    """
+    escape_unencodable_output()
+    set_verbosity(NORMAL)
+    try:
+        try:
+            return command() or 0
+        finally:
+            print(end='', flush=True)  # fails here, if it fails, and not when Python ends
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python still writes when it ends
+        return _BROKEN_PIPE
+    except (Exception, KeyboardInterrupt) as error:
+        explained = explain(error)
+        if explained is None and isinstance(error, OSError):
+            explained = printable(f'error: {error}'), EXIT_STATUS
+        if explained is None:
+            raise
+        if is_verbose():
+            traceback.print_exception(error)
+        print(explained[0], file=sys.stderr)
+        return explained[1]
 
 
 def command_parser(prog: str, description: str, epilog: str | None = None) -> argparse.ArgumentParser:
@@ -25,6 +58,11 @@ def command_parser(prog: str, description: str, epilog: str | None = None) -> ar
         epilog: text below the options.
     """
     return _Parser(prog, description=description, epilog=epilog)
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """Define --device, for `precision.choose_device`."""
+    parser.add_argument('--device', metavar='NAME', help='cpu, cuda or cuda:N; default: cuda if available')
 
 
 def take_verbosity(arguments: Sequence[str]) -> list[str]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from contextlib import suppress
+from typing import Any
 from unittest import mock
 
 from dstnet_arch.__main__ import COMMANDS, load
@@ -51,20 +52,12 @@ def complete_parser(files: Any) -> argparse.ArgumentParser:
     return parser
 
 
-class _FoundError(Exception):
-    """Carries a parser out of the command that has made it."""
-
-
 def _parser_of(name: str) -> argparse.ArgumentParser:
-    def found(parser: argparse.ArgumentParser, *_: object) -> NoReturn:
-        raise _FoundError(parser)
-
-    with mock.patch.object(argparse.ArgumentParser, 'parse_args', found):
-        try:
-            load(name)([])
-        except _FoundError as error:
-            return error.args[0]
-    raise AssertionError(f'dstnet {name} has no parser')
+    stop = mock.patch.object(argparse.ArgumentParser, 'parse_args', autospec=True, side_effect=SystemExit)
+    with stop as parse_args, suppress(SystemExit):
+        load(name)([])
+    parser: argparse.ArgumentParser = parse_args.call_args.args[0]
+    return parser
 
 
 def _basicsr_parser() -> argparse.ArgumentParser:

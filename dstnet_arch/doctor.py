@@ -20,7 +20,7 @@ from dstnet_arch.archs.dstnet_arch import DSTNet
 from dstnet_arch.arguments import Size, command_parser
 from dstnet_arch.benchmarks import command as benchmark
 from dstnet_arch.benchmarks import report
-from dstnet_arch.benchmarks.compare import add_machine_arguments, choose_device
+from dstnet_arch.benchmarks.compare import add_machine_arguments, prepare_machine
 from dstnet_arch.benchmarks.device_checks import FRAME, Check, full_checks, supported_precisions
 from dstnet_arch.errors import DSTNetError
 from dstnet_arch.ops import fused, native
@@ -46,7 +46,7 @@ def command(arguments: Sequence[str]) -> int:
     )
     add_machine_arguments(parser, output='results/doctor')
     args = parser.parse_args(arguments)
-    choose_device(args)
+    prepare_machine(args)
     device: torch.device = args.device
     facts = {**versions(), **report.machine(device)}
     for name, value in facts.items():

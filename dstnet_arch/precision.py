@@ -1,4 +1,4 @@
-"""The number format that networks compute in: one policy for training, validation, `deblur` and the benchmarks.
+"""The device and the number format that networks compute in: one policy for all commands, training and validation.
 
 =====  =====================================================================================================
 fp32   float32; TF32 is off.
@@ -14,6 +14,7 @@ whole steps, with `Precision.step`; a bare network follows PyTorch's switches.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from typing import Any
 
 import torch
 
-from dstnet_arch.errors import OptionsError
+from dstnet_arch.errors import OptionsError, first_line
 
 PRECISIONS = ('fp32', 'tf32', 'bf16', 'fp16')
 
@@ -33,6 +34,29 @@ _DESCRIPTIONS = {
     'bf16': 'bfloat16 autocast',
     'fp16': 'float16 autocast',
 }
+
+
+def choose_device(name: str | None) -> torch.device:
+    """Return the device that ``--device`` names, and make it PyTorch's current one.
+
+    Args:
+        name: 'cpu', 'cuda' or 'cuda:N'; None: a GPU if there is one.
+
+    Raises:
+        OptionsError: the name is unknown, or the device cannot be used.
+    """
+    name = name or ('cuda' if torch.cuda.is_available() else 'cpu')
+    if not re.fullmatch(r'cpu|cuda(:\d+)?', name):
+        raise OptionsError(f'--device {name} is not supported. Use cpu, cuda or cuda:N.')
+    try:
+        device = torch.device(name)
+        if device.type == 'cuda':
+            device = torch.device('cuda', torch.cuda.current_device() if device.index is None else device.index)
+            torch.cuda.set_device(device)
+            torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:  # an AssertionError if PyTorch is built without CUDA
+        raise OptionsError(f'--device {name} cannot be used: {first_line(error)}. Use --device cpu.') from None
+    return device
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,9 @@ def test_explain(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_unknown_command(arguments: list[str], expected: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert __main__.main(arguments) == 2
-    assert capsys.readouterr().err.startswith(f'error: {expected}\n\nusage: dstnet COMMAND')
+    err = capsys.readouterr().err
+    assert err.splitlines()[-1].startswith(f'error: {expected}')
+    assert err.startswith('usage: dstnet COMMAND') is not arguments
 
 
 def test_every_command_has_help(capsys: pytest.CaptureFixture[str]) -> None:
@@ -80,6 +82,12 @@ def test_completion_knows_commands_options_and_files(tmp_path: Path, capsys: pyt
         words = ['bash', '-c', complete, 'bash', 'dstnet', *typed.split()]
         done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=60)
         assert set(done.stdout.split()) == expected, done.stderr
+
+
+def test_command_ends_quietly_when_the_reader_of_its_output_has_ended() -> None:
+    words = ['bash', '-c', '"$0" -m dstnet_arch --help | true; exit ${PIPESTATUS[0]}', sys.executable]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (141, '', '')
 
 
 def test_names_that_the_terminal_cannot_encode_are_escaped(run_python: RunPython, tmp_path: Path) -> None:

@@ -13,15 +13,14 @@ import torch
 from torch import Tensor
 
 from dstnet_arch.archs.video_net import VideoNet
-from dstnet_arch.arguments import Size, check_writable, size, whole_number
+from dstnet_arch.arguments import Size, add_device, check_writable, size, whole_number
 from dstnet_arch.benchmarks import report
 from dstnet_arch.benchmarks.harness import Workload, measure, ratio, spread
 from dstnet_arch.benchmarks.networks import NETWORKS, find, select
-from dstnet_arch.errors import OptionsError
 from dstnet_arch.memory_errors import out_of_memory
 from dstnet_arch.ops import fused, native
 from dstnet_arch.ops.cuda_graph import GraphedBackward
-from dstnet_arch.precision import PRECISIONS, resolve_precision
+from dstnet_arch.precision import PRECISIONS, choose_device, resolve_precision
 from dstnet_arch.streaming.state_store import StoreKind
 from dstnet_arch.streaming.streamer import Streamer
 
@@ -60,40 +59,24 @@ class Case(NamedTuple):
 
 
 def add_machine_arguments(parser: argparse.ArgumentParser, output: str = 'results/benchmarks') -> None:
-    """Define --device, --threads and -o; `choose_device` resolves them."""
-    parser.add_argument('--device', help='cpu, cuda or cuda:N (default: cuda if available)')
+    """Define --device, --threads and -o; `prepare_machine` applies them."""
+    add_device(parser)
     parser.add_argument('--threads', type=whole_number(1), metavar='N', help="CPU threads (default: PyTorch's choice)")
     parser.add_argument(
         '-o', '--output', type=Path, default=Path(output), metavar='DIR', help=f'folder of the JSON file ({output})'
     )
 
 
-def choose_device(args: argparse.Namespace) -> None:
-    """Resolve `args.device`, make it PyTorch's current device and set the number of threads.
+def prepare_machine(args: argparse.Namespace) -> None:
+    """Replace `args.device` by a `torch.device` and set the number of threads.
 
     Raises:
-        OptionsError: the device does not exist, or `args.output` cannot be written.
+        OptionsError: the device cannot be used, or `args.output` cannot be written.
     """
     check_writable(args.output)
     if args.threads:
         torch.set_num_threads(args.threads)
-    name = args.device or ('cuda' if torch.cuda.is_available() else 'cpu')
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = torch.device('meta')
-    if device.type not in ('cpu', 'cuda'):
-        raise OptionsError(f'--device {name}: choose cpu, cuda or cuda:N.')
-    if device.type == 'cuda':
-        number = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if (device.index or 0) >= number:
-            raise OptionsError(
-                f'--device {name}: PyTorch {torch.__version__} finds {number} CUDA devices here. Choose another one, '
-                'or --device cpu.'
-            )
-        device = torch.device('cuda', device.index or 0)  # set_device refuses a device without an index
-        torch.cuda.set_device(device)
-    args.device = device
+    args.device = choose_device(args.device)
 
 
 def add_arguments(parser: argparse.ArgumentParser, kind: str) -> None:
@@ -127,7 +110,7 @@ def run(kind: str, args: argparse.Namespace) -> None:
         kind: 'forward', 'train' or 'stream'.
         args: Arguments by `add_arguments`.
     """
-    choose_device(args)
+    prepare_machine(args)
     torch.backends.cudnn.benchmark = True  # cuDNN chooses its algorithms in the warm-up, as in BasicSR's pipelines
     cases = _cases(kind, args)
     workloads = [_workload(case, args) for case in cases]

@@ -12,7 +12,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import get_args
 
-from dstnet_arch.arguments import command_parser, frame_rate, size, whole_number
+from dstnet_arch.arguments import add_device, command_parser, frame_rate, size, whole_number
 from dstnet_arch.deblur.batch import Ranks, restore_all, split_inputs
 from dstnet_arch.deblur.config import CompareMode, DeblurConfig
 from dstnet_arch.deblur.run import StoppedError, run
@@ -121,7 +121,7 @@ def _make_parser() -> argparse.ArgumentParser:
     add('-o', '--output', metavar='OUTPUT', type=Path, required=True, help='video file or folder')
     text = 'released weights (GoPro, GoPro-L, DVD, BSD), downloaded once into weights/, or a file; default: GoPro'
     add('--weights', default='GoPro', metavar='NAME', help=text)
-    add('--device', help='cpu, cuda, cuda:1, ...; default: cuda if available')
+    add_device(parser)
     text = 'fp32 is exact; tf32, bf16 and fp16 are faster. Default: tf32 on GPUs that have it, else fp32'
     add('--precision', choices=PRECISIONS, help=text)
     text = (

@@ -23,7 +23,7 @@ from dstnet_arch.deblur.preview import write_previews
 from dstnet_arch.errors import DataError, DSTNetError, OptionsError, counted, first_line
 from dstnet_arch.memory_errors import translate_oom
 from dstnet_arch.nonfinite import first_nonfinite
-from dstnet_arch.precision import Precision, resolve_precision
+from dstnet_arch.precision import Precision, choose_device, resolve_precision
 from dstnet_arch.streaming.memory import free_memory, peak_memory, place_states
 from dstnet_arch.streaming.streamer import Streamer
 from dstnet_arch.video.sink import NonfiniteError, Sink
@@ -94,7 +94,7 @@ def run(
     """
     started = time.monotonic()
     config.check()
-    device = _choose_device(config.device)
+    device = choose_device(config.device)
     precision = resolve_precision(config.precision, device, '--precision')
     net = load_checkpoint(resolve_weights(config.weights), device)
     if config.compile:
@@ -210,18 +210,6 @@ def _nonfinite_error(source: Source, position: int, streamer: Streamer) -> DataE
         f'Frame {source.names[position]}: the network returned values that are not finite.'
         f'{f" First: {first}." if first else ""} Use --precision fp32 or other weights.'
     )
-
-
-def _choose_device(name: str | None) -> torch.device:
-    name = name or ('cuda' if torch.cuda.is_available() else 'cpu')
-    try:
-        device = torch.device(name)
-        if device.type == 'cuda' and device.index is not None:
-            torch.cuda.set_device(device)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise OptionsError(f'--device {name} cannot be used: {first_line(error)}. Use --device cpu.') from None
-    return device
 
 
 def _compile(net: VideoNet, device: torch.device) -> None:

@@ -12,7 +12,7 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from dstnet_arch.arguments import check_writable, command_parser, whole_number
+from dstnet_arch.arguments import add_device, check_writable, command_parser, whole_number
 from dstnet_arch.errors import OptionsError
 
 _DESCRIPTION = """\
@@ -37,13 +37,13 @@ def command(arguments: Sequence[str]) -> None:
     """Run ``dstnet ui`` until Ctrl-C.
 
     Raises:
-        OptionsError: Gradio is not installed, the port is in use, or OUTPUT cannot be written.
+        OptionsError: Gradio is not installed, the device or the port cannot be used, or OUTPUT cannot be written.
     """
     parser = command_parser('dstnet ui', _DESCRIPTION)
     add = parser.add_argument
     add('-o', '--output', type=Path, default=Path('results/ui'), help='folder of the results; default: results/ui')
     add('--weights', default='GoPro', metavar='NAME', help='weights that are chosen at first; default: GoPro')
-    add('--device', help='cpu, cuda, cuda:1, ...; default: cuda if available')
+    add_device(parser)
     add(
         '--host', default=_LOCAL, metavar='ADDRESS', help=f'address to listen on; default: {_LOCAL}, this computer only'
     )
@@ -82,7 +82,7 @@ def serve(
         The address of the page.
 
     Raises:
-        OptionsError: Gradio is not installed, the port is in use, or the folder cannot be written.
+        OptionsError: Gradio is not installed, the device or the port cannot be used, or the folder cannot be written.
     """
     check_writable(output)
     with _work_folder(output.resolve()) as work:
@@ -90,9 +90,11 @@ def serve(
             import gradio as gr
         except ImportError:
             raise OptionsError("Gradio is not installed. Install it with: pip install 'dstnet-arch[ui]'") from None
+        from dstnet_arch.precision import choose_device
         from dstnet_arch.ui.jobs import Jobs
         from dstnet_arch.ui.page import Viewer, make_page, style
 
+        choose_device(device)  # an error now, and not in each job
         gr.set_static_paths([output.resolve()])  # results are served from there, not copied
         with (
             closing(Jobs(output.resolve(), work, device)) as jobs,

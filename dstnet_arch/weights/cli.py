@@ -21,10 +21,8 @@ Exit status: 0 if all are released files, 1 if some are others that can be loade
 def command(arguments: Sequence[str]) -> int | None:
     """Run ``dstnet weights ACTION ...`` and return the exit status, None for 0."""
     args = _parser().parse_args(arguments)
-    try:
-        return args.run(args)
-    except OSError as error:
-        raise CheckpointError(f'{error.filename or "A file"} cannot be used: {error.strerror or error}.') from None
+    exit_status: int | None = args.run(args)
+    return exit_status
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -79,8 +79,8 @@ def test_training_step_computes_all_gradients(monkeypatch: pytest.MonkeyPatch, w
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
-        (['--device', 'cuda'], 'finds 0 CUDA devices here'),
-        (['--device', 'tpu'], 'choose cpu, cuda or cuda:N'),
+        (['--device', 'cuda:99'], '--device cuda:99 cannot be used'),
+        (['--device', 'tpu'], 'Use cpu, cuda or cuda:N'),
         (['--device', 'cpu', '--precision', 'tf32'], 'tf32 needs an NVIDIA GPU'),
         (['--device', 'cpu', '--networks', 'DSTNet', 'UNet'], 'no network UNet. Networks: DSTNet, .*groups: ours'),
         (['--device', 'cpu', '-o', 'file/out'], 'file is not a writable folder'),

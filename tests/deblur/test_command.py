@@ -139,7 +139,7 @@ def test_missing_compiler_is_an_error_before_the_work(
         (['blurry', '-o', 'out', '--codec', 'ffv1'], 'apply to video files only'),
         (['blurry', '-o', 'out', '--precision', 'tf32'], 'tf32 needs an NVIDIA GPU'),
         (['blurry', '-o', 'out', '--temp-dir', 'nowhere'], '--temp-dir nowhere: there is no such folder'),
-        (['blurry', '-o', 'out', '--device', 'gpu'], '--device gpu cannot be used'),
+        (['blurry', '-o', 'out', '--device', 'gpu'], '--device gpu is not supported'),
         (['blurry', '-o', 'out', '--weights', 'nowhere.pth'], 'nowhere.pth'),
         (['blurry', '-o', 'taken', '--report'], 'taken_report.html exists'),
         (['blurry', '-o', 'taken', '--compare', '--overwrite'], 'notes.txt'),

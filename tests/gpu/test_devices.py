@@ -9,18 +9,19 @@ import pytest
 import torch
 from torch import distributed as dist
 
-from dstnet_arch.deblur.run import _choose_device
 from dstnet_arch.models.distributed import Ranks
+from dstnet_arch.precision import choose_device
 
 
-def test_deblur_sets_the_device_before_it_uses_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_device_is_set_before_it_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[Any] = []
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    monkeypatch.setattr(torch.cuda, 'current_device', lambda: 2)
     monkeypatch.setattr(torch.cuda, 'set_device', lambda device: calls.append(('set', device)))
     monkeypatch.setattr(torch, 'empty', lambda *_, device: calls.append(('use', device)))
-    assert _choose_device('cuda:1') == torch.device('cuda', 1)
+    assert choose_device('cuda:1') == torch.device('cuda', 1)
     assert calls == [('set', torch.device('cuda', 1)), ('use', torch.device('cuda', 1))]
-    assert _choose_device(None) == torch.device('cuda')
+    assert choose_device(None) == choose_device('cuda') == torch.device('cuda', 2)
 
 
 def test_results_are_gathered_without_nccl_and_its_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
