@@ -234,7 +234,7 @@ def _path(case: Case, device: torch.device) -> str:
     """The kernels that ran: 'native' (C), 'fused' (Triton; 'graph': as a CUDA graph) or 'pytorch'."""
     policy = resolve_precision(case.precision, device)
     with policy.autocast(), _kernels(case):
-        if find(case.network).is_ours and native.usable(torch.zeros(1, device=device), 32):
+        if find(case.network).is_ours and native.usable([torch.zeros(1, device=device)], 32):
             return 'native'
         if find(case.network).is_ours and fused.usable(torch.zeros(1, device=device, dtype=policy.autocast_dtype)):
             return 'fused, graph' if _is_graphed(case, device) else 'fused'

@@ -47,6 +47,10 @@ def conv3x3(
     """
     if slope is not None and residual is not None:
         raise ValueError('conv3x3 takes a slope or a residual; got both.')
-    if native.usable(x, weight.shape[1], weight.shape[0]):
+    c_in, c_out = x.shape[1], weight.shape[0]
+    fits = weight.shape[1:] == (c_in, 3, 3) and bias.shape == (c_out,)
+    if residual is not None:
+        fits = fits and residual.shape == (x.shape[0], c_out, *x.shape[2:])
+    if fits and native.usable((x, weight, bias, residual), c_in, c_out):
         return native.conv3x3(x, weight, bias, 1.0 if slope is None else slope, residual)
     return conv_bias(x, weight, bias, slope, residual, padding=1)

@@ -44,7 +44,7 @@ def gated_sum(x1: Tensor, y1: Tensor, bias1: Tensor | None, x2: Tensor, y2: Tens
             x1, y1, x2, y2 = (t.contiguous(memory_format=torch.channels_last) for t in (x1, y1, x2, y2))
             return _FusedGatedSum.apply(x1, y1, bias1.contiguous(), x2, y2, bias2.contiguous())
         return gated_sum_reference(x1, y1, bias1.to(y1.dtype), x2, y2, bias2.to(y2.dtype))
-    if native.usable(x1, x1.shape[1]):
+    if x1.shape == y1.shape == x2.shape == y2.shape and native.usable((x1, y1, x2, y2), x1.shape[1]):
         return native.gated_sum(x1, y1, x2, y2)
     return x1 * torch.sigmoid(y1) + x2 * torch.sigmoid(y2)
 

@@ -16,8 +16,9 @@ import ctypes
 import os
 import platform
 import subprocess
+import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
@@ -25,6 +26,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from dstnet_arch.ops.dispatch import constant_when_compiled, is_exporting
 from dstnet_arch.ops.native_build import NoCompilerError, compiled_library
@@ -33,6 +35,7 @@ from dstnet_arch.ops.pack_filters import pack_filters
 VARIABLE = 'DSTNET_NATIVE'
 CHANNEL_MULTIPLE = 16
 _enabled = os.environ.get(VARIABLE, '1') not in ('', '0')
+_loading = threading.Lock()
 
 
 class NativeWarning(UserWarning):
@@ -66,21 +69,29 @@ def available() -> bool:
     return _enabled and _is_loaded()
 
 
-def usable(x: Tensor, *channels: int) -> bool:
-    """True if the compiled kernels are available and accept `x` and these numbers of channels.
+def usable(tensors: Iterable[Tensor | None], *channels: int) -> bool:
+    """True if the compiled kernels are available and accept these tensors (those that are not None) and channels.
 
-    They take float32 on a CPU outside autocast and export; channels are multiples of 16.
+    They take float32 on a CPU outside autocast, export and forward-mode differentiation; channels are multiples of 16.
     """
-    if not _enabled or x.device.type != 'cpu' or x.dtype != torch.float32 or not x.numel():
+    if not _enabled or any(c % CHANNEL_MULTIPLE for c in channels) or not all(map(_is_supported, tensors)):
         return False
-    if type(x) not in (Tensor, torch.nn.Parameter) or torch.is_autocast_enabled('cpu') or is_exporting():
+    if torch.is_autocast_enabled('cpu') or is_exporting() or forward_ad._current_level >= 0:
         return False
-    return not any(c % CHANNEL_MULTIPLE for c in channels) and _is_loaded()
+    return _is_loaded()
+
+
+def _is_supported(x: Tensor | None) -> bool:
+    if x is None:
+        return True
+    plain = type(x) in (Tensor, torch.nn.Parameter)
+    return plain and x.device.type == 'cpu' and x.dtype == torch.float32 and x.numel() > 0
 
 
 @constant_when_compiled
 def _is_loaded() -> bool:
-    return _library() is not None
+    with _loading:
+        return _library() is not None
 
 
 def conv3x3(x: Tensor, weight: Tensor, bias: Tensor, slope: float, residual: Tensor | None) -> Tensor:
@@ -164,7 +175,7 @@ def _conv3x3_backward(
 def _conv3x3_weight_gradient(library: ctypes.CDLL, x: Tensor, grad: Tensor) -> Tensor:
     (n, c_in, h, w), c_out = x.shape, grad.shape[1]
     x, grad = (t.contiguous(memory_format=torch.channels_last) for t in (x, grad))
-    grad_weight = torch.empty(c_out, c_in, 3, 3)
+    grad_weight = x.new_empty(c_out, c_in, 3, 3)
     arrays = (x, grad, _transform(), grad_weight)
     _call(library.conv3x3_weight_gradient, *map(_address, arrays), *map(ctypes.c_long, (n, h, w, c_in, c_out)))
     return grad_weight
@@ -311,7 +322,8 @@ def _library() -> ctypes.CDLL | None:
         if platform.machine() in ('x86_64', 'AMD64') and torch.backends.cpu.get_cpu_capability() == 'DEFAULT':
             return None  # without AVX2 PyTorch's convolutions are as fast
         library = ctypes.CDLL(str(compiled_library()))
-        _check(library)
+        with torch.device('cpu'):  # not the user's default device
+            _check(library)
     except NoCompilerError:
         return None
     except (OSError, subprocess.SubprocessError, ArithmeticError) as error:
@@ -339,7 +351,7 @@ def _check(library: ctypes.CDLL) -> None:
     generator = torch.Generator().manual_seed(0)
 
     def random(*shape: int) -> Tensor:
-        return torch.rand(*shape, generator=generator) - 0.5
+        return torch.rand(*shape, generator=generator, dtype=torch.float32) - 0.5
 
     x, weight, bias = random(2, c_in, 7, 13), random(c_out, c_in, 3, 3), random(c_out)
     residual, filters = random(2, c_out, 7, 13), random(2, 9 * c_in, 2, 3)

@@ -13,7 +13,7 @@ training it saves the small filters and resizes them again in the backward pass.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import reduce
 from typing import Any
 
@@ -95,7 +95,7 @@ class _FusedPixelFilter(torch.autograd.Function):
 
 
 def _forward(features: Tensor, *filters: Tensor) -> Tensor:
-    if native.usable(features, features.shape[1]):
+    if native.usable((features, *filters), features.shape[1]):
         return native.pixel_filter(features, *filters)
     return _filter(features, [_by_tap(f) for f in filters])
 
@@ -105,22 +105,22 @@ def _by_tap(filters: Tensor) -> Tensor:
     return filters.unflatten(1, (TAPS, -1)).transpose(0, 1)
 
 
-def _taps(features: Tensor, filters: Sequence[Tensor]) -> Iterator[tuple[int, Tensor, tuple[Any, ...]]]:
-    """For each tap: its number, its filters at full size (N, C, H, W), the slice of its pixels in padded features."""
+def _tap(tap: int, features: Tensor, filters: Sequence[Tensor]) -> tuple[Tensor, tuple[Any, ...]]:
+    """The filters of a tap at full size (N, C, H, W), and the slice of its pixels in padded features."""
     size = features.shape[-2:]
     channels_last = features.is_contiguous(memory_format=torch.channels_last)
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
-    for tap in range(TAPS):
-        low = (f[tap].contiguous(memory_format=memory_format) for f in filters)
-        full = (F.interpolate(f, size=size, mode='bilinear', align_corners=False) for f in low)
-        i, j = divmod(tap, 3)
-        yield tap, reduce(Tensor.add_, full), (..., slice(i, i + size[0]), slice(j, j + size[1]))
+    low = [f[tap].contiguous(memory_format=memory_format) for f in filters]
+    full = [F.interpolate(f, size=size, mode='bilinear', align_corners=False) for f in low]
+    i, j = divmod(tap, 3)
+    return reduce(Tensor.add_, full), (..., slice(i, i + size[0]), slice(j, j + size[1]))
 
 
 def _filter(features: Tensor, filters: Sequence[Tensor]) -> Tensor:
     padded = F.pad(features, (1, 1, 1, 1))
     out = torch.zeros_like(features)
-    for _, full, window in _taps(features, filters):
+    for tap in range(TAPS):
+        full, window = _tap(tap, features, filters)
         out.addcmul_(full, padded[window])
     return out
 
@@ -141,12 +141,13 @@ class _PixelFilter(torch.autograd.Function):
         padded = F.pad(features, (1, 1, 1, 1))
         grad_padded = torch.zeros_like(padded)
         grad_by_tap = [f.new_empty(f.shape) for f in by_tap]
-        for tap, full, window in _taps(features, by_tap):
+        for tap in range(TAPS):
+            full, window = _tap(tap, features, by_tap)
             grad_padded[window].addcmul_(grad, full)
             grad_full = grad * padded[window]
             for f, grad_f in zip(by_tap, grad_by_tap, strict=True):
                 grad_f[tap] = _resize_transposed(grad_full, f[tap].shape)
-        grad_filters = (g.transpose(0, 1).reshape(f.shape) for g, f in zip(grad_by_tap, filters, strict=True))
+        grad_filters = [g.transpose(0, 1).reshape(f.shape) for g, f in zip(grad_by_tap, filters, strict=True)]
         return grad_padded[..., 1:-1, 1:-1], *grad_filters
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dstnet_arch.archs.video_net import VideoNet
-from dstnet_arch.streaming.streamer import Stream, Streamer
+from dstnet_arch.streaming.streamer import Stream, Streamer, check_frame
 
 
 class LiveStreamer:
@@ -54,7 +54,7 @@ class LiveStreamer:
         """Restore a video.
 
         Args:
-            frames: tensors as described in `Frames`; each is requested when it is needed.
+            frames: tensors as described in `Frames`; each is requested when it is needed, and copied.
 
         Yields:
             The restored frames in order, as `Streamer` yields them.
@@ -64,8 +64,8 @@ class LiveStreamer:
         """
         recent, cache = _RecentFrames(), self._streamer.make_cache()
         start, state = 0, None
-        for frame in frames:
-            recent.append(frame)
+        for t, frame in enumerate(frames):
+            recent.append(check_frame(frame, t).clone())  # cameras often reuse their memory
             if len(recent) < start + self.window + self.lookahead:
                 continue
             stream = Stream(self._streamer, recent, start, state, None, cache)

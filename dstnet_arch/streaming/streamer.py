@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import os
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
-from typing import Literal, NamedTuple, Protocol, get_args, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, get_args, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -102,7 +102,7 @@ class Streamer:
         if interval not in (None, 'sqrt') and not (isinstance(interval, int) and interval >= 1):
             raise ValueError(f"interval must be None, 'sqrt' or a number of frames of at least 1; got {interval!r}.")
         StateStore(store, temp_dir).close()  # fail now, not after the first frame
-        if tile not in (None, 'auto') and (isinstance(tile, str) or min(tile) < 1):
+        if tile not in (None, 'auto') and not _is_size(tile):
             raise ValueError(f"tile must be None, 'auto' or a width and a height of at least 1 pixel; got {tile!r}.")
         if maps not in get_args(Maps):
             raise ValueError(f'maps must be one of {", ".join(get_args(Maps))}; got {maps!r}.')
@@ -197,8 +197,8 @@ class Stream(Iterator[Tensor]):
         self._cleanup = ExitStack()
         if not isinstance(frames, Frames):
             spool = self._cleanup.enter_context(closing(TensorFile(streamer.temp_dir)))
-            for frame in frames:
-                spool.append(frame)
+            for t, frame in enumerate(frames):
+                spool.append(check_frame(frame, t))
             frames = spool
         self._frames = _FrameReader(frames, streamer.net)
         total = len(frames)
@@ -232,6 +232,7 @@ class Stream(Iterator[Tensor]):
     def _compute_context(self) -> ExitStack:
         """Return the contexts that the network runs in. A generator would leave them open in its user's code."""
         contexts = ExitStack()
+        contexts.enter_context(torch.inference_mode(False))  # later steps may be outside of it, and update tensors
         contexts.enter_context(torch.no_grad())
         contexts.enter_context(self._derived_weights)
         dtype = self._settings.autocast
@@ -318,19 +319,7 @@ class _FrameReader:
 
     def read(self, t: int) -> Tensor:
         """Read a frame as it is in its source, and check it."""
-        frame = self._frames[t]
-        kind = frame.dtype if isinstance(frame, Tensor) else type(frame).__name__
-        if (
-            not isinstance(frame, Tensor)
-            or frame.dim() not in (3, 4)
-            or frame.shape[-3] != 3
-            or not (frame.is_floating_point() or frame.dtype == torch.uint8)
-        ):
-            shape = tuple(getattr(frame, 'shape', ()))
-            raise ValueError(
-                'Frames are tensors (3, H, W) or (B, 3, H, W), floating point in [0, 1] or uint8; '
-                f'frame {t} is {shape} of {kind}.'
-            )
+        frame = check_frame(self._frames[t], t)
         self._shape = self._shape or frame.shape
         if frame.shape != self._shape:
             raise ValueError(f'Frame {t} is {tuple(frame.shape)}, others are {tuple(self._shape)}; expected one shape.')
@@ -342,6 +331,32 @@ class _FrameReader:
         x = x if x.dim() == 4 else x.unsqueeze(0)
         x = reflect_pad(x, self._net.padded_side(x.shape[-2]), self._net.padded_side(x.shape[-1]))
         return x.contiguous(memory_format=torch.channels_last)
+
+
+def _is_size(tile: Any) -> bool:
+    return isinstance(tile, Sequence) and len(tile) == 2 and all(isinstance(n, int) and n >= 1 for n in tile)
+
+
+def check_frame(frame: Tensor, t: int) -> Tensor:
+    """Return frame `t` of a source.
+
+    Raises:
+        ValueError: It is of an unsupported type or shape.
+    """
+    if (
+        not isinstance(frame, Tensor)
+        or frame.dim() not in (3, 4)
+        or frame.shape[-3] != 3
+        or not frame.numel()
+        or not (frame.is_floating_point() or frame.dtype == torch.uint8)
+    ):
+        shape = tuple(getattr(frame, 'shape', ()))
+        kind = frame.dtype if isinstance(frame, Tensor) else type(frame).__name__
+        raise ValueError(
+            'Frames are tensors (3, H, W) or (B, 3, H, W), floating point in [0, 1] or uint8; '
+            f'frame {t} is {shape} of {kind}.'
+        )
+    return frame
 
 
 def _segments(frames: range, interval: int | str | None) -> list[range]:

@@ -7,11 +7,13 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from dstnet_arch.archs.dstnet_arch import DSTNet
 from dstnet_arch.benchmarks.plain import PlainDSTNet
@@ -26,7 +28,7 @@ CHANNELS = 32
 @pytest.fixture
 def compiled() -> Iterator[None]:
     with native.native(True):
-        if not native.usable(torch.zeros(1), CHANNELS):  # a warning, if they fail, is an error here
+        if not native.usable([torch.zeros(1)], CHANNELS):  # a warning, if they fail, is an error here
             pytest.skip('no C compiler')
         yield
 
@@ -73,7 +75,7 @@ def test_conv3x3(compiled: None, size: tuple[int, int, int], slope: float | None
 @pytest.mark.parametrize(('c_in', 'c_out'), [(16, 16), (16, 48), (48, 16)])
 def test_conv3x3_of_any_multiple_of_16_channels(compiled: None, c_in: int, c_out: int) -> None:
     weight, bias = rand(c_out, c_in, 3, 3, seed=1) / 17, rand(c_out, seed=2)
-    assert native.usable(weight, c_in, c_out)
+    assert native.usable([weight], c_in, c_out)
     assert_close(conv3x3, conv3x3_reference, rand(2, c_in, 7, 13), weight, bias, tolerance=5e-6)
 
 
@@ -166,16 +168,43 @@ def test_results_do_not_depend_on_number_of_threads(compiled: None, size: tuple[
 
 def test_usable_only_for_float32_on_a_cpu_outside_autocast(compiled: None) -> None:
     x = torch.zeros(1, CHANNELS, 4, 4)
-    assert native.usable(x, CHANNELS)
-    assert native.usable(x, 16, 48)
-    assert not native.usable(x, 8)
-    assert not native.usable(x, CHANNELS + 1)
-    assert not native.usable(x.double(), CHANNELS)
-    assert not native.usable(x.to('meta'), CHANNELS)
+    assert native.usable([x], CHANNELS)
+    assert native.usable([x], 16, 48)
+    assert not native.usable([x], 8)
+    assert not native.usable([x], CHANNELS + 1)
+    assert not native.usable([x.double()], CHANNELS)
+    assert not native.usable([x.to('meta')], CHANNELS)
     with torch.autocast('cpu', torch.bfloat16):
-        assert not native.usable(x, CHANNELS)
+        assert not native.usable([x], CHANNELS)
     with native.native(False):
-        assert not native.usable(x, CHANNELS)
+        assert not native.usable([x], CHANNELS)
+    with forward_ad.dual_level():
+        assert not native.usable([x], CHANNELS)
+
+
+def test_tensors_that_do_not_fit_are_left_to_pytorch(compiled: None) -> None:
+    x, weight, bias = rand(2, 16, 5, 5), rand(16, 16, 3, 3), rand(16)
+    for wrong in ((x, weight.double(), bias), (x, rand(16, 32, 3, 3), bias), (x, weight, rand(1))):
+        with pytest.raises(RuntimeError, match=r'expected|same'):
+            conv3x3(*wrong)
+    for residual in (x[:1], x.double()):
+        expected = conv3x3_reference(x, weight, bias, residual=residual).float()
+        torch.testing.assert_close(conv3x3(x, weight, bias, residual=residual), expected)
+    expected = x * x[:1].sigmoid() + x * x.sigmoid()
+    torch.testing.assert_close(gated_sum(x, x[:1], None, x, x, None), expected)
+
+
+def test_defaults_of_pytorch_do_not_matter(compiled: None, fresh: Path) -> None:
+    x, weight, bias = rand(1, 16, 5, 5), rand(16, 16, 3, 3), rand(16)
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        with torch.device('meta'):
+            assert native.available()
+        results = run(conv3x3, x, weight, bias), run(conv3x3_reference, x, weight, bias)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for got, expected in zip(*results, strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.parametrize(('slope', 'with_residual'), [(1.0, True), (0.1, False)])
@@ -198,9 +227,10 @@ def test_operators_are_registered_correctly(compiled: None, slope: float, with_r
 @pytest.mark.slow
 def test_kernels_work_under_torch_compile(compiled: None) -> None:
     weight, bias, x = rand(CHANNELS, CHANNELS, 3, 3, seed=1) / 17, rand(CHANNELS, seed=2), rand(1, CHANNELS, 9, 10)
+    filters = rand(1, 9 * CHANNELS, 2, 2, seed=3)
 
-    def block(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        return conv3x3(conv3x3(x, weight, bias, slope=0.1), weight, bias, residual=x)
+    def block(x: Tensor, weight: Tensor, bias: Tensor, filters: Tensor) -> Tensor:
+        return pixel_filter(conv3x3(conv3x3(x, weight, bias, slope=0.1), weight, bias, residual=x), filters)
 
     used = []
 
@@ -209,7 +239,8 @@ def test_kernels_work_under_torch_compile(compiled: None) -> None:
         return graph
 
     compiled_block = torch.compile(block, fullgraph=True, backend=backend)
-    for got, want in zip(run(compiled_block, x, weight, bias), run(block, x, weight, bias), strict=True):
+    inputs = x, weight, bias, filters
+    for got, want in zip(run(compiled_block, *inputs), run(block, *inputs), strict=True):
         torch.testing.assert_close(got, want)
     assert sum('native_conv3x3' in name for name in used) == 2
 
@@ -257,7 +288,7 @@ def test_failing_compiler_is_quoted_once(fresh: Path, tmp_path: Path, monkeypatc
     compiler.chmod(0o755)
     monkeypatch.setenv('CC', str(compiler))
     with pytest.warns(native.NativeWarning, match="no such option. PyTorch's operations are used"):
-        assert not native.usable(torch.zeros(1), CHANNELS)
+        assert not native.usable([torch.zeros(1)], CHANNELS)
     assert not native.available()  # a second warning would be an error here
     assert list(fresh.iterdir()) == []
 
@@ -274,14 +305,15 @@ def test_cache_folder_writable_by_others_is_refused(fresh: Path) -> None:
     fresh.mkdir()
     fresh.chmod(0o777)
     with pytest.warns(native.NativeWarning, match='can be written to by others'):
-        assert not native.usable(torch.zeros(1), CHANNELS)
+        assert not native.usable([torch.zeros(1)], CHANNELS)
 
 
 def test_compiled_library_is_cached_with_one_notice(
     compiled: None, fresh: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for notices in (1, 0):
-        assert native.usable(torch.zeros(1), CHANNELS)
+        with ThreadPoolExecutor(3) as threads:
+            assert all(threads.map(lambda _: native.available(), range(3)))
         assert len(list(fresh.iterdir())) == 1
         assert capsys.readouterr().err.count('compiling the CPU kernels') == notices
         native._library.cache_clear()

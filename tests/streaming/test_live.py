@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 import pytest
+import torch
 from stream_utils import assert_exact, restore_clip, small_net, small_plus, video
 from torch import Tensor
 
@@ -39,16 +40,19 @@ def test_live_streamer_uses_lookahead_only(window: int, lookahead: int) -> None:
         assert (a - b).abs().max() < 1e-10
 
 
-def test_live_streamer_requests_frames_as_needed() -> None:
+def test_live_streamer_requests_frames_as_needed_and_keeps_copies() -> None:
     requested: list[int] = []
 
     def camera() -> Iterator[Tensor]:
+        memory = torch.empty(3, 16, 16, dtype=torch.float64)
         for t, frame in enumerate(video(12)):
             requested.append(t)
-            yield frame
+            yield memory.copy_(frame)
 
-    stream = LiveStreamer(small_net(num_cwgdn=1), window=2, lookahead=3)(camera())
-    assert [len(requested) for _ in stream] == [5, 5, 7, 7, 9, 9, 11, 11, 12, 12, 12, 12]
+    streamer = LiveStreamer(small_net(num_cwgdn=1), window=2, lookahead=3)
+    arrived, restored = zip(*((len(requested), frame) for frame in streamer(camera())), strict=True)
+    assert arrived == (5, 5, 7, 7, 9, 9, 11, 11, 12, 12, 12, 12)
+    assert all(map(torch.equal, restored, streamer(video(12))))
 
 
 @pytest.mark.parametrize(('window', 'lookahead'), [(0, 1), (1, -1)])

@@ -129,10 +129,12 @@ def test_streamer_reads_each_frame_twice() -> None:
         ([torch.zeros(16, 16)], 'frame 0 is (16, 16) of torch.float32'),
         ([torch.zeros(4, 16, 16)], 'frame 0 is (4, 16, 16)'),
         ([torch.zeros(3, 16, 16, dtype=torch.int16)], 'of torch.int16'),
+        ([torch.zeros(3, 0, 16)], 'frame 0 is (3, 0, 16)'),
+        (iter([video(1)[0].numpy()]), 'frame 0 is (3, 16, 16) of ndarray'),
         (['000.png'], 'of str'),
         ([torch.zeros(3, 16, 16), torch.zeros(3, 16, 20)], 'Frame 0 is (3, 16, 16), others are (3, 16, 20)'),
     ],
-    ids=['none', 'clips', 'gray', 'alpha', 'integers', 'names', 'sizes'],
+    ids=['none', 'clips', 'gray', 'alpha', 'integers', 'empty', 'arrays', 'names', 'sizes'],
 )
 def test_streamer_rejects_wrong_frames(frames: Any, message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
@@ -143,7 +145,7 @@ def test_streamer_rejects_wrong_frames(frames: Any, message: str) -> None:
     ('settings', 'message'),
     [
         *(({'interval': interval}, f'got {interval!r}') for interval in (0, -1, 1.5, 'root')),
-        *(({'tile': tile}, f'got {tile!r}') for tile in ('512', 'automatic', (0, 32), (32, -1))),
+        *(({'tile': tile}, f'got {tile!r}') for tile in ('512', 512, (32,), (0, 32), (32, -1))),
         ({'store': 'ram'}, "device, host, disk; got 'ram'"),
         ({'tile': (64, 64), 'maps': 'disk'}, "device, host; got 'disk'"),
     ],
@@ -232,5 +234,7 @@ def test_stream_leaves_no_context_behind() -> None:
         assert not torch.is_autocast_enabled('cpu')
         assert not frame.requires_grad
         assert not frame.is_inference()
-    with torch.inference_mode():
-        assert len(list(Streamer(net)(video(3).float()))) == 3
+    stream = Streamer(net, interval=2)(video(5).float())
+    for inference in (True, False, True, False, True):
+        with torch.inference_mode(inference):
+            assert not next(stream).is_inference()
