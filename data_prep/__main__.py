@@ -131,7 +131,7 @@ def _add_command(
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     command.add_argument(
-        '--threads', type=whole_number(1), metavar='N', help='threads that read and decode (default: number of cores)'
+        '--threads', type=whole_number(1), metavar='N', help='number of threads (default: number of cores, at most 16)'
     )
     return command
 

@@ -17,7 +17,7 @@ import torch
 
 from dstnet_arch._version import __version__
 from dstnet_arch.archs.dstnet_arch import DSTNet
-from dstnet_arch.arguments import Size, command_parser
+from dstnet_arch.arguments import Size, check_writable, command_parser
 from dstnet_arch.benchmarks import command as benchmark
 from dstnet_arch.benchmarks import report
 from dstnet_arch.benchmarks.compare import add_machine_arguments, prepare_machine
@@ -46,6 +46,8 @@ def command(arguments: Sequence[str]) -> int:
     )
     add_machine_arguments(parser, output='results/doctor')
     args = parser.parse_args(arguments)
+    if args.full:
+        check_writable(args.output)
     prepare_machine(args)
     device: torch.device = args.device
     facts = {**versions(), **report.machine(device)}

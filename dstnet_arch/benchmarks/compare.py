@@ -71,9 +71,8 @@ def prepare_machine(args: argparse.Namespace) -> None:
     """Replace `args.device` by a `torch.device` and set the number of threads.
 
     Raises:
-        OptionsError: the device cannot be used, or `args.output` cannot be written.
+        OptionsError: the device cannot be used.
     """
-    check_writable(args.output)
     if args.threads:
         torch.set_num_threads(args.threads)
     args.device = choose_device(args.device)
@@ -110,6 +109,7 @@ def run(kind: str, args: argparse.Namespace) -> None:
         kind: 'forward', 'train' or 'stream'.
         args: Arguments by `add_arguments`.
     """
+    check_writable(args.output)
     prepare_machine(args)
     torch.backends.cudnn.benchmark = True  # cuDNN chooses its algorithms in the warm-up, as in BasicSR's pipelines
     cases = _cases(kind, args)

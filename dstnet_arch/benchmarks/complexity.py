@@ -1,4 +1,4 @@
-"""``dstnet complexity``: parameters and multiply-adds of networks beside the figures of papers (Table 7, Figure 1).
+"""``dstnet complexity``: parameters and multiply-adds of networks, with the figures of papers (Table 7, Figure 1).
 
 One multiply-add is one MAC and two FLOPs. The GFLOPs of papers on restoration are giga multiply-adds, usually for one
 256x256 frame.
@@ -133,7 +133,7 @@ def _deformable_convolution(x: Any, weight: Any, *args: Any, out_shape: Any = No
 
 def command(arguments: Sequence[str]) -> None:
     """Run ``dstnet complexity``."""
-    parser = command_parser('dstnet complexity', 'Parameters and multiply-adds of networks, beside those of papers.')
+    parser = command_parser('dstnet complexity', 'Count parameters and multiply-adds of networks, and quote those of papers.')
     names = ', '.join(network.name for network in NETWORKS)
     text = f'networks or groups (default: all). Networks: {names}; groups: {", ".join(GROUPS)}'
     parser.add_argument('--networks', nargs='+', default=GROUPS, metavar='NAME', help=text)
