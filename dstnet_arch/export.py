@@ -44,12 +44,11 @@ _EXAMPLE_SIZES = (Size(101, 70), Size(64, 48))
 
 Run = Callable[[Tensor], Tensor]
 
-_DESCRIPTION = f"""\
+_DESCRIPTION = """\
 Export a network to a file for other programs. Input: clips (1, T, 3, H, W), float32, RGB in [0, 1]. Output: restored
 clips of the same shape, not clamped. The file is run and compared with the network before it is saved.
 
-The number of frames is fixed. The frame size is fixed, too, or, with --dynamic, any from
-{MIN_DYNAMIC_SIDE}x{MIN_DYNAMIC_SIDE}.
+The number of frames is fixed, and so is the frame size, unless --dynamic is given.
 
   onnx          for ONNX Runtime, OpenVINO, TensorRT and others; needs the packages onnx, onnxscript and onnxruntime
   torch_export  an ExportedProgram for PyTorch without this package
@@ -250,6 +249,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument('--frames', type=whole_number(1), default=5, metavar='T', help='frames per clip (default: 5)')
     sizes = parser.add_mutually_exclusive_group(required=True)
     sizes.add_argument('--size', type=size, metavar='WxH', help='size of the frames, e.g. 1280x720')
-    sizes.add_argument('--dynamic', action='store_true', help='accept frames of any size')
+    text = f'accept frames of any size with sides of {MIN_DYNAMIC_SIDE} pixels or more'
+    sizes.add_argument('--dynamic', action='store_true', help=text)
     parser.add_argument('--overwrite', action='store_true', help='replace an existing FILE')
     return parser

@@ -133,7 +133,7 @@ def _deformable_convolution(x: Any, weight: Any, *args: Any, out_shape: Any = No
 
 def command(arguments: Sequence[str]) -> None:
     """Run ``dstnet complexity``."""
-    parser = command_parser('dstnet complexity', 'Count parameters and multiply-adds of networks, and quote those of papers.')
+    parser = command_parser('dstnet complexity', 'Count parameters and multiply-adds, and quote those of papers.')
     names = ', '.join(network.name for network in NETWORKS)
     text = f'networks or groups (default: all). Networks: {names}; groups: {", ".join(GROUPS)}'
     parser.add_argument('--networks', nargs='+', default=GROUPS, metavar='NAME', help=text)
