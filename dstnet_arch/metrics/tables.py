@@ -29,7 +29,7 @@ _ABOUT_QUOTED = (
 def markdown_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]], notes: Iterable[str] = ()) -> str:
     """Return a table in Markdown with aligned columns, so that it is readable on a terminal, too."""
     columns = list(zip(header, *rows, strict=True))
-    widths = [max(map(len, column)) for column in columns]
+    widths = [max(2, *map(len, column)) for column in columns]  # a rule needs a dash
     right = [all(_NUMBER.fullmatch(cell) for cell in column[1:]) for column in columns]
 
     def line(cells: Sequence[str]) -> str:

@@ -148,6 +148,7 @@ def test_result_tables_combine_runs_of_one_set() -> None:
     ]
     gopro, sample = result_tables(map(measured_row, summaries)).split('\n### ')
     assert sample.startswith('sample, protocol dstnet')
+    assert sample.splitlines()[3].startswith('| -: | -'), 'a rule needs a dash in each column'
     assert cells(gopro)[1][1] == '**best (self-ensemble, bf16)**'
     assert r'| **a\|b\<i>** ' in gopro
     assert 'frames of gopro_gamma' in gopro
