@@ -15,9 +15,11 @@ from typing import Any, NamedTuple
 
 import torch
 
+from dstnet_arch.data.frame_source import IMAGE_EXTENSIONS
 from dstnet_arch.deblur.config import DeblurConfig
 from dstnet_arch.deblur.run import StoppedError
 from dstnet_arch.errors import DSTNetError, OptionsError, first_line, printable
+from dstnet_arch.video.encoding import CONTAINERS
 from dstnet_arch.video.sources import VIDEO_EXTENSIONS
 
 _TIMEOUT = timedelta(days=30)  # a rank may wait for another one's videos
@@ -73,6 +75,8 @@ def split_inputs(inputs: Sequence[str], config: DeblurConfig) -> list[DeblurConf
         path = Path(text)
         is_pattern = not path.exists() and any(sign in path.name for sign in '*?%[')
         output = folder / (path.absolute().parent.name if is_pattern else path.resolve().name)
+        if path.is_file() and output.suffix.lower() not in CONTAINERS:
+            output = output.with_suffix('' if output.suffix.lower() in IMAGE_EXTENSIONS else '.mp4')
         if output in names:
             raise OptionsError(
                 f'{names[output]} and {text} would both be written to {output}. Rename one, or restore them separately.'

@@ -30,7 +30,7 @@ Deblur a video. The whole video is used to restore each frame.
 INPUT is a video file, a folder of images (in natural order of their names), or a pattern such as 'frames/*.png' or
 frames/%05d.png. OUTPUT is a video file, which also receives sound, subtitles and metadata of INPUT, or a folder for PNG
 files, which keep the bit depth and channels of INPUT. With several INPUTs, OUTPUT is a folder, and each result gets the
-name of its INPUT.
+name of its INPUT, with .mp4 instead of an extension that cannot be written.
 """
 _EPILOG = """\
 OUTPUT appears when it is complete. Until then, finished frames are in OUTPUT.partial; after an interruption, the same

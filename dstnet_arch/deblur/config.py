@@ -82,7 +82,8 @@ class DeblurConfig:
             )
         if self.temp_dir is not None and not os.path.isdir(self.temp_dir):
             raise OptionsError(f'--temp-dir {self.temp_dir}: there is no such folder.')
-        for path in (self.compare_path, self.report_path):
+        new_file = self.output if self.writes_video and not self.resume else None
+        for path in (new_file, self.compare_path, self.report_path):
             if path is not None and os.path.lexists(path):
                 self._check_replaceable(path)
 
@@ -96,10 +97,12 @@ class DeblurConfig:
     def _check_input(self) -> None:
         if _URL.match(self.input):
             raise OptionsError(f'INPUT {self.input} is a URL. Download the video and give the name of the file.')
-        if not os.path.exists(self.input) and not set(_PATTERN_CHARACTERS) & set(self.input):
-            raise OptionsError(f'INPUT {self.input} does not exist. The current folder is {os.getcwd()}.')
-        path = Path(self.input).resolve()
-        if self.output.resolve() in (path, path.parent):
+        path = Path(self.input)
+        if not (path.is_file() or path.is_dir() or set(_PATTERN_CHARACTERS) & set(self.input)):
+            raise OptionsError(
+                f'INPUT {self.input} does not exist as a file or folder. The current folder is {os.getcwd()}.'
+            )
+        if self.output.resolve() in (path.resolve(), path.resolve().parent):
             raise OptionsError(f'-o {self.output}: this is the input or its folder. Give another name.')
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
 from fractions import Fraction
@@ -54,6 +55,7 @@ _OTHER_CODECS = ('libsvtav1', 'libvpx-vp9', 'mpeg2video', 'mpeg4', 'ffv1', 'mjpe
 _HEADER_IN_FRAMES = ('mpeg1video', 'mpeg2video')  # the transport stream has no other place for it
 _SEPARATE_ALPHA = ('libvpx', 'libvpx-vp9', 'libx265')  # alpha is outside of the frames, and would not arrive
 _GLOBAL_HEADER = 0x400000  # AV_CODEC_FLAG_GLOBAL_HEADER
+_SEVERAL_FILES = 0x0003  # AVFMT_NOFILE, AVFMT_NEEDNUMBER
 _LEAST_WIDTH = 64  # x265's look-ahead writes beyond its memory if frames are narrower
 _LAMBDA = 118  # FF_QP2LAMBDA
 _LOSSY_DEPTH = 10  # enough for 16-bit images in a lossy video, and the most that is widely played
@@ -159,10 +161,11 @@ def container_name(output: Path, container: str | None = None) -> str:
         OptionsError: there is no such container.
     """
     container = container or CONTAINERS.get(output.suffix.lower(), output.suffix)
-    try:
-        return av.ContainerFormat(container, 'w').name
-    except ValueError:
-        raise OptionsError(f'-o {output}: FFmpeg has no container for {container}. Use .mp4, .mov or .mkv.') from None
+    with suppress(ValueError):
+        found = av.ContainerFormat(container, 'w')
+        if not int(found.flags) & _SEVERAL_FILES:
+            return found.name
+    raise OptionsError(f'-o {output}: FFmpeg has no container {container} in one file. Use .mp4, .mov or .mkv.')
 
 
 def first_container(codec: str, containers: Sequence[str]) -> str:

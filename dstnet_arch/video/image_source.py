@@ -172,24 +172,21 @@ def find_images(name: str) -> list[Path]:
             pattern = r'\d+'.join(map(re.escape, _NUMBERED.split(path.name)))
             found = [entry for entry in path.parent.iterdir() if re.fullmatch(pattern, entry.name)]
         else:
-            found = [match for match in map(Path, glob.glob(name)) if _is_image(match)]
+            matches = map(Path, glob.glob(name) or glob.glob(os.path.join(glob.escape(str(path.parent)), path.name)))
+            found = [match for match in matches if _is_image(match)]
         if found:
             return sorted(found, key=lambda path: natural_key(path.name))
-        hint = _hint(path)
+        entries = sorted(path.iterdir() if path.is_dir() else map(Path, glob.glob(name)))
+        names = [entry.name for entry in entries if not entry.name.startswith('.')]
     except OSError as error:
         raise DataError(f'{name} cannot be read: {error}.') from None
+    hint = 'Give another one.' if path.exists() else f'It does not exist; the current folder is {os.getcwd()}.'
+    hint = f'It contains {name_some(names)}: give one of them.' if names else hint
     raise DataError(f'{name} has no images in it, which are files ending in {", ".join(IMAGE_EXTENSIONS)}. {hint}')
 
 
 def _is_image(path: Path) -> bool:
     return path.suffix.lower() in IMAGE_EXTENSIONS and not path.name.startswith('.') and path.is_file()
-
-
-def _hint(path: Path) -> str:
-    if not path.exists():
-        return f'It does not exist; the current folder is {os.getcwd()}.'
-    entries = [entry.name for entry in sorted(path.iterdir()) if not entry.name.startswith('.')]
-    return f'It contains {name_some(entries)}: give one of them.' if entries else 'Give another one.'
 
 
 def _gaps(names: Sequence[str]) -> list[str]:

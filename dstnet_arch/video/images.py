@@ -207,4 +207,4 @@ def _turn_upright(image: Image, orientation: int) -> Image:
 
 
 def _unreadable(path: Path, problem: object) -> DataError:
-    return DataError(f'{path} cannot be read as an image: {problem}. Replace or remove the file.')
+    return DataError(f'{path} cannot be read as an image ({problem}). Replace or remove the file.')

@@ -195,9 +195,11 @@ class VideoFile:
                 self._check_end(container, decoder)
 
     def _is_end(self, frame: VideoFrame) -> bool:
+        if not self._stamps:
+            return False
         if not isinstance(self._end, Fraction):
             return self._end is not None and len(self) >= self._end
-        first = self._stamps[0] if self._stamps else frame.pts
+        first = self._stamps[0]
         if frame.pts is None or first is None:
             return Fraction(len(self), 25) >= self._end
         return (frame.pts - first) * self.time_base >= self._end
@@ -295,6 +297,7 @@ class _Decoder:
         self.stream = video_stream(container, path)
         self.packets, self.damaged, self.stopped_by = 0, 0, ''
         self._packets = container.demux(self.stream)
+        self._has_dts_only = container.format.name == 'avi'
         context: Any = self.stream.codec_context
         has_alpha = '1' in (self.stream.metadata.get(key) for key in ('alpha_mode', 'ALPHA_MODE'))
         if has_alpha and context.name in _ALPHA_DECODERS:
@@ -320,12 +323,16 @@ class _Decoder:
 
     def _decode(self, packet: av.Packet | None) -> list[VideoFrame]:
         try:
-            return self._context.decode(packet)
+            frames: list[VideoFrame] = self._context.decode(packet)
         except av.error.EOFError:
             return []
         except av.FFmpegError:
             self.damaged += 1
             return []
+        if self._has_dts_only:  # FFmpeg guesses the PTS, often wrongly
+            for frame in frames:
+                frame.pts = frame.dts
+        return frames
 
 
 class _Group:

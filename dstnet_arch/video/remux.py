@@ -195,8 +195,8 @@ class Remuxer:
         finally:
             self._tracks = before
         with suppress(DataError), open_container(trial) as result:  # some are too short to be recognised
-            found = [_Track.of(stream) for stream in result.streams][1:]
-            return len(found) >= len(tracks) and all(map(_Track.arrives_as, tracks, found))
+            found = iter([_Track.of(stream) for stream in result.streams][1:])  # MP4 stores chapters as a stream, too
+            return all(any(track.arrives_as(other) for other in found) for track in tracks)
         return True
 
     def _lost(self, video: Path, trial: Path) -> list[str]:
@@ -249,6 +249,8 @@ class Remuxer:
             yield from ('-t', _seconds(min(limits)))
         if self._container in _MOV_FAMILY:
             yield from ('-video_track_timescale', str(timing.time_base.denominator))
+            if av.codec.Codec(self._encoding.codec, 'w').canonical_name == 'hevc':
+                yield from ('-tag:v:0', 'hvc1')  # Apple's players do not know FFmpeg's default, hev1
             if self._use_metadata_tags:
                 yield from ('-movflags', 'use_metadata_tags')
         if self._container == 'avi':

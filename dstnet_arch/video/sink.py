@@ -225,8 +225,8 @@ class Sink(ABC):
             yield
         except OSError as error:
             raise DataError(
-                f'{self._partial} cannot be written: {error}. Finished frames are kept. When this is corrected, run '
-                'the same command with --resume.'
+                f'{self._partial} cannot be written: {error}. When this is corrected, run the same command with '
+                '--resume; finished frames are kept.'
             ) from None
 
 

@@ -39,7 +39,6 @@ def open_sink(
             is in the way.
         DataError: the output cannot be written, another process is writing it, or the disk is too small.
     """
-    check_output_name(output)
     if isinstance(source, ImageSource) and output.resolve() in {path.resolve().parent for path in source.paths}:
         raise OptionsError(f'-o {output}: the input is in this folder. Give another folder.')
     if source.path is not None and output.exists() and output.samefile(source.path):

@@ -116,10 +116,7 @@ def frame_numbers(seconds: Sequence[Fraction], name: object, start: Place | None
     first, last = (
         f'{float(p):g} s' if isinstance(p, Fraction) else p for p in (start or 0, len(seconds) if end is None else end)
     )
-    raise DataError(
-        f'{name} has {len(seconds)} frames, 0 to {len(seconds) - 1}; none of them is between --start {first} and '
-        f'--end {last}.'
-    )
+    raise DataError(f'{name}: none of its frames 0 to {len(seconds) - 1} is between --start {first} and --end {last}.')
 
 
 def digest_of(paths: Iterable[Path], *settings: object) -> str:

@@ -7,6 +7,7 @@ so interruptions do not change the result. At the end, the segments are joined a
 from __future__ import annotations
 
 import os
+import zlib
 from contextlib import suppress
 from fractions import Fraction
 from math import gcd
@@ -47,7 +48,8 @@ class VideoSink(Sink):
         self._timing = _fit_timing(source.timing, container)
         self.description = f'{self._encoding.description}, {float(source.timing.rate):.5g} fps'
         self._segment: SegmentWriter | None = None
-        super().__init__(output, source, {**job, 'encoding': str(self._encoding)}, resume, overwrite)
+        facts = f'{self._encoding.description}, {zlib.crc32(str(self._encoding).encode()):08x}'
+        super().__init__(output, source, {**job, 'encoding': facts}, resume, overwrite)
         self._next = self.position  # frame to encode
         self._remuxer = Remuxer(source, self._timing, container, self._encoding, self._partial)
         try:

@@ -23,10 +23,13 @@ def configs(*names: str, folder: Path) -> list[DeblurConfig]:
 def test_outputs_have_the_names_of_their_inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / 'clips' / 'first').mkdir(parents=True)
     monkeypatch.chdir(tmp_path / 'clips' / 'first')
-    inputs = ['../first/', '../other.mp4', '../frames/%05d.png', '/data/more/*.png']
+    for name in ('clip.gif', 'pages.tif'):
+        Path(name).touch()
+    inputs = ['../first/', '../other.mp4', '../frames/%05d.png', '/data/more/*.png', 'clip.gif', 'pages.tif']
+    names = ['first', 'other.mp4', 'frames', 'more', 'clip.mp4', 'pages']
     split = split_inputs(inputs, DeblurConfig('', Path('out'), resume=True))
     assert [config.input for config in split] == inputs
-    assert [config.output for config in split] == [Path('out', n) for n in ('first', 'other.mp4', 'frames', 'more')]
+    assert [config.output for config in split] == [Path('out', name) for name in names]
     assert all(config.resume for config in split)
     assert split_inputs(['.'], DeblurConfig('', Path('out')))[0].output == Path('out/first')
     with pytest.raises(OptionsError, match='a/clip and b/clip would both be written to out/clip'):

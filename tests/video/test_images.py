@@ -43,7 +43,7 @@ def test_open_source_selects_images_by_number_or_time(tmp_path: Path) -> None:
     source = str(make_frames(tmp_path / 'in', 6))
     assert open_source(source, 2, 5).names == ['002', '003', '004']
     assert open_source(source, Fraction(1, 2), Fraction(1), Fraction(4)).names == ['002', '003']
-    with pytest.raises(DataError, match='has 6 frames, 0 to 5'):
+    with pytest.raises(DataError, match='none of its frames 0 to 5'):
         open_source(source, 6)
 
 

@@ -110,6 +110,12 @@ def test_videofile_keeps_times_between_null_frames_of_avi(tmp_path: Path) -> Non
     assert [time * file.time_base for time in file.times] == pytest.approx([t / 100 for t in times], abs=1e-3)
 
 
+def test_videofile_orders_frames_of_h264_in_avi(tmp_path: Path) -> None:
+    clip = make_clip(tmp_path / 'in.mkv', 12)
+    file = VideoFile(ffmpeg('-i', clip, '-c:v', 'libx264', '-bf', 2, tmp_path / 'in.avi'))
+    assert ([time - file.times[0] for time in file.times], file.warnings) == (list(range(12)), [])
+
+
 def test_videofile_continues_a_clock_that_restarts(tmp_path: Path) -> None:
     part = make_clip(tmp_path / 'part.ts', 12, rate=25, audio=True, options={'bf': '2'}).read_bytes()
     (tmp_path / 'joined.ts').write_bytes(part + part)
@@ -222,8 +228,9 @@ def test_start_and_end_choose_frames(tmp_path: Path, start: Any, end: Any, kept:
     before = [time - complete.timing.times[kept[0]] for time in complete.timing.times]
     offset = source.timing.times[0]
     assert [time - offset for time in source.timing.times] == [before[t] for t in kept]
-    with pytest.raises(DataError, match=r'none of them is between --start 30'):
-        open_source(str(clip), 30)
+    for places in ((30, None), (None, 0)):
+        with pytest.raises(DataError, match='none of its frames'):
+            open_source(str(clip), *places)
 
 
 def test_content_decides_not_the_extension(tmp_path: Path) -> None:

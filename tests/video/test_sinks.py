@@ -123,7 +123,8 @@ def test_output_name_may_have_255_bytes(copy: Copy, tmp_path: Path) -> None:
         ('out.mp4', {'quality': 60}, '51 \\(worst\\)'),
         ('out.mkv', {'codec': 'ffv1', 'quality': 3}, 'no quality scale'),
         ('out.mp4', {'pix_fmt': 'rgb24'}, 'libx264 supports yuv420p'),
-        ('out.mkv', {'container': 'nonsense'}, 'no container for nonsense'),
+        ('out.mkv', {'container': 'nonsense'}, 'no container nonsense'),
+        ('out.mkv', {'container': 'hls'}, 'no container hls'),
         ('out.mov', {'codec': 'png'}, 'no supported pixel format'),  # PyAV names only packed ones, and gray
         ('out.avi', {'codec': 'utvideo'}, 'cannot be read back'),
         ('in.mp4', {'overwrite': True}, 'this is the input'),
