@@ -104,7 +104,7 @@ class FrameKind(NamedTuple):
         if colour.transfer in _HDR:
             found.append(
                 f'{path} is HDR ({_HDR[colour.transfer]}). The network was trained on SDR; its output may be less '
-                'accurate. Bit depth and colour tags are kept.'
+                'accurate.'
             )
         if colour.matrix not in KNOWN_MATRICES:
             found.append(

@@ -222,7 +222,7 @@ class VideoFile:
         self.times, num_repaired = repair_times(stamps, usual, smallest)
         self.rate = average_rate(self.times, self.time_base, declared)
         if is_untimed and len(self) > 1:
-            self._warn(f'has no time stamps: {float(self.rate):g} fps are used. --fps sets another rate')
+            self._warn(f'has no time stamps: without --fps, {float(self.rate):g} fps are used')
         elif num_repaired:
             self._warn(f'has {counted(num_repaired, "wrong time stamp")}; only these were corrected')
 
@@ -327,7 +327,7 @@ class _Decoder:
         except av.error.EOFError:
             return []
         except av.FFmpegError:
-            self.damaged += 1
+            self.damaged += packet is None or packet.size > 0  # empty ones repeat the frame before
             return []
         if self._has_dts_only:  # FFmpeg guesses the PTS, often wrongly
             for frame in frames:

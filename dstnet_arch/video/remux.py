@@ -14,8 +14,10 @@ from av.stream import AttachmentStream, Disposition, Stream
 
 from dstnet_arch.data.frame_source import name_some
 from dstnet_arch.errors import DataError
+from dstnet_arch.video.colour import Colour
 from dstnet_arch.video.encoding import Encoding
 from dstnet_arch.video.ffmpeg import FFmpegError, input_arguments, open_container, run_ffmpeg, video_stream
+from dstnet_arch.video.frames import FrameKind
 from dstnet_arch.video.source import Source
 from dstnet_arch.video.timing import Timing
 
@@ -85,12 +87,14 @@ class Remuxer:
 
     Attributes:
         warnings: what is converted or left out; complete after `try_out`.
+        shown: colour tags that a player finds in the result; None if unknown.
     """
 
     def __init__(self, source: Source, timing: Timing, container: str, encoding: Encoding, folder: Path) -> None:
         self._source, self._timing, self._container, self._encoding = source, timing, container, encoding
         self._folder = folder
         self.warnings: list[str] = []
+        self.shown: Colour | None = None
         self._tracks: list[_Track] = []
         self._covers: list[tuple[Path, str]] = []  # with MIME type, to attach to Matroska
         self._metadata: dict[str, str] = {}
@@ -210,10 +214,11 @@ class Remuxer:
             lost = [key for key in self._metadata if key.lower() not in kept]
             lost += ['timecode'] if 'timecode' in self._video_metadata and 'timecode' not in kept else []
             lost += ['chapters'] if self._has_chapters and not result.chapters() else []
-            try:
-                is_readable = next(result.decode(stream), None) is not None
-            except av.FFmpegError:
-                is_readable = False
+            frame = None
+            with suppress(av.FFmpegError):
+                frame = next(result.decode(stream), None)
+            is_readable = frame is not None
+            self.shown = FrameKind.of(frame, None).stored.colour if frame is not None else None
         if not is_readable:
             raise FFmpegError(f'{self._encoding.codec} in it cannot be read back. Choose another --codec.')
         return sorted(lost)

@@ -10,7 +10,7 @@ import numpy as np
 from av.video.stream import VideoStream
 
 from dstnet_arch.errors import DataError
-from dstnet_arch.video.colour import Plane
+from dstnet_arch.video.colour import Colour, Plane
 from dstnet_arch.video.encoding import Encoding, first_container
 from dstnet_arch.video.ffmpeg import open_container, video_stream
 from dstnet_arch.video.timing import Timing
@@ -100,6 +100,8 @@ def join_segments(
     options = {'strict': 'experimental'}
     if container in ('mp4', 'mov'):
         options['video_track_timescale'] = str(timing.time_base.denominator)
+        if encoding.colour != Colour():
+            options['movflags'] = '+write_colr'  # also if some tags are missing
     try:
         with (
             av.open(str(output), 'w', format=container, options=options) as result,
@@ -108,6 +110,7 @@ def join_segments(
             stream = result.add_stream_from_template(video_stream(first, segments[0]), opaque=True)
             stream.time_base = timing.time_base
             stream.codec_context.sample_aspect_ratio = encoding.sample_aspect
+            encoding.tag(stream.codec_context)
             for place, (number, source) in enumerate(_packets(segments)):
                 packet = av.Packet(bytes(source))
                 packet.pts, packet.duration = times[number], times[number + 1] - times[number]

@@ -59,6 +59,13 @@ class VideoSink(Sink):
             self.close()
             raise
         self.warnings = self._encoding.losses + self._remuxer.warnings
+        wanted, shown = self._encoding.colour, self._remuxer.shown
+        if shown is not None and shown != wanted:  # frames are converted to what a player assumes
+            self._encoding = self._encoding._replace(colour=shown)
+            if shown[2:] != wanted[2:]:
+                self.warnings.append(
+                    f'{container} with {self._encoding.codec} cannot hold all colour tags of the input.'
+                )
 
     @override
     def close(self) -> None:

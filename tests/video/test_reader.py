@@ -147,7 +147,7 @@ def test_videofile_measures_the_rate_if_the_header_is_absurd(tmp_path: Path, dec
 def test_videofile_without_time_stamps_has_a_constant_rate(tmp_path: Path) -> None:
     file = VideoFile(make_clip(tmp_path / 'raw.h264', 5, rate=25, options={'bf': '2'}))
     assert (file.times, file.time_base) == ([0, 1, 2, 3, 4], Fraction(1, 25))
-    assert 'has no time stamps: 25 fps are used. --fps' in file.warnings[0]
+    assert 'has no time stamps: without --fps, 25 fps' in file.warnings[0]
 
 
 def test_videofile_reads_frames_with_unknown_side_data(tmp_path: Path) -> None:

@@ -73,6 +73,15 @@ def test_times_sound_and_tags_are_kept(copy: Copy, tmp_path: Path, name: str, ta
     assert (tags == [1, 1, 1, 1]) == tagged
 
 
+@pytest.mark.parametrize('name', ['ffv1.mkv', 'ffv1.avi', 'prores_ks.mov', 'mjpeg.mov'])
+def test_colours_are_those_of_the_input(copy: Copy, tmp_path: Path, name: str) -> None:
+    tags = {'colorspace': 1, 'color_range': 2, 'color_primaries': 1, 'color_trc': 1}
+    source = make_clip(tmp_path / 'in.mkv', 1, (48, 64), pix_fmt='yuv444p', **tags)
+    out = copy(source, name, codec=name.partition('.')[0]).path
+    before, after = (open_source(str(path))[0] for path in (source, out))
+    assert (after - before).abs().mean() < 0.01
+
+
 @pytest.mark.parametrize(
     ('unit', 'shown', 'rate'),
     [
