@@ -29,7 +29,7 @@ with those of their sharp ones. Faults are listed and give exit status 1."""
 
 _SAMPLE_TEXT = """\
 Make a small data set without any download: photographs that come with scikit-image, filmed by a shaky virtual camera.
-The frames are written to OUTPUT/raw in GoPro's layout and converted like any other data set. Needs scikit-image."""
+The frames are written to OUTPUT/raw in GoPro's layout and converted like any other data set."""
 
 _SYNTHESIZE_TEXT = """\
 Make training pairs from your own high-frame-rate footage, to train a network for your own camera. The mean of N frames
