@@ -36,22 +36,19 @@ COMMANDS = {
 def usage() -> str:
     """Return the text of ``dstnet --help``."""
     width = max(map(len, COMMANDS))
-    lines = [f'  {name:{width}}  {text}' for name, (_, text) in COMMANDS.items()]
-    return '\n'.join(
-        [
-            'usage: dstnet COMMAND [ARGUMENTS]',
-            '       dstnet COMMAND --help',
-            '       dstnet --version',
-            '',
-            'Video deblurring with DSTNet.',
-            '',
-            'commands:',
-            *lines,
-            '',
-            'All commands accept -q (only results, warnings and errors) and -v (also durations, tracebacks).',
-            'Exit status: 0 success; 1 a check failed, or an unexpected error; 2 wrong input; 130 Ctrl-C.',
-        ]
-    )
+    commands = '\n'.join(f'  {name:{width}}  {text}' for name, (_, text) in COMMANDS.items())
+    return f"""\
+usage: dstnet COMMAND [ARGUMENTS]
+       dstnet COMMAND --help
+       dstnet --version
+
+Video deblurring with DSTNet.
+
+commands:
+{commands}
+
+All commands accept -q (only results, warnings and errors) and -v (also durations, tracebacks).
+Exit status: 0 success; 1 a check failed, or an unexpected error; 2 wrong input; 130 Ctrl-C."""
 
 
 def load(name: str) -> Callable[[Sequence[str]], int | None]:

@@ -33,22 +33,18 @@ def command(arguments: Sequence[str]) -> None:
         import shtab
     except ImportError:
         raise OptionsError("shtab is not installed. Install it with: pip install 'dstnet-arch[completion]'") from None
-    print(shtab.complete(complete_parser(shtab.FILE), shell))
+    print(shtab.complete(complete_parser(), shell))
 
 
-def complete_parser(files: Any) -> argparse.ArgumentParser:
-    """Return a parser of ``dstnet`` with all commands and their options.
-
-    Args:
-        files: what marks an argument as the name of a file.
-    """
+def complete_parser() -> argparse.ArgumentParser:
+    """Return a parser of ``dstnet`` with all commands and their options."""
     parser = argparse.ArgumentParser('dstnet')
     parser.add_argument('-V', '--version', action='store_true', help='show the version')
     commands = parser.add_subparsers()
     for name, (_, text) in COMMANDS.items():
         found = _basicsr_parser() if name in ('train', 'test') else _parser_of(name)
         commands.add_parser(name, help=text, parents=[found], add_help=False)
-        _mark_files(found, files)
+        _mark_files(found)
     return parser
 
 
@@ -71,13 +67,15 @@ def _basicsr_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _mark_files(parser: argparse.ArgumentParser, files: Any) -> None:
+def _mark_files(parser: argparse.ArgumentParser) -> None:
+    from shtab import FILE
+
     action: Any
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             for nested in action.choices.values():
-                _mark_files(nested, files)
+                _mark_files(nested)
         elif action.choices is not None:
             action.choices = list(action.choices)  # shtab accepts no dict
         elif action.nargs != 0:
-            action.complete = files
+            action.complete = FILE

@@ -47,8 +47,3 @@ def test_oldest_libraries_are_the_bounds_of_the_metadata(root: Path) -> None:
     bounds = dict(found.groups() for line in needed if (found := re.match(r'([\w-]+)>=([\d.]+)(?:,|$)', line)))
     for name, bound in bounds.items():
         assert (pins[name] + '.').startswith(bound + '.'), f'{name}: {bound} in setup.py, {pins[name]} was tried'
-
-
-def test_missing_python_is_named() -> None:
-    with pytest.raises(matrix.StepError, match=r'Python 2\.6 is not installed'):
-        matrix.find_python('2.6')

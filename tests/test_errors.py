@@ -36,9 +36,7 @@ def test_explain(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_unknown_command(arguments: list[str], expected: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert __main__.main(arguments) == 2
-    err = capsys.readouterr().err
-    assert err.splitlines()[-1].startswith(f'error: {expected}')
-    assert err.startswith('usage: dstnet COMMAND') is not arguments
+    assert f'error: {expected}' in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_every_command_has_help(capsys: pytest.CaptureFixture[str]) -> None:

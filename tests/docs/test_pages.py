@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import os
-import pydoc
 import re
 import shutil
 import subprocess
@@ -116,12 +115,6 @@ def test_architecture_page_has_the_layers_of_the_import_rules() -> None:
     page = FENCE.search((ROOT / 'docs/architecture.md').read_text('utf-8'))
     assert page is not None
     assert page[3].splitlines() == [layer.replace(' : ', ', ') for layer in layers]
-
-
-def test_api_page_names_what_exists() -> None:
-    names = re.findall(r'^::: (\S+)$', (ROOT / 'docs/api.md').read_text('utf-8'), re.MULTILINE)
-    assert len(names) > 15
-    assert [name for name in names if pydoc.locate(name) is None] == []
 
 
 @pytest.mark.extended
