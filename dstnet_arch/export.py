@@ -144,7 +144,7 @@ def export(net: VideoNet, path: Path, format: str, num_frame: int, size: Size | 
             clip_net = ClipNet(net, num_frame, dynamic=size is None)
             content = chosen.encode(clip_net, _clip(num_frame, sizes[0]), metadata)
             run = chosen.decode(content)
-            differences = {tried: _difference(net, run, num_frame, tried) for tried in sizes}
+            differences = {tried: _difference(clip_net.net, run, num_frame, tried) for tried in sizes}
     except DSTNetError:
         raise
     except Exception as error:  # exporters raise whatever their parts raise
@@ -161,8 +161,7 @@ def export(net: VideoNet, path: Path, format: str, num_frame: int, size: Size | 
 def _difference(net: VideoNet, run: Run, num_frame: int, size: Size) -> float:
     clip = _clip(num_frame, size)
     with torch.no_grad():
-        expected = net(clip.to(next(net.parameters()))).float().cpu()
-        actual = run(clip)
+        expected, actual = net(clip), run(clip)
     difference = math.inf if actual.shape != expected.shape else float((actual - expected).abs().max())
     if not difference <= TOLERANCE * max(1.0, float(expected.abs().max())):
         raise DSTNetError(

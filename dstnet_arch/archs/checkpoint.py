@@ -151,6 +151,7 @@ def _largest_size(state_dict: Mapping[str, Tensor]) -> int:
 def _read(path: Path, map_location: str | torch.device) -> Any:
     if path.suffix == '.safetensors':
         from safetensors.torch import load_file
+    torch.empty(0, device=map_location)  # an unknown device is not the file's fault
     try:
         if path.suffix == '.safetensors':
             return load_file(path, device=str(map_location))

@@ -59,14 +59,13 @@ class PyramidFilterNet(nn.Module):
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """(B, C, H, W), H and W at least 8 -> three (B, 9C, H/2^k, W/2^k), rounded down, for `pixel_filter`."""
-        h, w = x.shape[-2:]
         filters = []
         stages = (self.stage1, self.stage2, self.stage3)
         weights = derive(self, 'weight', lambda: taps_first(self.to_filter.weight), x).chunk(3, dim=1)
         bias: Tensor | None = derive(self, 'bias', lambda: taps_first(self.to_filter.bias), x)
         for stage, weight in zip(stages, weights, strict=True):
-            h, w = h // 2, w // 2
-            x = stage(F.adaptive_max_pool2d(x, (h, w)))
+            # Adaptive pooling to half the size, rounded down; ONNX has only pooling by fixed windows.
+            x = stage(F.max_pool2d(x, [2 + side % 2 for side in x.shape[-2:]], stride=2))
             filters.append(F.conv2d(x, weight, bias))
             bias = None  # it is added once
         return filters

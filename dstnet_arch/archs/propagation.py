@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 Boundary = Literal['zeros', 'paper']
-BOUNDARIES: tuple[str, ...] = get_args(Boundary)
 
 
 def propagate(

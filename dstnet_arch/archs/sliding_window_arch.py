@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -46,6 +46,11 @@ class SlidingWindow(nn.Module):
             raise OptionsError(
                 f'network_g:num_frame is {num_frame}, and that of the network inside {own}. Allowed: the same odd '
                 'number, so that one frame is in the middle.'
+            )
+        if ends not in get_args(Ends) or size_multiple < 1:
+            raise OptionsError(
+                f'network_g: ends is {" or ".join(get_args(Ends))}, and size_multiple at least 1; got ends={ends!r}, '
+                f'size_multiple={size_multiple}.'
             )
         self.network = build_network(network)
         self.num_frame, self.ends, self.size_multiple = num_frame, ends, size_multiple

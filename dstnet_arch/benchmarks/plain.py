@@ -17,7 +17,7 @@ from dstnet_arch.archs.dstnet_arch import DSTNet
 from dstnet_arch.archs.dtff import DTFF, GatedFusion, PixelFilterNet
 from dstnet_arch.archs.propagation import propagate
 from dstnet_arch.ops.channel_filter import channel_filter_reference
-from dstnet_arch.ops.haar import haar_analysis_reference, haar_synthesis_reference
+from dstnet_arch.ops.haar import haar_analysis, haar_synthesis_reference
 from dstnet_arch.ops.native import native
 from dstnet_arch.ops.pixel_filter import pixel_filter_reference
 from dstnet_arch.ops.temporal_conv import temporal_conv_reference
@@ -42,8 +42,8 @@ class PlainDSTNet(DSTNet):
 
     def _restore(self, frames: Tensor, num_frame: int) -> Tensor:
         features = self.extract(frames)
-        low1, high1 = haar_analysis_reference(features)
-        low2, high2 = haar_analysis_reference(low1)
+        low1, high1 = haar_analysis(features)
+        low2, high2 = haar_analysis(low1)
         for block in self.cwgdn:
             low2 = _cwgdn(cast(CWGDN, block), low2, num_frame)
         low1 = haar_synthesis_reference(low2, self.high_band2(high2))

@@ -10,6 +10,7 @@ found; on GPUs, see conv_bias.py.
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -52,5 +53,5 @@ def conv3x3(
     if residual is not None:
         fits = fits and residual.shape == (x.shape[0], c_out, *x.shape[2:])
     if fits and native.usable((x, weight, bias, residual), c_in, c_out):
-        return native.conv3x3(x, weight, bias, 1.0 if slope is None else slope, residual)
+        return torch.ops.dstnet.native_conv3x3(x, weight, bias, 1.0 if slope is None else slope, residual)
     return conv_bias(x, weight, bias, slope, residual, padding=1)

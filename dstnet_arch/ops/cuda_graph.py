@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from dstnet_arch.errors import first_line
-from dstnet_arch.memory_errors import out_of_memory
 
 _LOG = logging.getLogger('basicsr')
 
@@ -130,12 +129,9 @@ class GraphedBackward:
         except Exception as error:
             self.release()
             self._failed = True
-            if out_of_memory(error):
-                reason = 'it needs more memory than there is'
-            else:
-                reason = f'{type(error).__name__}: {first_line(error)}'
             _LOG.warning(
-                f'Training steps run without a CUDA graph: {reason}. With train:cuda_graph=false it is not tried.'
+                f'Training steps run without a CUDA graph: {type(error).__name__}: {first_line(error)}. With '
+                'train:cuda_graph=false it is not tried.'
             )
         if self._failed:
             for parameter in self._parameters:

@@ -45,7 +45,7 @@ def gated_sum(x1: Tensor, y1: Tensor, bias1: Tensor | None, x2: Tensor, y2: Tens
             return _FusedGatedSum.apply(x1, y1, bias1.contiguous(), x2, y2, bias2.contiguous())
         return gated_sum_reference(x1, y1, bias1.to(y1.dtype), x2, y2, bias2.to(y2.dtype))
     if x1.shape == y1.shape == x2.shape == y2.shape and native.usable((x1, y1, x2, y2), x1.shape[1]):
-        return native.gated_sum(x1, y1, x2, y2)
+        return torch.ops.dstnet.native_gated_sum(x1, y1, x2, y2)
     return x1 * torch.sigmoid(y1) + x2 * torch.sigmoid(y2)
 
 

@@ -23,39 +23,35 @@ def conv_haar_reference(x: Tensor, weight: Tensor, bias: Tensor | None, level: i
     return (low, high) if level == 1 else haar_analysis(low)
 
 
-def conv_haar(x: Tensor, merged: Tensor, bias: Tensor | None, level: int, slope: float | None = None) -> Tensor:
+def conv_haar(x: Tensor, merged: Tensor, bias: Tensor, level: int, slope: float | None = None) -> Tensor:
     """One or more bands of a convolution followed by Haar analysis, by one convolution.
 
     Args:
         x: (N, C_in, H, W), H and W multiples of 2 ** level.
         merged: weight of the bands, from `merge_conv_haar` or `merge_conv_haar_high`, (C_out, C_in, k, k).
         bias: (C_out,): of the low band, the bias of the convolution; of the high bands, that of the 1x1 convolution
-            `mix`; None for the high bands themselves (a bias is constant in each block and cancels).
+            `mix` (the bias of the convolution is constant in each block and cancels).
         level: 1 or 2, the number of analyses.
         slope: slope of a LeakyReLU behind it; None: no LeakyReLU.
 
     Returns:
         (N, C_out, H/2^level, W/2^level).
     """
-    if bias is None:
-        return F.conv2d(x, merged, stride=2**level, padding=1)
     return conv_bias(x, merged, bias, slope, stride=2**level, padding=1)
 
 
-def merge_conv_haar_high(weight: Tensor, level: int, mix: Tensor | None = None) -> Tensor:
-    """Weight of the convolution that computes all high bands, in the order of `haar_analysis`.
+def merge_conv_haar_high(weight: Tensor, level: int, mix: Tensor) -> Tensor:
+    """Weight of the convolution that computes all high bands, in the order of `haar_analysis`, and a mix of them.
 
     Args:
         weight: (C, C_in, 3, 3).
         level: 1 or 2, which level's high bands.
-        mix: (3C, C, 1, 1), a 1x1 convolution of the bands, each with its own C filters, to be merged as well.
+        mix: (3C, C, 1, 1), a 1x1 convolution of the bands, each with its own C filters.
 
     Returns:
         (3C, C_in, 2^level + 2, 2^level + 2), for stride 2^level and padding 1.
     """
     merged = torch.cat([merge_conv_haar(weight, level, band) for band in (1, 2, 3)])
-    if mix is None:
-        return merged
     c = weight.shape[0]
     return torch.bmm(mix.view(3, c, c), merged.reshape(3, c, -1)).view(merged.shape)
 

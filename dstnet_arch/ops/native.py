@@ -94,63 +94,24 @@ def _is_loaded() -> bool:
         return _library() is not None
 
 
-def conv3x3(x: Tensor, weight: Tensor, bias: Tensor, slope: float, residual: Tensor | None) -> Tensor:
-    """Compute ``leaky(conv(x) + bias) + residual``, differentiable once, for float32 on a CPU (see `usable`).
-
-    Args:
-        x: (N, C_in, H, W).
-        weight: (C_out, C_in, 3, 3).
-        bias: (C_out,).
-        slope: slope of the LeakyReLU; 1 for none. With a residual it must be 1.
-        residual: (N, C_out, H, W) or None.
-
-    Returns:
-        (N, C_out, H, W), channels-last.
-    """
-    return torch.ops.dstnet.native_conv3x3(x, weight, bias, slope, residual)
-
-
-def gated_sum(x1: Tensor, y1: Tensor, x2: Tensor, y2: Tensor) -> Tensor:
-    """Compute ``x1 * sigmoid(y1) + x2 * sigmoid(y2)``, differentiable once, for float32 on a CPU (see `usable`).
-
-    Args:
-        x1: (N, C, H, W), like all the others.
-        y1: gates of `x1` before the sigmoid.
-        x2: features.
-        y2: gates of `x2` before the sigmoid.
-
-    Returns:
-        (N, C, H, W), channels-last.
-    """
-    return torch.ops.dstnet.native_gated_sum(x1, y1, x2, y2)
-
-
-def pixel_filter(features: Tensor, *filters: Tensor) -> Tensor:
-    """Forward pass of `dstnet_arch.ops.pixel_filter.pixel_filter` for float32 on a CPU (see `usable`)."""
-    return torch.ops.dstnet.native_pixel_filter(features, filters)
+# Kernels. Tensors are as in the functions of the same names in this folder; a slope of 1 is no LeakyReLU.
 
 
 def _conv3x3(
-    library: ctypes.CDLL, x: Tensor, weight: Tensor, bias: Tensor, slope: float, residual: Tensor | None
-) -> Tensor:
-    if residual is not None:
-        residual = residual.contiguous(memory_format=torch.channels_last)
-    return _winograd(library, x, weight, bias.contiguous(), slope, residual)
-
-
-def _winograd(
     library: ctypes.CDLL,
     x: Tensor,
     weight: Tensor,
-    bias: Tensor | None = None,
-    slope: float = 1.0,
-    residual: Tensor | None = None,
+    bias: Tensor | None,
+    slope: float,
+    residual: Tensor | None,
     flipped: bool = False,
 ) -> Tensor:
-    """The kernel `conv3x3`; `flipped`: the transposed convolution, for gradients."""
+    """The convolution; `flipped`: the transposed one, for gradients."""
     n, _, h, w = x.shape
     c_out, c_in = weight.shape[:2] if not flipped else weight.shape[1::-1]
     x, weight = x.contiguous(memory_format=torch.channels_last), weight.contiguous()
+    bias = None if bias is None else bias.contiguous()
+    residual = None if residual is None else residual.contiguous(memory_format=torch.channels_last)
     out = torch.empty((n, c_out, h, w), dtype=x.dtype, memory_format=torch.channels_last)
     arrays = (x, weight, _transform(), bias, residual, out)
     numbers = (n, h, w, c_in, c_out)
@@ -167,7 +128,7 @@ def _conv3x3_backward(
     empty = grad.new_empty(0)
     if out is not None:  # the output has the sign of the LeakyReLU's input
         grad = torch.ops.aten.leaky_relu_backward(grad, out, slope, True)
-    grad_x = _winograd(library, grad, weight, flipped=True) if needed[0] else empty
+    grad_x = _conv3x3(library, grad, weight, None, 1.0, None, flipped=True) if needed[0] else empty
     grad_weight = _conv3x3_weight_gradient(library, x, grad) if needed[1] else empty
     return grad_x, grad_weight, grad.sum(dim=(0, 2, 3)) if needed[2] else empty
 

@@ -96,7 +96,7 @@ class _FusedPixelFilter(torch.autograd.Function):
 
 def _forward(features: Tensor, *filters: Tensor) -> Tensor:
     if native.usable((features, *filters), features.shape[1]):
-        return native.pixel_filter(features, *filters)
+        return torch.ops.dstnet.native_pixel_filter(features, filters)
     return _filter(features, [_by_tap(f) for f in filters])
 
 

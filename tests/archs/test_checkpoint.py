@@ -248,6 +248,8 @@ def test_load_checkpoint_executes_nothing(tmp_path: Path, monkeypatch: pytest.Mo
 def test_load_checkpoint_refuses_damaged_files(tmp_path: Path, name: str, length: int) -> None:
     path = save(make_net().state_dict(), tmp_path / name)
     path.write_bytes(path.read_bytes()[:length])
+    with pytest.raises(RuntimeError, match='device'):
+        load_checkpoint(path, 'no such device')  # not the file's fault
     with pytest.raises(CheckpointError, match=re.escape(str(path))):
         load_checkpoint(path)
 

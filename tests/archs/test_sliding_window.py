@@ -102,9 +102,12 @@ def test_frames_of_any_size_are_padded_and_cropped() -> None:
 
 
 @pytest.mark.parametrize(('num_frame', 'inside'), [(0, 0), (4, 4), (5, 3)])
-def test_a_window_without_a_middle_is_refused(num_frame: int, inside: int) -> None:
+def test_wrong_windows_are_refused(num_frame: int, inside: int) -> None:
     with pytest.raises(OptionsError, match=f'num_frame is {num_frame}, and that of the network inside {inside}'):
         SlidingWindow({'type': 'WeightedSum', 'num_frame': inside}, num_frame)
+    for wrong in ({'ends': 'mirror'}, {'size_multiple': 0}):
+        with pytest.raises(OptionsError, match=f'got .*{next(iter(wrong))}='):
+            SlidingWindow({'type': 'WeightedSum', 'num_frame': 3}, 3, **wrong)
 
 
 def test_a_network_that_changes_the_size_is_refused() -> None:

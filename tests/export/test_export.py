@@ -160,10 +160,12 @@ def small_onnx(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_export_onnx_of_one_size(weights: Path, small_onnx: Path) -> None:
+def test_export_onnx_of_one_size(weights: Path, small_onnx: Path, tmp_path: Path) -> None:
     assert pytest.importorskip('onnx').load(small_onnx).opset_import[0].version == OPSET
     clip = noise(2, 3, 9, 20)
     assert_same(run_onnx(small_onnx, clip), restored(load_checkpoint(weights), clip))
+    # Sides that halve to odd ones. The file is compared with the network.
+    export(randomise(DSTNetPlus(**TINY_PLUS)).half(), tmp_path / 'plus.onnx', 'onnx', 1, Size(54, 38))
 
 
 @pytest.mark.slow

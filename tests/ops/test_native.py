@@ -121,7 +121,7 @@ def test_gated_sum_of_extreme_gates(compiled: None) -> None:
     y = torch.tensor([0.0, -0.0, 1e-30, 5.0, -5.0, 80.0, -80.0, 100.0, -100.0, 1e30, -1e30, torch.inf, -torch.inf])
     y = torch.cat([y, torch.full((3,), torch.nan)]).view(1, 16, 1, 1)
     one = torch.ones_like(y)
-    got = native.gated_sum(one, y, one, y)
+    got = gated_sum(one, y, None, one, y, None)
     assert not got[0, 13:].isfinite().any()
     torch.testing.assert_close(got[:, :13], 2 * y[:, :13].sigmoid(), rtol=3e-7, atol=1e-37)
 
@@ -249,15 +249,15 @@ def test_kernels_work_under_torch_compile(compiled: None) -> None:
 def test_kernels_work_in_forked_loader_processes(compiled: None) -> None:
     code = (
         'import os, torch\n'
-        'from dstnet_arch.ops import native\n'
+        'from dstnet_arch.ops.conv3x3 import conv3x3\n'
         'torch.set_num_threads(2)\n'
         f'c = {CHANNELS}\n'
         'x, w, b = torch.rand(2, c, 37, 21), torch.rand(c, c, 3, 3), torch.rand(c)\n'
-        'expected = native.conv3x3(x, w, b, 0.1, None)\n'
+        'expected = conv3x3(x, w, b, 0.1)\n'
         'pid = os.fork()\n'
         'if not pid:\n'
         '    torch.set_num_threads(1)  # as DataLoader does in its workers\n'
-        '    os._exit(0 if torch.equal(native.conv3x3(x, w, b, 0.1, None), expected) else 1)\n'
+        '    os._exit(0 if torch.equal(conv3x3(x, w, b, 0.1), expected) else 1)\n'
         'raise SystemExit(os.waitpid(pid, 0)[1])\n'
     )
     done = subprocess.run([sys.executable, '-c', code], timeout=120)
@@ -334,10 +334,11 @@ def test_kernels_are_compiled_for_the_instruction_set_that_pytorch_uses(compiled
     code = (
         'import torch\n'
         'from dstnet_arch.ops import native, native_build\n'
+        'from dstnet_arch.ops.conv3x3 import conv3x3\n'
         'assert native.available()\n'
         'generator = torch.Generator().manual_seed(0)\n'
         'x, w = (torch.rand(s, generator=generator) for s in ((2, 32, 9, 14), (48, 32, 3, 3)))\n'
-        'out = native.conv3x3(x, w, torch.zeros(48), 0.1, None)\n'
+        'out = conv3x3(x, w, torch.zeros(48), 0.1)\n'
         'want = torch.nn.functional.conv2d(x.double(), w.double(), padding=1)\n'
         'assert (out - want).abs().max() < 1e-5 * want.abs().max()\n'
         'print(native_build.compiled_library())\n'

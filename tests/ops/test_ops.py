@@ -74,11 +74,7 @@ def assert_same(fast: Callable[..., Tensor], reference: Callable[..., Tensor], *
 
 @LAYOUTS
 @DTYPES
-def test_haar_equals_its_convolutions(layout: Layout, dtype: torch.dtype) -> None:
-    x = layout(rand(2, 3, 6, 10, dtype=dtype))
-    assert_same(
-        lambda x: torch.cat(haar.haar_analysis(x), 1), lambda x: torch.cat(haar.haar_analysis_reference(x), 1), x
-    )
+def test_haar_synthesis_equals_its_convolution(layout: Layout, dtype: torch.dtype) -> None:
     low, high = layout(rand(2, 3, 3, 5, dtype=dtype)), layout(rand(2, 9, 3, 5, dtype=dtype, seed=1))
     assert_same(haar.haar_synthesis, haar.haar_synthesis_reference, low, high)
 
@@ -136,9 +132,6 @@ def test_conv_haar_equals_its_steps(layout: Layout, dtype: torch.dtype, level: i
         lambda x, w, b: haar_conv.conv_haar(x, haar_conv.merge_conv_haar(w, level, 0), b, level),
         lambda x, w, b: haar_conv.conv_haar_reference(x, w, b, level)[0],
         *(x, weight, bias),
-    )
-    assert_same(
-        lambda x, w: haar_conv.conv_haar(x, haar_conv.merge_conv_haar_high(w, level), None, level), high, x, weight
     )
     assert_same(
         lambda x, w, m, b: haar_conv.conv_haar(x, haar_conv.merge_conv_haar_high(w, level, m), b, level, slope=0.1),
