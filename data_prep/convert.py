@@ -12,6 +12,7 @@ from data_prep.layouts import Clips, Layout, find_clips
 from data_prep.lmdb_writer import Frame, bytes_needed, is_complete, write_lmdb
 from data_prep.synthesize import RECORD, read_record
 from dstnet_arch._version import __version__
+from dstnet_arch.arguments import check_writable
 from dstnet_arch.data.frame_source import FolderSource
 from dstnet_arch.data.lmdb_format import check_key
 from dstnet_arch.data.pairing import find_problems
@@ -52,9 +53,9 @@ def convert(
             layout, title='Synthesized pairs', choices={**layout.choices, 'blur': meaning}, test_clips=(), totals={}
         )
     frames = _check_clips(source, clips, raw)
-    if output.exists() and not output.is_dir():
-        raise DataError(f'{output} is a file; choose another folder with -o')
     todo = {name for name, listed in frames.items() if not is_complete(output / name, listed)}
+    if todo:
+        check_writable(output)
     _check_space(output, sum(bytes_needed(output / name, frames[name]) for name in todo))
 
     info: dict[str, Any] = {

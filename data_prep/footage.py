@@ -7,6 +7,7 @@ called its *difference* below.
 from __future__ import annotations
 
 import re
+import shlex
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -298,7 +299,7 @@ def find_warnings(footage: Footage, analysis: Analysis, scale: float) -> list[st
     if (share := repeated_share(analysis.differences)) > _REPEATED_SHARE:
         warnings.append(
             f'{share:.0%} of the frames repeat the previous one, so the blur has gaps. Use the original, or drop them: '
-            f'ffmpeg -i {footage.path} -vf mpdecimate -fps_mode vfr -c:v libx264 -crf 10 NEW.mp4'
+            f'ffmpeg -i {shlex.quote(str(footage.path))} -vf mpdecimate -fps_mode vfr -c:v libx264 -crf 10 NEW.mp4'
         )
     if (step := scale * analysis.step) > _GHOST_STEP:
         warnings.append(

@@ -85,9 +85,6 @@ def find_clips(layout: Layout, source: Path, choice: str | None) -> dict[str, tu
         what = 'is not a folder' if source.exists() else 'does not exist'
         raise DataError(f'SOURCE {source} {what}; give the folder that {layout.title} was unpacked to')
     name = source.absolute().name.casefold()
-    for other in layout.choices:
-        if other != choice and '{choice}' in layout.root and name == layout.root.format(choice=other).casefold():
-            raise DataError(f'SOURCE is {source}; to convert it, add {layout.option} {other}')
     # The folder around the data set, the data set itself, or the folder that the distributed archive contains.
     parts = Path(layout.root.format(choice=choice)).parts
     roots = [source, *(source.joinpath(*parts[start:]) for start in range(len(parts)))]
@@ -100,6 +97,12 @@ def find_clips(layout: Layout, source: Path, choice: str | None) -> dict[str, tu
             f'SOURCE {source} contains no clips of {layout.title}{chosen}. It contains: {contents}.\n'
             f'Known folders of frames:\n{describe_folders(layout)}'
         )
+    example = next(iter(found.blur.values())).absolute()
+    folders_above = {part.casefold() for part in example.parts}
+    for other in layout.choices:
+        root = layout.root.format(choice=other)
+        if root != layout.root.format(choice=choice) and root.casefold() in folders_above:
+            raise DataError(f'SOURCE {source} contains {example}; to convert it, add {layout.option} {other}')
     clips: dict[str, tuple[Clips, Clips]] = {}
     for side, folders in enumerate(found):
         for key, folder in folders.items():

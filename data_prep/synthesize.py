@@ -27,6 +27,7 @@ from data_prep.blur_model import MIN_FLOW_SIZE, Flow, Image, Light, Response, fl
 from data_prep.footage import Analysis, Footage, analyse, clip_name, find_warnings, open_footage
 from data_prep.lmdb_writer import only_writer
 from data_prep.synthesize_plan import ClipPlan, Settings, plan_clips
+from dstnet_arch.arguments import check_writable
 from dstnet_arch.data.frame_source import size_text
 from dstnet_arch.errors import DataError, counted
 from dstnet_arch.files import read_json
@@ -97,6 +98,7 @@ def synthesize(
     Raises:
         DataError: a video cannot be used, or its clips exist; nothing is written then.
     """
+    check_writable(output)
     footages = [open_footage(path) for path in paths]
     names = [footage.name for footage in footages]
     if len(set(names)) < len(names):

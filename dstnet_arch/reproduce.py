@@ -116,6 +116,10 @@ def _check(task: Reproduction) -> None:
     require_basicsr()
     if not task.data.is_dir():
         raise DataError(f'--data {task.data} is not a folder. Give the folder of the downloaded data set.')
+    option, variant = {'gopro': ('blur', task.blur), 'bsd': ('exposure', task.exposure)}.get(task.dataset, ('', ''))
+    info = task.data / 'test_blur.lmdb' / 'dataset_info.json'
+    if info.is_file() and (found := read_json(info).get(option, {}).get('value', variant)) != variant:
+        raise DataError(f'--data {task.data} was converted with --{option} {found}. Give that of {variant}.')
     if task.weights == 'released' and (task.dataset, task.network) not in RELEASED:
         raise OptionsError(
             f"The authors' repository has no weights of {task.network} for {task.set_name}. Give a file with --weights."
@@ -161,16 +165,15 @@ def _check_weights(task: Reproduction, weights: Path) -> None:
 
 def _data(task: Reproduction) -> dict[str, str]:
     """Options of the test set. A converted set and GoPro's own layout are used in place, others are converted."""
-    converted = Path('datasets', f'BSD_{task.exposure}' if task.dataset == 'bsd' else task.set_name)
-    for folder in (task.data, converted):
-        lq, gt = folder / 'test_blur.lmdb', folder / 'test_sharp.lmdb'
-        if lq.is_dir() and gt.is_dir():
-            return {'dataroot_lq': str(lq), 'dataroot_gt': str(gt)}
-    if task.dataset == 'gopro':
-        return {'dataroot_lq': str(task.data), 'dataroot_gt': str(task.data), 'blur': task.blur}
-    more = ['--exposure', task.exposure] if task.dataset == 'bsd' else []
-    _run(['data_prep', task.dataset, str(task.data), '-o', str(converted), *more], f'Converting {task.data}')
-    return _data(task)
+    folder = task.data
+    if not all((folder / name).is_dir() for name in ('test_blur.lmdb', 'test_sharp.lmdb')):
+        if task.dataset == 'gopro':
+            return {'dataroot_lq': str(folder), 'dataroot_gt': str(folder), 'blur': task.blur}
+        more = ['--exposure', task.exposure] if task.dataset == 'bsd' else []
+        folder = Path('datasets', f'BSD_{task.exposure}' if task.dataset == 'bsd' else task.set_name)
+        # This keeps a data set that was converted from the same files, and refuses another one.
+        _run(['data_prep', task.dataset, str(task.data), '-o', str(folder), *more], f'Converting {task.data}')
+    return {'dataroot_lq': str(folder / 'test_blur.lmdb'), 'dataroot_gt': str(folder / 'test_sharp.lmdb')}
 
 
 def _test(task: Reproduction, weights: Path, roots: dict[str, str]) -> dict[str, Any]:
@@ -185,11 +188,10 @@ def _test(task: Reproduction, weights: Path, roots: dict[str, str]) -> dict[str,
         'force': list(task.force_yml),
     }
     results = Path('results') / task.name / f'{task.set_name}_summary.json'
-    done = task.output / task.name / 'inputs.json'
+    done = results.with_name('inputs.json')  # BasicSR moves the folder of an earlier test aside
     if done.is_file() and results.is_file() and read_json(done) == inputs:
         print(f'The test has already run: {results}')
         return read_json(results)
-    done.unlink(missing_ok=True)
     forced = [
         f'name={task.name}',
         f'path:pretrain_network_g={weights}',
@@ -223,7 +225,7 @@ def _compare(task: Reproduction, summary: dict[str, Any], weights: Path) -> dict
         for key, value in (('psnr', row.psnr), ('ssim', row.ssim))
     }
     reproduced = False
-    if summary['frames'] != table['frames']:
+    if table['frames'] not in (None, summary['frames']):
         verdict = (
             f'Not comparable: {summary["frames"]} frames were scored, the printed scores are of {table["frames"]}.'
         )

@@ -141,18 +141,22 @@ def test_weights_of_another_network_are_refused_before_a_conversion(
         reproduce.command(['dvd', '--data', '.', '--weights', 'small.pth'])
 
 
-def test_dvd_and_bsd_are_converted_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dvd_and_bsd_are_converted_first(monkeypatch: pytest.MonkeyPatch) -> None:
     ran = []
-
-    def convert(module: list[str], what: str) -> None:
-        ran.append(module)
-        for kind in ('blur', 'sharp'):
-            Path(f'datasets/BSD_2ms16ms/test_{kind}.lmdb').mkdir(parents=True)
-
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(reproduce, '_run', convert)
-    task = Reproduction('bsd', Path('BSD'), exposure='2ms16ms')
-    roots = reproduce._data(task)
-    assert reproduce._data(task) == roots
+    monkeypatch.setattr(reproduce, '_run', lambda module, what: ran.append(module))
+    roots = reproduce._data(Reproduction('bsd', Path('BSD'), exposure='2ms16ms'))
     assert ran == [['data_prep', 'bsd', 'BSD', '-o', 'datasets/BSD_2ms16ms', '--exposure', '2ms16ms']]
     assert roots['dataroot_lq'].endswith('BSD_2ms16ms/test_blur.lmdb')
+
+
+def test_data_of_another_variant_are_never_scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither an earlier conversion instead of --data, nor a converted folder of another exposure."""
+    monkeypatch.chdir(tmp_path)
+    for kind in ('blur', 'sharp'):
+        Path(f'datasets/GoPro/test_{kind}.lmdb').mkdir(parents=True)
+    assert reproduce._data(Reproduction('gopro', Path('GOPRO_Large'), blur='blur_gamma')) == {
+        'dataroot_lq': 'GOPRO_Large', 'dataroot_gt': 'GOPRO_Large', 'blur': 'blur_gamma',
+    }  # fmt: skip
+    Path('datasets/GoPro/test_blur.lmdb/dataset_info.json').write_text('{"exposure": {"value": "1ms8ms"}}')
+    with pytest.raises(DataError, match='converted with --exposure 1ms8ms'):
+        reproduce.command(['bsd', '--data', 'datasets/GoPro', '--exposure', '2ms16ms', '--weights', 'w.pth'])

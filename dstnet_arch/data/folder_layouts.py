@@ -19,6 +19,7 @@ PATTERNS = (
     '{split}/{side}/{clip}',
     '{split}/{clip}/{side}/RGB',
     '{clip}/{side}',
+    '{clip}/{side}/RGB',
     '{side}/{clip}',
     '{split}/{side}',
     '{side}',
@@ -53,7 +54,8 @@ def find_layout(root: Path, blur: str = DEFAULT_BLUR) -> Layout:
         blur: name of the folders of blurry frames; for the default, `input` is accepted as well.
 
     Returns:
-        The layout with most pairs; both sides are empty if there are no folders of the known names.
+        The layout with most pairs. If `root` has none and a single folder, as of an archive that was unpacked into a
+        folder of the same name, that one is searched. Both sides are empty if there are no folders of the known names.
 
     Raises:
         DataError: a folder cannot be listed.
@@ -63,7 +65,9 @@ def find_layout(root: Path, blur: str = DEFAULT_BLUR) -> Layout:
         Layout(*(dict(_expand(root, pattern.split('/'), names)) for names in (blur_names, SHARP_NAMES)))
         for pattern in PATTERNS
     ]
-    return max(layouts, key=lambda layout: (layout.num_pairs, len(layout.blur) + len(layout.sharp)))
+    found = max(layouts, key=lambda layout: (layout.num_pairs, len(layout.blur) + len(layout.sharp)))
+    inside = subfolders(root)
+    return found if found.blur or found.sharp or len(inside) != 1 else find_layout(inside[0], blur)
 
 
 def _expand(
@@ -106,7 +110,9 @@ def image_files(folder: Path) -> list[Path]:
 def _visible(folder: Path, folders: bool) -> list[str]:
     try:
         with os.scandir(folder) as entries:
-            names = [entry.name for entry in entries if entry.is_dir() == folders and not entry.name.startswith('.')]
+            # Archives made on macOS hold a second tree of hidden files.
+            hidden = ('.', '__MACOSX')
+            names = [entry.name for entry in entries if entry.is_dir() == folders and not entry.name.startswith(hidden)]
     except OSError as error:
         raise DataError(f'{folder} cannot be listed: {error}') from None
     return sorted(names, key=natural_key)

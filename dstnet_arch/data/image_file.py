@@ -59,7 +59,7 @@ def read_header(file: BinaryIO) -> ImageHeader:
                 bits = max(getattr(image, 'tag_v2', {}).get(_TIFF_BITS_PER_SAMPLE, (8,)))
     except UnidentifiedImageError:
         raise ValueError('is not a readable image of 8 or 16 bits per sample') from None
-    except (Image.DecompressionBombError, SyntaxError) as error:
+    except (Image.DecompressionBombError, SyntaxError, OSError) as error:
         raise ValueError(f'is not a usable image ({error})') from None
     if num_images > 1:
         raise ValueError(f'contains {num_images} images ({several}). Split it into one file per frame')

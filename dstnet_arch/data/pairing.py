@@ -111,7 +111,7 @@ def _open_side(opt: Mapping[str, Any], side: str, root: str, phase: str, plain_a
             f'such as {phase}/<clip>/{blur} and {phase}/<clip>/sharp. Give the folder of sharp frames as dataroot_gt.'
         )
     names = 'sharp, target or gt' if side == 'gt' else 'blur or input' if blur == DEFAULT_BLUR else blur
-    hint = ' For other blurry frames, set the key blur, for example to blur_gamma.' if side == 'lq' else ''
+    hint = ' For other blurry frames, set the key blur, for example to blur_gamma.' if names == 'blur or input' else ''
     raise DataError(f'{root} contains no frames for {phase} in a folder {names}.{hint}')
 
 

@@ -109,15 +109,16 @@ def test_read_header_accepts_jpeg_with_a_preview_behind_the_image() -> None:
     [
         (b'', 'is empty'),
         (b'<html>404</html>', 'is not a readable image'),
+        (encode(COLOUR, '.jpg')[:10], 'is not a usable image'),
         (cv2.imencode('.tif', COLOUR.astype(np.float32))[1].tobytes(), '8 or 16 bits'),
         (cv2.imencode('.tif', COLOUR[..., 0].astype(np.float32))[1].tobytes(), '32 bits per sample'),
     ],
-    ids=['empty', 'text', 'float', 'gray float'],
+    ids=['empty', 'text', 'start of a JPEG', 'float', 'gray float'],
 )
 def test_read_header_refuses(data: bytes, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         read_header(io.BytesIO(data))
-    with pytest.raises(ValueError, match=r'decoded|float32'):
+    with pytest.raises(ValueError, match=r'decoded|float32|truncated'):
         decode(array(data))
 
 
