@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from data_prep.layouts import LAYOUTS, Layout, describe_folders
 from dstnet_arch.arguments import command_parser, real_number, run_command, whole_number
@@ -39,8 +40,6 @@ Each VIDEO is a video file or a folder of frames. The output has GoPro's layout,
 000001.png, and `python -m data_prep gopro OUTPUT -o FOLDER` converts it. Each shot of a video becomes a clip; no pair
 spans a cut. Frames of videos with variable frame rate are averaged by their times. CLIP/synthesis.json records how the
 pairs were made. docs/synthesize.md explains how to film and how to choose the options."""
-
-_Commands = argparse._SubParsersAction  # the type that add_subparsers returns has no public name
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -81,7 +80,7 @@ def _run(arguments: argparse.Namespace) -> int:
         return _run_command(arguments)
     except KeyboardInterrupt:
         again = 'with --overwrite' if arguments.command == 'synthesize' else 'to resume'
-        print(f'\ninterrupted; run the same command again {again}', file=sys.stderr)
+        print(f'\nInterrupted. Run the same command again {again}.', file=sys.stderr)
         return INTERRUPTED
 
 
@@ -120,15 +119,12 @@ def _run_command(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _add_command(
-    commands: _Commands[argparse.ArgumentParser], name: str, help_line: str, text: str, *examples: str
-) -> argparse.ArgumentParser:
+def _add_command(commands: Any, name: str, help_line: str, text: str, *examples: str) -> argparse.ArgumentParser:
     command: argparse.ArgumentParser = commands.add_parser(
         name,
         help=help_line,
         description=text,
         epilog='example:\n' + '\n'.join(f'  python -m data_prep {example}' for example in examples),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     command.add_argument(
         '--threads', type=whole_number(1), metavar='N', help='number of threads (default: number of cores, at most 16)'
@@ -140,7 +136,7 @@ def _add_output(command: argparse.ArgumentParser) -> None:
     command.add_argument('-o', '--output', type=Path, required=True, help='folder for the result')
 
 
-def _add_converter(commands: _Commands[argparse.ArgumentParser], layout: Layout) -> None:
+def _add_converter(commands: Any, layout: Layout) -> None:
     name = layout.title.split()[0]
     example = f'{layout.command} /data/{name} -o datasets/{name}'
     if layout.choices and layout.default is None:
@@ -169,7 +165,7 @@ def _add_converter(commands: _Commands[argparse.ArgumentParser], layout: Layout)
     )
 
 
-def _add_synthesize(commands: _Commands[argparse.ArgumentParser]) -> None:
+def _add_synthesize(commands: Any) -> None:
     command = _add_command(
         commands,
         'synthesize',

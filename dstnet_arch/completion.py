@@ -33,19 +33,14 @@ def command(arguments: Sequence[str]) -> None:
         import shtab
     except ImportError:
         raise OptionsError("shtab is not installed. Install it with: pip install 'dstnet-arch[completion]'") from None
-    print(shtab.complete(complete_parser(), shell))
-
-
-def complete_parser() -> argparse.ArgumentParser:
-    """Return a parser of ``dstnet`` with all commands and their options."""
-    parser = argparse.ArgumentParser('dstnet')
-    parser.add_argument('-V', '--version', action='store_true', help='show the version')
-    commands = parser.add_subparsers()
+    commands = argparse.ArgumentParser('dstnet')
+    commands.add_argument('-V', '--version', action='store_true', help='show the version')
+    added = commands.add_subparsers()
     for name, (_, text) in COMMANDS.items():
         found = _basicsr_parser() if name in ('train', 'test') else _parser_of(name)
-        commands.add_parser(name, help=text, parents=[found], add_help=False)
+        added.add_parser(name, help=text, parents=[found], add_help=False)
         _mark_files(found)
-    return parser
+    print(shtab.complete(commands, shell))
 
 
 def _parser_of(name: str) -> argparse.ArgumentParser:

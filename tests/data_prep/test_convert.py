@@ -249,7 +249,7 @@ def test_ctrl_c_is_one_line_and_status_130(tmp_path, monkeypatch, capsys) -> Non
 
     monkeypatch.setattr(lmdb_writer, '_copy', interrupt)
     assert main(['gopro', str(tmp_path / 'src'), '-o', str(tmp_path / 'out')]) == 130
-    assert capsys.readouterr().err.strip() == 'interrupted; run the same command again to resume'
+    assert capsys.readouterr().err.strip() == 'Interrupted. Run the same command again to resume.'
 
 
 def test_help_imports_the_standard_library_only(root) -> None:
