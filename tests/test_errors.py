@@ -56,7 +56,7 @@ def test_verbose_error_has_a_traceback(capsys: pytest.CaptureFixture[str]) -> No
         assert __main__.main(['deblur', 'missing.mp4', '-o', 'out.mp4', option]) == 2
         err = capsys.readouterr().err
         assert ('Traceback' in err) is has_traceback
-        assert err.splitlines()[-1].startswith('error: INPUT missing.mp4 does not exist.')
+        assert err.splitlines()[-1].startswith('error: INPUT missing.mp4 does not exist')
 
 
 def test_completion_knows_commands_options_and_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
