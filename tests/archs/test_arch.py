@@ -22,7 +22,6 @@ from dstnet_arch.archs.derived_weights import derive
 from dstnet_arch.archs.dstnet_arch import DSTNet
 from dstnet_arch.archs.dstnet_plus_arch import DSTNetPlus
 from dstnet_arch.archs.dtff import DTFF
-from dstnet_arch.archs.propagation import propagate
 from dstnet_arch.archs.video_net import VideoNet
 from dstnet_arch.benchmarks.plain import PlainDSTNet
 
@@ -190,15 +189,6 @@ def test_blend_fusion_against_the_paper() -> None:
 
 
 # Properties
-
-
-def test_backward_is_forward_of_the_flipped_clip() -> None:
-    step = randomize(DTFF(2, num_block=1))
-    frames = list(clip(4, 1, 2, 8, 8))
-    for boundary in ('zeros', 'paper'):
-        backward = propagate(step, frames, reverse=True, boundary=boundary)
-        forward = propagate(step, frames[::-1], boundary=boundary)[::-1]
-        assert all(torch.equal(a, b) for a, b in zip(backward, forward, strict=True))
 
 
 NETS = pytest.mark.parametrize(

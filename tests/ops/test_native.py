@@ -59,38 +59,20 @@ SIZES = pytest.mark.parametrize('size', [(1, 8, 8), (2, 7, 13), (1, 1, 1), (3, 2
 
 
 @SIZES
-@pytest.mark.parametrize('slope', [None, 0.1])
-def test_conv3x3(compiled: None, size: tuple[int, int, int], slope: float | None) -> None:
+@pytest.mark.parametrize(('c_in', 'c_out'), [(16, 16), (16, 48), (64, 32)])
+@pytest.mark.parametrize(('slope', 'has_residual'), [(None, False), (0.1, False), (None, True)])
+def test_conv3x3(
+    compiled: None, size: tuple[int, int, int], c_in: int, c_out: int, slope: float | None, has_residual: bool
+) -> None:
     n, h, w = size
-    weight, bias = rand(2 * CHANNELS, CHANNELS, 3, 3, seed=1) / 17, rand(2 * CHANNELS, seed=2)
+    inputs = [rand(n, c_in, h, w), rand(c_out, c_in, 3, 3, seed=1) / 17, rand(c_out, seed=2)]
+    inputs += [rand(n, c_out, h, w, seed=3)] * has_residual
+    assert native.usable(inputs, c_in, c_out)
     assert_close(
-        lambda *t: conv3x3(*t, slope=slope),
-        lambda *t: conv3x3_reference(*t, slope=slope),
-        rand(n, CHANNELS, h, w),
-        weight,
-        bias,
-    )
-
-
-@pytest.mark.parametrize(('c_in', 'c_out'), [(16, 16), (16, 48), (48, 16)])
-def test_conv3x3_of_any_multiple_of_16_channels(compiled: None, c_in: int, c_out: int) -> None:
-    weight, bias = rand(c_out, c_in, 3, 3, seed=1) / 17, rand(c_out, seed=2)
-    assert native.usable([weight], c_in, c_out)
-    assert_close(conv3x3, conv3x3_reference, rand(2, c_in, 7, 13), weight, bias, tolerance=5e-6)
-
-
-@SIZES
-def test_conv3x3_with_residual(compiled: None, size: tuple[int, int, int]) -> None:
-    n, h, w = size
-    weight, bias = rand(CHANNELS, CHANNELS, 3, 3, seed=1) / 17, rand(CHANNELS, seed=2)
-    x, residual = rand(n, CHANNELS, h, w), rand(n, CHANNELS, h, w, seed=3)
-    assert_close(
-        lambda x, w, b, r: conv3x3(x, w, b, residual=r),
-        lambda x, w, b, r: conv3x3_reference(x, w, b, residual=r),
-        x,
-        weight,
-        bias,
-        residual,
+        lambda *t: conv3x3(*t[:3], slope, *t[3:]),
+        lambda *t: conv3x3_reference(*t[:3], slope, *t[3:]),
+        *inputs,
+        tolerance=5e-6,
     )
 
 
@@ -105,15 +87,11 @@ def test_pixel_filter(compiled: None, size: tuple[int, int, int], scales: list[i
 @SIZES
 def test_gated_sum(compiled: None, size: tuple[int, int, int]) -> None:
     n, h, w = size
-    x1, y1, x2, y2 = (4 * rand(n, CHANNELS, h, w, seed=seed) for seed in range(4))
     zero = torch.zeros(CHANNELS)
     assert_close(
         lambda *t: gated_sum(t[0], t[1], None, t[2], t[3], None),
         lambda *t: gated_sum_reference(t[0], t[1], zero, t[2], t[3], zero),
-        x1,
-        y1,
-        x2,
-        y2,
+        *(4 * rand(n, CHANNELS, h, w, seed=seed) for seed in range(4)),
     )
 
 

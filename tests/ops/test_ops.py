@@ -15,6 +15,7 @@ from torch import Tensor
 
 from dstnet_arch.ops import channel_filter as channel
 from dstnet_arch.ops import haar, haar_conv, temporal_conv
+from dstnet_arch.ops.conv3x3 import conv3x3
 from dstnet_arch.ops.dense_gradient import cat_channels
 from dstnet_arch.ops.pack_filters import taps_first
 from dstnet_arch.ops.pixel_filter import pixel_filter, pixel_filter_reference
@@ -231,6 +232,7 @@ def test_gradients_of_concatenated_channels_are_dense() -> None:
         (pixel_filter, [(1, 3, 4, 4), (1, 26, 2, 2)], r'need filters of shape \(1, 27, h, w\), got'),
         (pixel_filter, [(1, 3, 4, 4), (1, 27, 2, 2), (2, 27, 2, 2)], r'need filters of shape \(1, 27, h, w\), got'),
         (pixel_filter, [(1, 3, 4, 4)], r'need filters of shape'),
+        (lambda *t: conv3x3(*t, 0.1, t[0]), [(1, 2, 4, 4), (2, 2, 3, 3), (2,)], r'slope or a residual; got both'),
         (
             channel.channel_filter,
             [(2, 3, 4, 4), (2, 4, 3, 3), (3,)],
