@@ -112,8 +112,8 @@ def _verify_in_child(folder: Path, threads: int) -> Report:
         process.join()
         report = Report(folder.name)
         report.problems.add(
-            f'data.mdb is damaged: reading it ended the process (exit code {process.exitcode}). Delete the folder and '
-            'convert the data again'
+            f'reading data.mdb ended the process (exit code {process.exitcode}): it is probably damaged. Convert the '
+            'data again'
         )
     finally:
         process.terminate()

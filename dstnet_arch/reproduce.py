@@ -15,7 +15,8 @@ from typing import Any
 from dstnet_arch._version import __version__
 from dstnet_arch.arguments import check_writable, command_parser
 from dstnet_arch.errors import DataError, DSTNetError, OptionsError
-from dstnet_arch.files import output_file, read_json
+from dstnet_arch.files import read_json
+from dstnet_arch.metrics.report import write_text
 
 NETWORKS = {'DSTNet': 'DSTNet', 'DSTNet-L': 'DSTNet-L', 'DSTNetPlus': 'DSTNet+', 'DSTNetPlus-L': 'DSTNet+L'}
 """Network -> its name in the tables."""
@@ -102,15 +103,14 @@ def reproduce(task: Reproduction) -> dict[str, Any]:
     report = _compare(task, _test(task, weights, _data(task)), weights)
     text = _markdown(task, report)
     folder = task.output / task.name
-    _write(folder / 'report.json', json.dumps(report, indent=2, ensure_ascii=False) + '\n')
-    _write(folder / 'report.md', text)
+    write_text(folder / 'report.json', json.dumps(report, indent=2, ensure_ascii=False) + '\n')
+    write_text(folder / 'report.md', text)
     print(f'\n{text}\nReport: {folder / "report.md"}')
     return report
 
 
 def _check(task: Reproduction) -> None:
     """Everything that can be known before the first step."""
-    from dstnet_arch.plugin.options import find_options
     from dstnet_arch.plugin.stock import require_basicsr
 
     require_basicsr()
@@ -124,35 +124,30 @@ def _check(task: Reproduction) -> None:
         raise OptionsError(
             f"The authors' repository has no weights of {task.network} for {task.set_name}. Give a file with --weights."
         )
-    if task.weights != 'released' and not Path(task.weights).is_file():
-        raise OptionsError(f'--weights {task.weights} is not a file.')
     check_writable(task.output)
-    find_options(_options_name(task))
+    _options_file(task)
 
 
-def _options_name(task: Reproduction) -> str:
-    return f'test_{task.network}_{task.set_name}'
+def _options_file(task: Reproduction) -> Path:
+    from dstnet_arch.plugin.options import find_options
+
+    return find_options(f'test_{task.network}_{task.set_name}')
 
 
 def _weights(task: Reproduction) -> Path:
-    from dstnet_arch.weights.released import find_released
-    from dstnet_arch.weights.store import get_weights
+    from dstnet_arch.weights import resolve_weights
 
-    if task.weights != 'released':
-        return Path(task.weights)
-    released = find_released(RELEASED[task.dataset, task.network])
-    assert released is not None
-    return get_weights(released)
+    return resolve_weights(RELEASED[task.dataset, task.network] if task.weights == 'released' else task.weights)
 
 
 def _check_weights(task: Reproduction, weights: Path) -> None:
     """Compare weights with the network of the options, before a conversion of hours and the test."""
     from dstnet_arch.archs.checkpoint import load_checkpoint
-    from dstnet_arch.plugin.options import find_options, read_options
+    from dstnet_arch.plugin.options import read_options
 
     net = load_checkpoint(weights)
     found = {'type': type(net).__name__, **net.config}
-    wanted = read_options(str(find_options(_options_name(task))))['network_g']
+    wanted = read_options(str(_options_file(task)))['network_g']
     forced = {option.partition('=')[0].removeprefix('network_g:') for option in task.force_yml}
     different = [k for k, v in wanted.items() if v is not None and k not in forced and found.get(k, v) != v]
     if different:
@@ -178,9 +173,7 @@ def _data(task: Reproduction) -> dict[str, str]:
 
 def _test(task: Reproduction, weights: Path, roots: dict[str, str]) -> dict[str, Any]:
     """The summary of the test run; one of an earlier run with the same weights, data and options is used again."""
-    from dstnet_arch.plugin.options import find_options
-
-    options = find_options(_options_name(task))
+    options = _options_file(task)
     inputs = {
         'weights_sha256': hashlib.sha256(weights.read_bytes()).hexdigest(),
         'options_sha256': hashlib.sha256(options.read_bytes()).hexdigest(),
@@ -202,7 +195,7 @@ def _test(task: Reproduction, weights: Path, roots: dict[str, str]) -> dict[str,
     _run(['basicsr.test', '-opt', str(options), '--force_yml', *forced], 'Testing')
     if not results.is_file():
         raise DSTNetError(f'The test wrote no scores ({results}). Does the data set have ground truth?')
-    _write(done, json.dumps(inputs, indent=2) + '\n')
+    write_text(done, json.dumps(inputs, indent=2) + '\n')
     return read_json(results)
 
 
@@ -270,8 +263,3 @@ def _markdown(task: Reproduction, report: dict[str, Any]) -> str:
 {report['frames']} frames, weights `{report['weights']}`, {report['precision']}, dstnet-arch {__version__},
 {report['date']}.
 """
-
-
-def _write(path: Path, text: str) -> None:
-    with output_file(path) as file:
-        file.write(text.encode())

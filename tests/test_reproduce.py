@@ -18,7 +18,7 @@ import torch
 
 from dstnet_arch import reproduce
 from dstnet_arch.archs.dstnet_arch import DSTNet
-from dstnet_arch.errors import DataError, OptionsError
+from dstnet_arch.errors import CheckpointError, DataError, OptionsError
 from dstnet_arch.reproduce import Reproduction
 from dstnet_arch.weights import released, store
 from dstnet_arch.weights.released import git_blob_id
@@ -117,7 +117,7 @@ def test_verdict_compares_with_the_printed_row(scores: tuple[Any, ...], reproduc
     [
         (['gopro', '--data', 'missing'], DataError, 'missing is not a folder'),
         (['gopro', '--data', '.', '--network', 'DSTNetPlus'], OptionsError, 'no weights of DSTNetPlus for GoPro'),
-        (['dvd', '--data', '.', '--network', 'DSTNet-L', '--weights', 'w.pth'], OptionsError, 'w.pth is not a file'),
+        (['dvd', '--data', '.', '--weights', 'w.pth'], CheckpointError, 'w.pth do not exist'),
     ],
 )
 def test_wrong_arguments_fail_before_any_work(

@@ -168,12 +168,3 @@ def sorted_records(records: list[Record]) -> list[Record]:
 def test_scorebook_refuses_undefined_and_repeated_scores(record: Record, message: str) -> None:
     with pytest.raises(DataError, match=message):
         make_book([*RECORDS, record])
-
-
-def test_protocol_description() -> None:
-    assert [str(PROTOCOLS[name]) for name in ('cdvd', 'estrnn')] == [
-        'cdvd: without the first 2 and the last 2 frames of each video, without 4 pixels at each edge, rounded to the '
-        'bit depth of the data, mean over all frames',
-        'estrnn: without the first 2 and the last 2 frames of each video, truncated to the bit depth of the data, mean '
-        'over all frames',
-    ]
