@@ -18,7 +18,6 @@ from dstnet_arch.video.sources import VIDEO_EXTENSIONS
 CompareMode = Literal['split', 'side']
 
 _URL = re.compile(r'[A-Za-z][A-Za-z0-9+.-]+://')
-_PATTERN_CHARACTERS = '*?[%'
 
 
 @dataclass(frozen=True)
@@ -98,10 +97,8 @@ class DeblurConfig:
         if _URL.match(self.input):
             raise OptionsError(f'INPUT {self.input} is a URL. Download the video and give the name of the file.')
         path = Path(self.input)
-        if not (path.is_file() or path.is_dir() or set(_PATTERN_CHARACTERS) & set(self.input)):
-            raise OptionsError(
-                f'INPUT {self.input} does not exist as a file or folder. The current folder is {os.getcwd()}.'
-            )
+        if not (path.is_file() or path.is_dir() or set('*?[%') & set(self.input)):
+            raise OptionsError(f'INPUT {self.input} does not exist as a file or folder, seen from {os.getcwd()}.')
         if self.output.resolve() in (path.resolve(), path.resolve().parent):
             raise OptionsError(f'-o {self.output}: this is the input or its folder. Give another name.')
 

@@ -133,21 +133,17 @@ def _work_folder(output: Path) -> Iterator[Path]:
             shutil.rmtree(left, ignore_errors=True)
     work = output / f'{_WORK}{os.getpid()}'
     work.mkdir(parents=True)
-    variables = {
+    os.environ.update({
         'GRADIO_TEMP_DIR': str(work / 'uploads'),
         'GRADIO_ANALYTICS_ENABLED': 'False',
         'GRADIO_RUN_HISTORY': 'False',
         'HF_HUB_DISABLE_TELEMETRY': '1',
-    }
-    before = {name: os.environ.get(name) for name in variables}, tempfile.tempdir
-    os.environ.update(variables)
-    tempfile.tempdir = str(work)
+    })  # fmt: skip
+    before, tempfile.tempdir = tempfile.tempdir, str(work)
     try:
         yield work
     finally:
-        tempfile.tempdir = before[1]
-        for name, value in before[0].items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
+        tempfile.tempdir = before
         shutil.rmtree(work, ignore_errors=True)
 
 

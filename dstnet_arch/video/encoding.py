@@ -248,7 +248,8 @@ def _codec_name(codec: str | None, depth: int, container: str) -> str:
     if codec is None:
         usual = ('libx265', 'libx264') if depth > 8 else ('libx264', 'libx265')
         for name in (*_DEFAULT_CODECS.get(container, usual), *_OTHER_CODECS):
-            if name in av.codecs_available and _holds(container, name):
+            with suppress(OptionsError):
+                first_container(name, [container])
                 return name
         raise OptionsError(f'No supported video codec can be stored in {container}. Use .mp4 or .mkv.')
     try:
@@ -264,14 +265,6 @@ def _codec_name(codec: str | None, depth: int, container: str) -> str:
         raise OptionsError(f'--codec {codec} is a codec for {found.type}, not for video.')
     first_container(found.name, [container])
     return str(found.name)
-
-
-def _holds(container: str, codec: str) -> bool:
-    try:
-        first_container(codec, [container])
-    except OptionsError:
-        return False
-    return True
 
 
 def _quality(codec: str, quality: int | None) -> tuple[dict[str, str], str]:

@@ -102,10 +102,7 @@ class FrameKind(NamedTuple):
         """Describe properties that change the result."""
         found, colour = [], self.stored.colour
         if colour.transfer in _HDR:
-            found.append(
-                f'{path} is HDR ({_HDR[colour.transfer]}). The network was trained on SDR; its output may be less '
-                'accurate.'
-            )
+            found.append(f'{path} is HDR ({_HDR[colour.transfer]}), but the network was trained on SDR.')
         if colour.matrix not in KNOWN_MATRICES:
             found.append(
                 f'{path} has the colour matrix {colour.matrix} of ITU-T H.273, which is not supported. It is treated '

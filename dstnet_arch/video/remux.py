@@ -214,11 +214,10 @@ class Remuxer:
             lost = [key for key in self._metadata if key.lower() not in kept]
             lost += ['timecode'] if 'timecode' in self._video_metadata and 'timecode' not in kept else []
             lost += ['chapters'] if self._has_chapters and not result.chapters() else []
-            frame = None
-            with suppress(av.FFmpegError):
-                frame = next(result.decode(stream), None)
-            is_readable = frame is not None
-            self.shown = FrameKind.of(frame, None).stored.colour if frame is not None else None
+            is_readable = False
+            with suppress(av.FFmpegError, StopIteration):
+                self.shown = FrameKind.of(next(result.decode(stream)), None).stored.colour
+                is_readable = True
         if not is_readable:
             raise FFmpegError(f'{self._encoding.codec} in it cannot be read back. Choose another --codec.')
         return sorted(lost)

@@ -26,7 +26,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from dstnet_arch.data.frame_source import IMAGE_EXTENSIONS
-from dstnet_arch.errors import DataError, OptionsError
+from dstnet_arch.errors import DataError, OptionsError, first_line
 from dstnet_arch.files import atomic_file, read_json
 from dstnet_arch.video.images import write_png
 from dstnet_arch.video.source import Source
@@ -181,8 +181,13 @@ class Sink(ABC):
         try:
             job = read_json(self._job_file)
             self._overwrite = job.pop('overwrite')
-        except (ValueError, KeyError):
-            raise DataError(f'{self._job_file} is damaged. Start again with --overwrite.') from None
+            saved: dict[str, Any] = {'position': 0, 'state': None}
+            if self._state_file.exists():
+                saved = torch.load(self._state_file, map_location='cpu', weights_only=True)
+        except Exception as error:  # damaged bytes can raise anything
+            raise DataError(
+                f'{self._partial} is damaged ({first_line(error)}). Start again with --overwrite.'
+            ) from None
         ours = json.loads(json.dumps(self._job))
         if changed := [key for key in {**ours, **job} if job.get(key) != ours.get(key)]:
             was = '; '.join(f'{key}: {job.get(key)}, now {ours.get(key)}' for key in changed)
@@ -191,14 +196,8 @@ class Sink(ABC):
                 'resume it, or --overwrite to start again.'
             )
         self._frames.mkdir(exist_ok=True)
-        if self._state_file.exists():
-            try:
-                saved = torch.load(self._state_file, map_location='cpu', weights_only=True)
-                position, state = int(saved['position']), saved['state']
-            except Exception:  # damaged bytes can raise anything
-                raise DataError(f'{self._state_file} is damaged. Start again with --overwrite.') from None
-            if self._is_stored(position):
-                self.position, self.state = position, state
+        if self._is_stored(saved['position']):
+            self.position, self.state = saved['position'], saved['state']
 
     def _check_free(self) -> None:
         self._check_target()

@@ -113,10 +113,7 @@ def frame_numbers(seconds: Sequence[Fraction], name: object, start: Place | None
     places = [bisect_left(seconds, place) if isinstance(place, Fraction) else place for place in (start, end)]
     if chosen := range(len(seconds))[slice(*places)]:
         return chosen
-    first, last = (
-        f'{float(p):g} s' if isinstance(p, Fraction) else p for p in (start or 0, len(seconds) if end is None else end)
-    )
-    raise DataError(f'{name}: none of its frames 0 to {len(seconds) - 1} is between --start {first} and --end {last}.')
+    raise DataError(f'{name}: none of its frames 0 to {len(seconds) - 1} is between --start and --end.')
 
 
 def digest_of(paths: Iterable[Path], *settings: object) -> str:

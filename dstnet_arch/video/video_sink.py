@@ -63,9 +63,7 @@ class VideoSink(Sink):
         if shown is not None and shown != wanted:  # frames are converted to what a player assumes
             self._encoding = self._encoding._replace(colour=shown)
             if shown[2:] != wanted[2:]:
-                self.warnings.append(
-                    f'{container} with {self._encoding.codec} cannot hold all colour tags of the input.'
-                )
+                self.warnings.append(f'{container} with {self._encoding.codec} cannot hold all colour tags.')
 
     @override
     def close(self) -> None:

@@ -257,8 +257,9 @@ def test_interrupted_run_is_resumed(
     for name in files(tmp_path / 'complete'):
         assert (tmp_path / 'sharp' / name).read_bytes() == (tmp_path / 'complete' / name).read_bytes()
 
-    status, out, _ = deblur(source, '-o', tmp_path / 'sharp', '--resume')
+    status, out, _ = deblur(source, '-o', tmp_path / 'sharp', '--resume', '--compare')
     assert (status, f'{tmp_path / "sharp"} is complete: 6 frames.' in out) == (0, True)
+    assert files(tmp_path) == ['blurry', 'complete', 'sharp', 'sharp_compare']
 
 
 def test_interruption_before_the_first_frame_names_no_folder(

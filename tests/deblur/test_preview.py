@@ -92,14 +92,6 @@ def test_comparison_of_a_folder_is_a_folder(deblur: Deblur, tmp_path: Path, mode
     assert files(tmp_path) == ['blurry', 'out', 'out_compare', 'out_report.html']
 
 
-def test_previews_can_be_added_later(deblur: Deblur, tmp_path: Path) -> None:
-    make_frames(tmp_path / 'blurry')
-    assert deblur(tmp_path / 'blurry', '-o', tmp_path / 'out')[0] == 0
-    status, out, _ = deblur(tmp_path / 'blurry', '-o', tmp_path / 'out', '--resume', '--compare', '--report')
-    assert (status, '3 frames, 0 restored' in out) == (0, True)
-    assert files(tmp_path) == ['blurry', 'out', 'out_compare', 'out_report.html']
-
-
 def test_comparison_of_a_video_is_a_video(deblur: Deblur, tmp_path: Path) -> None:
     source = make_clip(tmp_path / 'in.mp4', 3, (64, 96), rate=12)
     assert deblur(source, '-o', tmp_path / 'out.mkv', '--codec', 'ffv1', '--compare', '--report')[0] == 0

@@ -69,14 +69,6 @@ def test_colours_are_ffmpegs(matrix: int, name: str, full: bool, pix_fmt: str) -
     assert (to_rgb(planes, form, Colour(matrix, full)) - rgb).abs().max() < 0.02
 
 
-def test_a_primary_colour() -> None:
-    """By the figures of BT.709 and BT.601 themselves: red in the narrow range."""
-    red = torch.tensor([1.0, 0, 0]).view(3, 1, 1)
-    form = SampleFormat('yuv', 8)
-    assert [int(p[0, 0]) for p in from_rgb(red, form, Colour(1, False))] == [63, 102, 240]
-    assert [int(p[0, 0]) for p in from_rgb(red, form, Colour(6, False))] == [81, 90, 240]
-
-
 def test_untagged_colours_are_guessed_as_players_do() -> None:
     assert Colour().resolved(480, 720, 'yuv')[:2] == (6, False)
     assert Colour().resolved(576, 1024, 'yuv')[:2] == (6, False)

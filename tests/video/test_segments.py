@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from video_clips import frames_of, make_clip, times
 
-from dstnet_arch.video.encoding import Encoding, OutputOptions, choose_encoding, container_name
+from dstnet_arch.video.encoding import Encoding, OutputOptions, choose_encoding
 from dstnet_arch.video.segments import SegmentWriter, count_frames, join_segments
 from dstnet_arch.video.sources import open_source
 from dstnet_arch.video.timing import Timing
@@ -74,9 +74,3 @@ def test_x265_does_not_look_ahead_in_narrow_videos(tmp_path: Path, width: int, n
     with closing(open_source(str(make_clip(tmp_path / 'in.mkv', 1, (48, width))))) as source:
         options = choose_encoding(source, 'mp4', OutputOptions('libx265')).options
     assert ('rc-lookahead=0' in options['x265-params']) == narrow
-
-
-def test_container_name_is_chosen_by_extension() -> None:
-    names = {'a.mp4': 'mp4', 'a.MOV': 'mov', 'a.mkv': 'matroska', 'a.webm': 'webm', 'a.vob': 'vob', 'a.m2ts': 'mpegts'}
-    assert {name: container_name(Path(name)) for name in names} == names
-    assert container_name(Path('a.mp4'), 'matroska') == 'matroska'
