@@ -48,6 +48,9 @@ SIZE_MULTIPLE = 16
 class DSTNet(VideoNet):
     """DSTNet and, with `prop_feat`, DSTNet-L.
 
+    Some layers, such as `extract` and `reconstruct`, are computed merged with the Haar transforms: their hooks do not
+    run, and counters of work that use hooks miss them (`dstnet complexity` does not).
+
     Args:
         num_feat: C, feature channels. The paper: 64.
         num_block: residual blocks in the DTFF module of each direction. The paper: 15; DSTNet-L: 30.

@@ -17,6 +17,7 @@ from dstnet_arch.arguments import Size, add_device, check_writable, size, whole_
 from dstnet_arch.benchmarks import report
 from dstnet_arch.benchmarks.harness import Workload, measure, ratio, spread
 from dstnet_arch.benchmarks.networks import NETWORKS, find, select
+from dstnet_arch.errors import OptionsError, counted
 from dstnet_arch.memory_errors import out_of_memory
 from dstnet_arch.ops import fused, native
 from dstnet_arch.ops.cuda_graph import GraphedBackward
@@ -144,6 +145,8 @@ def _cases(kind: str, args: argparse.Namespace) -> list[Case]:
         resolve_precision(name, args.device, '--precision')
     if kind == 'stream':
         names = [network.name for network in networks]
+        if others := [network.name for network in networks if not network.is_ours]:
+            raise OptionsError(f'Only DSTNet and DSTNetPlus can be streamed, not {", ".join(others)}.')
         rows = product([kind], names, args.precision, args.frames, args.states)
         return [Case(kind, names[0], args.precision[0], min(args.frames)), *starmap(Case, rows)]
     plain = next((n for n in NETWORKS if n.name == f'Plain{networks[0].name}'), find('PlainDSTNet'))
@@ -161,7 +164,7 @@ def _workload(case: Case, args: argparse.Namespace) -> Workload:
     network = find(case.network)
     batch = 1 if case.kind == 'stream' else args.batch
     shape = (batch, case.frames, 3, args.size.height, args.size.width)
-    parts = [network.label, case.precision, case.way, f'{case.frames} frames' if len(args.frames) > 1 else '']
+    parts = [network.label, case.precision, case.way, counted(case.frames, 'frame') if len(args.frames) > 1 else '']
     return Workload(
         ', '.join(filter(None, parts)),
         prepare,

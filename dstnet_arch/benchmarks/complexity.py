@@ -24,7 +24,7 @@ from dstnet_arch.arguments import Size, check_writable, command_parser, size, wh
 from dstnet_arch.benchmarks import report
 from dstnet_arch.benchmarks.networks import GROUPS, NETWORKS, Network, select
 from dstnet_arch.benchmarks.plain import PlainDSTNet
-from dstnet_arch.errors import DSTNetError, first_line
+from dstnet_arch.errors import DSTNetError, counted, first_line
 from dstnet_arch.files import output_file
 from dstnet_arch.metrics.tables import published_for
 from dstnet_arch.ops.pixel_filter import TAPS
@@ -153,7 +153,7 @@ def command(arguments: Sequence[str]) -> None:
         for network in networks:
             results.append(_count(network, args.frames, args.size))
             progress.update()
-    _print_table(results, f'{args.frames} frames of {args.size}')
+    _print_table(results, f'{counted(args.frames, "frame")} of {args.size}')
     print(_NOTES)
     path = report.write_json(args.output, 'complexity', args, results)
     print(f'Written: {path}')

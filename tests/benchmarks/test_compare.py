@@ -79,11 +79,12 @@ def test_training_step_computes_all_gradients(monkeypatch: pytest.MonkeyPatch, w
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
-        (['--device', 'cuda:99'], '--device cuda:99 cannot be used'),
-        (['--device', 'tpu'], 'Use cpu, cuda or cuda:N'),
-        (['--device', 'cpu', '--precision', 'tf32'], 'tf32 needs an NVIDIA GPU'),
-        (['--device', 'cpu', '--networks', 'DSTNet', 'UNet'], 'no network UNet. Networks: DSTNet, .*groups: ours'),
-        (['--device', 'cpu', '-o', 'file/out'], 'file is not a writable folder'),
+        (['forward', '--device', 'cuda:99'], '--device cuda:99 cannot be used'),
+        (['forward', '--device', 'tpu'], 'Use cpu, cuda or cuda:N'),
+        (['forward', '--device', 'cpu', '--precision', 'tf32'], 'tf32 needs an NVIDIA GPU'),
+        (['forward', '--device', 'cpu', '--networks', 'DSTNet', 'UNet'], 'no network UNet. Networks: .*groups:'),
+        (['stream', '--device', 'cpu', '--networks', 'EDVR'], 'Only DSTNet and DSTNetPlus can be streamed, not EDVR'),
+        (['forward', '--device', 'cpu', '-o', 'file/out'], 'file is not a writable folder'),
     ],
 )
 def test_wrong_arguments_fail_before_the_measurement(
@@ -93,7 +94,7 @@ def test_wrong_arguments_fail_before_the_measurement(
     monkeypatch.chdir(tmp_path)
     Path('file').touch()
     with pytest.raises(OptionsError, match=message):
-        command(['forward', *arguments])
+        command(arguments)
     assert [path.name for path in tmp_path.iterdir()] == ['file']
 
 
