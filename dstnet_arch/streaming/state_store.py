@@ -76,6 +76,9 @@ class TensorFile:
             data = data[count:]
         return tensor
 
+    def __len__(self) -> int:
+        return len(self._places)
+
     def clear(self) -> None:
         """Remove all tensors and free their space."""
         self._places.clear()
@@ -140,6 +143,9 @@ class StateStore:
         # All copies are in one CUDA stream, which keeps their order: the memory can be reused at once.
         self._free[_Layout.of(place)].append(place)
         return place.to(self._device, non_blocking=True, copy=True)
+
+    def __len__(self) -> int:
+        return len(self._places)
 
     def close(self) -> None:
         """Free all memory and files."""
