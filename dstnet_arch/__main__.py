@@ -31,6 +31,7 @@ COMMANDS = {
     'completion': ('dstnet_arch.completion:command', 'print a script for tab completion in bash, zsh or tcsh'),
     'setup-basicsr': ('dstnet_arch.plugin.setup_basicsr:command', 'install stock BasicSR, which train and test need'),
 }
+_VERBOSITY = ('-q', '--quiet', '-v', '--verbose')
 
 
 def usage() -> str:
@@ -67,7 +68,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit status, see `run_command`.
     """
-    name, *rest = list(sys.argv[1:] if arguments is None else arguments) or ['']
+    given = list(sys.argv[1:] if arguments is None else arguments) or ['']
+    place = next((i for i, argument in enumerate(given) if argument not in _VERBOSITY), 0)
+    name, *rest = given[place:] + given[:place]  # dstnet -q COMMAND is dstnet COMMAND -q
 
     def run() -> int | None:
         if name in ('-h', '--help'):

@@ -52,8 +52,9 @@ def test_every_command_has_help(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_verbose_error_has_a_traceback(capsys: pytest.CaptureFixture[str]) -> None:
-    for option, has_traceback in (('-v', True), ('-q', False)):
-        assert __main__.main(['deblur', 'missing.mp4', '-o', 'out.mp4', option]) == 2
+    command = ['deblur', 'missing.mp4', '-o', 'out.mp4']
+    for arguments, has_traceback in (([*command, '-v'], True), (['-v', *command], True), (['-q', *command], False)):
+        assert __main__.main(arguments) == 2
         err = capsys.readouterr().err
         assert ('Traceback' in err) is has_traceback
         assert err.splitlines()[-1].startswith('error: INPUT missing.mp4 does not exist')
