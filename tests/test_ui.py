@@ -131,8 +131,10 @@ def test_results_get_free_names(jobs: Jobs, tmp_path: Path) -> None:
     names = []
     for name, save_as in (('a.mp4', FORMATS[0]), ('b.avi', FORMATS[0]), ('c.mov', '.mkv'), ('c.mov', PICTURES)):
         (tmp_path / name).touch()
-        names += [job.config.output.name for job in jobs.add([str(tmp_path / name)], 'GoPro', None, save_as)]
-    assert names == ['a_deblurred_2.mp4', 'b_deblurred_2.mp4', 'c_deblurred_2.mkv', 'c_deblurred_3']
+        dropped = [str(tmp_path / name)] * 2  # such as two videos of one name from different folders
+        names += [job.config.output.name for job in jobs.add(dropped, 'GoPro', None, save_as)]
+    assert names[:4] == ['a_deblurred_2.mp4', 'a_deblurred_3.mp4', 'b_deblurred_2.mp4', 'b_deblurred_3.mp4']
+    assert names[4:] == ['c_deblurred_2.mkv', 'c_deblurred_3.mkv', 'c_deblurred_4', 'c_deblurred_5']
 
 
 def test_wrong_files_are_refused(jobs: Jobs, tmp_path: Path) -> None:

@@ -44,9 +44,7 @@ def command(arguments: Sequence[str]) -> None:
     add('-o', '--output', type=Path, default=Path('results/ui'), help='folder of the results; default: results/ui')
     add('--weights', default='GoPro', metavar='NAME', help='weights that are chosen at first; default: GoPro')
     add_device(parser)
-    add(
-        '--host', default=_LOCAL, metavar='ADDRESS', help=f'address to listen on; default: {_LOCAL}, this computer only'
-    )
+    add('--host', default=_LOCAL, metavar='ADDRESS', help=f'address to listen on; default: {_LOCAL}')
     add('--port', type=whole_number(1, _PORTS), metavar='N', help='default: the first free one from 7860 on')
     add('--browser', action='store_true', help='open the page in the browser')
     args = parser.parse_args(arguments)

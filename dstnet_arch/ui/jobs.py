@@ -103,12 +103,9 @@ class Jobs:
         groups = [[path] for path in paths if path not in pictures]
         if len({path.name for path in pictures}) < len(pictures):
             raise OptionsError('Two pictures have the same name. Their names are the order of the frames: rename one.')
-        jobs = [self._make_job(group, weights, precision, save_as) for group in [*groups, pictures] if group]
-        with self._changed:
-            self._jobs += jobs
-        return jobs
+        return [self._add_job(group, weights, precision, save_as) for group in [*groups, pictures] if group]
 
-    def _make_job(self, paths: list[Path], weights: str, precision: str | None, save_as: str) -> Job:
+    def _add_job(self, paths: list[Path], weights: str, precision: str | None, save_as: str) -> Job:
         self._num_added += 1
         folder = self.work / f'input_{self._num_added}'
         folder.mkdir()
@@ -130,7 +127,10 @@ class Jobs:
             temp_dir=str(self.work),
         )
         title = f'{first.name} and {len(paths) - 1} more' if several else first.name
-        return Job(title, config)
+        job = Job(title, config)
+        with self._changed:
+            self._jobs.append(job)
+        return job
 
     def _free_name(self, stem: str, extension: str) -> Path:
         taken = {job.config.output.name for job in self._jobs} | {path.name for path in self.output.iterdir()}
@@ -203,7 +203,8 @@ class Jobs:
         else:
             job.result = result
             done = f'{counted(result.frames, "frame")} in {duration(result.seconds)}.'
-            job.state, job.message = 'finished', ' '.join([done, *result.warnings])
+            message = ' '.join([done, *result.warnings]).replace(job.config.input, job.title)
+            job.state, job.message = 'finished', message
 
 
 def first_sentence(error: Exception) -> str:
