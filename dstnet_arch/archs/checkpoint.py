@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import warnings
 from collections import Counter
 from collections.abc import Collection, Mapping
 from os import PathLike
@@ -174,8 +175,12 @@ def _read(path: Path, map_location: str | torch.device) -> Any:
 def _unwrap(content: Any, param_key: str | None, source: str, expected: Collection[str]) -> dict[str, Tensor]:
     """Find the weights in the content of a file."""
     keys = _WRAPPERS if param_key is None else (param_key, 'params', *_WRAPPERS)
+    used = param_key
     while isinstance(content, Mapping) and (found := [k for k in keys if isinstance(content.get(k), Mapping)]):
-        content = content[found[0]]
+        used = found[0]
+        content = content[used]
+    if param_key not in (None, 'params', used):
+        warnings.warn(f'{source} has no {param_key}: its {used} are used.', stacklevel=3)
     weights = {str(k): v for k, v in content.items()} if isinstance(content, Mapping) else {}
     # Other tools may replace the configuration, which is no weight; `stored_config` ignores what it cannot read.
     weights = {k: v for k, v in weights.items() if isinstance(v, Tensor) or not k.endswith(CONFIG_KEY)}

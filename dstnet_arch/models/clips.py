@@ -68,8 +68,11 @@ class _StockClips:
         return len(self._items)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        item = self._dataset[index]
         video, frames = self._items[index]
+        try:
+            item = self._dataset[index]
+        except Exception as error:  # stock sets raise any error
+            raise DataError(f'{self.opt["name"]}: {video} cannot be loaded: {type(error).__name__}: {error}') from error
         lq = item['lq'] if item['lq'].dim() == 4 else item['lq'][None]
         clip = {'lq': lq, 'video': video, 'frames': frames, 'keep': (0, len(lq))}
         if len(frames) < len(lq):

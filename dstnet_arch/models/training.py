@@ -11,7 +11,7 @@ import torch
 from basicsr.losses import build_loss
 from torch import Tensor, nn
 from torch import distributed as dist
-from torch.nn.parallel import DataParallel, DistributedDataParallel
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from dstnet_arch.archs.video_net import VideoNet
@@ -51,7 +51,7 @@ class TrainingStep:
 
     def __init__(self, net: nn.Module, train_opt: Mapping[str, Any], device: torch.device, ranks: Ranks) -> None:
         self._net = net
-        self._bare_net = net.module if isinstance(net, (DataParallel, DistributedDataParallel)) else net
+        self._bare_net = net.module if isinstance(net, DistributedDataParallel) else net
         self._ranks = ranks
         precision = train_opt.get('precision') or train_opt.get('amp')
         self.precision = resolve_precision(precision, device, option='train:precision')

@@ -126,6 +126,20 @@ class Validator:
         self._input_records[dataset] = [record for record in records if record.row == 'input']
         return ScoreBook(name, metrics, self.protocol, records)
 
+    def check(self, dataset: Any) -> None:
+        """Score one frame of a data set, unrestored, so that what prevents scores is found before a training.
+
+        Raises:
+            DataError: as `run`.
+        """
+        clips = as_clips(dataset)
+        if metrics := self.metrics_for(clips.has_gt):
+            self._scored_frames(clips.videos)
+            clip = load_clip(clips, 0, with_inputs=True)
+            unrestored = to_levels(clip.lq[0, clip.keep], clips.bit_depth)[0]
+            records = _score(clip, 0, unrestored, Scorer(metrics), unrestored.device)
+            ScoreBook(clips.opt['name'], metrics, self.protocol, records)
+
     def _scored_frames(self, videos: Mapping[str, Sequence[str]]) -> set[tuple[str, str]]:
         """Return the frames, as (video, frame), that the protocol scores; warn about videos without scores."""
         border = self.protocol.border_frames

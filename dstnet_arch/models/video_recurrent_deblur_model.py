@@ -17,13 +17,14 @@ from basicsr.models.sr_model import SRModel
 from basicsr.utils import get_root_logger
 from basicsr.utils.dist_util import master_only
 from torch import Tensor, nn
-from torch.nn.parallel import DataParallel, DistributedDataParallel
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from dstnet_arch.archs.checkpoint import read_state_dict
 from dstnet_arch.errors import CheckpointError, OptionsError, TrainingError
 from dstnet_arch.memory_errors import translate_oom
 from dstnet_arch.models import checkpoints
+from dstnet_arch.models.clips import as_clips
 from dstnet_arch.models.distributed import Ranks, choose_kernels
 from dstnet_arch.models.self_ensemble import self_ensemble
 from dstnet_arch.models.training import TrainingStep
@@ -76,19 +77,19 @@ class VideoRecurrentDeblurModel(SRModel):
                 raise OptionsError(f'val:streaming is true, but: {error} Set it to false.') from None
         if self.val_opt.get('compile') and (not self.is_train or self.ema_decay > 0):
             _compile(self._net_to_restore())
+        for dataset in self._validation_sets():
+            self.validator.check(dataset)
 
     def model_to_device(self, net: nn.Module) -> nn.Module:
         """Move the network to the device and, for training, wrap it for several devices."""
         net = net.to(self.device)
-        if not self.is_train:
+        if not self.is_train or not self.opt['dist']:
             return net
-        if self.opt['dist']:
-            return DistributedDataParallel(
-                net,
-                device_ids=[torch.cuda.current_device()] if self.device.type == 'cuda' else None,
-                find_unused_parameters=self.opt.get('find_unused_parameters', False),
-            )
-        return DataParallel(net) if self.opt['num_gpu'] > 1 else net
+        return DistributedDataParallel(
+            net,
+            device_ids=[torch.cuda.current_device()] if self.device.type == 'cuda' else None,
+            find_unused_parameters=self.opt.get('find_unused_parameters', False),
+        )
 
     @master_only
     def print_network(self, net: nn.Module) -> None:
@@ -113,7 +114,7 @@ class VideoRecurrentDeblurModel(SRModel):
         """
         net = self.get_bare_model(net)
         state_dict = read_state_dict(load_path, param_key, expected=net.state_dict())
-        get_root_logger().info(f'Loading {type(net).__name__} from {load_path}, key {param_key}.')
+        get_root_logger().info(f'Loading {type(net).__name__} from {load_path}.')
         try:
             net.load_state_dict(state_dict, strict=True)
         except RuntimeError as error:  # raised after PyTorch has loaded all weights that fit
@@ -314,13 +315,16 @@ class VideoRecurrentDeblurModel(SRModel):
         freq = self.val_opt.get('val_freq')
         if not freq or iteration % freq or iteration >= self.opt['train'].get('total_iter', 0):
             return  # after the last iteration, BasicSR validates in any case
-        for phase, opt in self.opt.get('datasets', {}).items():
-            if phase.split('_')[0] != 'val' or not self.validator.metrics_for(bool(opt.get('dataroot_gt'))):
-                continue
-            if not self._is_validated(opt['name'], iteration):
-                get_root_logger().info(f'{opt["name"]}: running the missed validation of iteration {iteration}.')
-                loader = SimpleNamespace(dataset=build_dataset(opt))
+        for dataset in self._validation_sets():
+            name = dataset.opt['name']
+            if self.validator.metrics_for(as_clips(dataset).has_gt) and not self._is_validated(name, iteration):
+                get_root_logger().info(f'{name}: running the missed validation of iteration {iteration}.')
+                loader = SimpleNamespace(dataset=dataset)
                 self.validation(loader, iteration, None, self.val_opt.get('save_img', False))
+
+    def _validation_sets(self) -> list[Any]:
+        datasets = self.opt.get('datasets', {}) if self.is_train and self.val_opt else {}
+        return [build_dataset(opt) for phase, opt in datasets.items() if phase.split('_')[0] == 'val']
 
     def _is_validated(self, dataset: str, iteration: int) -> bool:
         return self.ranks.gather(self._summary(dataset, iteration).exists)[0]  # written by rank 0

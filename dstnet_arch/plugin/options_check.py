@@ -237,7 +237,7 @@ def _check_gpus(number: Any, info: ValidationInfo) -> int:
     given = here if number == 'auto' else int(number)
     # Under a launcher the number may count several machines; BasicSR only asks whether it is 0.
     if given > here and not (dist and here):
-        raise ValueError(f'auto, or 0 (the CPU) to {here}, the number of GPUs that PyTorch finds')
+        raise ValueError(f'auto, 0 (the CPU), or at most {here}, the number of GPUs that PyTorch finds')
     if dist or given < 2:
         return given
     how = f'torchrun --nproc_per_node={given} -m basicsr.train -opt … --launcher pytorch'

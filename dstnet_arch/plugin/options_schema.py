@@ -71,14 +71,20 @@ def fail(*problems: InitErrorDetails) -> NoReturn:
 
 
 class Section(BaseModel):
-    """A section of an options file. Unknown keys are errors; quoted numbers are read as numbers."""
+    """A section of an options file. Unknown keys are errors; quoted numbers are read as numbers, ~ as the default."""
 
     model_config = ConfigDict(extra='forbid', allow_inf_nan=False, coerce_numbers_to_str=True, protected_namespaces=())
 
     @field_validator('*', mode='wrap')
     @classmethod
-    def _refuse_bool_as_number(cls, value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
-        right = handler(value)
+    def _read(cls, value: Any, handler: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
+        try:
+            right = handler(value)
+        except ValidationError:
+            field = cls.model_fields[str(info.field_name)]
+            if value is None and not field.is_required():
+                return field.get_default()
+            raise
         if isinstance(value, bool) and not isinstance(right, bool):
             raise PydanticCustomError('number', 'a number')  # pydantic reads true as 1
         return right
@@ -191,6 +197,8 @@ def typed(kind: str) -> AfterValidator:
 
 def _construct(kind: str, target: Any, arguments: dict[str, Any], run: Run) -> None:
     package = target.__module__.partition('.')[0]
+    if kind == 'loss' and arguments.get('reduction') == 'none':
+        raise ValueError('reduction is none; allowed: mean, sum')
     if package == 'dstnet_arch' and kind in ('arch', 'loss'):
         # BasicSR's networks inside SlidingWindow may read numbers, which the meta device does not have.
         with torch.device('cpu' if 'network' in arguments else 'meta'):

@@ -136,7 +136,8 @@ def test_read_state_dict_param_key_chooses_the_weights(tmp_path: Path) -> None:
     path = save(both, tmp_path / 'net.pth')
     assert torch.equal(read_state_dict(path, param_key='params')['extract.weight'], plain['extract.weight'])
     save({'params': plain}, path)
-    assert torch.equal(read_state_dict(path, param_key='params_ema')['extract.weight'], plain['extract.weight'])
+    with pytest.warns(UserWarning, match='has no params_ema: its params are used'):
+        assert torch.equal(read_state_dict(path, param_key='params_ema')['extract.weight'], plain['extract.weight'])
 
 
 # Values

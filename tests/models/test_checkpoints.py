@@ -242,7 +242,8 @@ def test_resume_accepts_states_of_stock_basicsr(tmp_path: Path) -> None:
 
 def test_ema_can_start_with_a_resumed_run(tmp_path: Path) -> None:
     model = saved_run(tmp_path, 2)
-    resumed = make_model(resume_options(tmp_path, 2, ema_decay=0.9))
+    with pytest.warns(UserWarning, match='has no params_ema'):
+        resumed = make_model(resume_options(tmp_path, 2, ema_decay=0.9))
     resumed.resume_training(read_state(tmp_path, 2))
     assert_equal(weights(resumed.net_g_ema), weights(model.net_g))
 

@@ -85,6 +85,7 @@ def test_all_problems_are_in_one_message(tmp_path: Path, monkeypatch: pytest.Mon
         ({'train:scheduler:periods': [300], 'train:total_iter': 301}, 'Use [301]'),
         ({'num_gpu': 0, 'val:precision': 'tf32'}, 'tf32 needs an NVIDIA GPU'),
         ({'datasets:val:type': 'VideoRecurrentTestDatase'}, "allowed: 'VideoRecurrentDeblurTestDataset'"),
+        ({'train:pixel_opt:reduction': 'none'}, 'reduction is none; allowed: mean, sum'),
         ({'logger': 5}, '5 given; allowed: a section with some of print_freq'),
     ],
 )
@@ -155,7 +156,8 @@ def test_harmless_values_are_corrected() -> None:
 
 def test_keys_that_basicsr_reads_without_a_default_are_filled_in() -> None:
     opt = options()
-    del opt['val']['save_img'], opt['logger'], opt['path'], opt['val']['val_freq']
+    del opt['val']['save_img'], opt['logger']
+    opt['path'] = opt['val']['val_freq'] = None
     check_options(opt, True, check_paths=False)
     assert (opt['val']['save_img'], opt['val']['val_freq'], opt['path']['param_key_g']) == (False, 5000, 'params')
     assert opt['logger'] == {
@@ -268,9 +270,6 @@ def test_data_sets_check_their_data(gopro: Path) -> None:
     assert 'datasets:train: data set GoPro cannot be used' in str(error.value)
     assert '258x258' in str(error.value)
     assert 'num_frame 31' in str(error.value)
-
-
-def test_data_that_are_not_of_the_packaged_files_are_reported_by_the_data_set(gopro: Path) -> None:
     (line,) = problems(options({'datasets:val:dataroot_lq': 'blur'}), check_paths=True)
     assert line.startswith('datasets:val: data set GoPro cannot be used')
 
