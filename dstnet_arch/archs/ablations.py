@@ -33,6 +33,11 @@ class GMLP(GatedBlock):
         nn.init.normal_(self.mix.weight, std=1e-3)
         nn.init.ones_(self.mix.bias)
 
+    def gate_features(self, z: Tensor, filters: Tensor | None = None) -> Tensor:
+        """(N, 8C, H, W) -> (N, 4C, H, W)."""
+        z1, z2 = z.chunk(2, dim=1)
+        return self.make_gate(z1) * z2
+
     def make_gate(self, z1: Tensor) -> Tensor:
         """(N, 4C, H, W) -> (N, 4C, H, W)."""
         n, c, h, w = z1.shape

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 
 from dstnet_arch.archs.blocks import NEGATIVE_SLOPE, Conv2d, DepthwiseConv3x3, leaky_relu
 from dstnet_arch.archs.derived_weights import conv_weights, derive
-from dstnet_arch.ops.channel_filter import channel_filter, gated_channel_filter
+from dstnet_arch.ops.channel_filter import gated_channel_filter
 from dstnet_arch.ops.conv_bias import conv_bias
 from dstnet_arch.ops.haar_conv import conv_haar, haar_conv, merge_conv_haar_high, merge_haar_conv
 from dstnet_arch.ops.layer_norm import layer_norm
@@ -92,7 +91,7 @@ class ChannelFilterNet(nn.Module):
 class GatedBlock(nn.Module):
     """Widen the features over time, gate one half by the other, narrow them over time, add the input.
 
-    A subclass makes the gate (`make_gate`) from the first half.
+    A subclass implements `gate_features`.
     """
 
     def __init__(self, num_feat: int) -> None:
@@ -101,10 +100,6 @@ class GatedBlock(nn.Module):
         self.norm = LayerNorm2d(num_feat)
         self.project_in = TemporalConv(num_feat, 2 * hidden)
         self.project_out = TemporalConv(hidden, num_feat)
-
-    def make_gate(self, z1: Tensor) -> Tensor:
-        """(N, 4C, H, W), a frame at each N -> (N, 4C, H, W)."""
-        raise NotImplementedError
 
     def forward(self, y: Tensor, num_frame: int) -> Tensor:
         """(T·B, C, H, W), time-major -> (T·B, C, H, W)."""
@@ -125,10 +120,12 @@ class GatedBlock(nn.Module):
                 out[start + offset * batch : stop + offset * batch] += part
         return out[batch:-batch]
 
-    def gate_features(self, z: Tensor, make_gate: Callable[[Tensor], Tensor] | None = None) -> Tensor:
-        """(N, 8C, H, W) -> (N, 4C, H, W); `make_gate` replaces this block's own, for tiles of a frame."""
-        z1, z2 = z.chunk(2, dim=1)
-        return (make_gate or self.make_gate)(z1) * z2  # Eq. (2)
+    def gate_features(self, z: Tensor, filters: Tensor | None = None) -> Tensor:
+        """(N, 8C, H, W), a frame at each N -> (N, 4C, H, W).
+
+        If `z` are tiles, a CWGDN block needs the `filters` of their frames, (N, 4C, 3, 3).
+        """
+        raise NotImplementedError
 
 
 class CWGDN(GatedBlock):
@@ -139,16 +136,14 @@ class CWGDN(GatedBlock):
         self.filter_net = ChannelFilterNet(EXPANSION * num_feat)
         self.filter_bias = nn.Parameter(torch.zeros(EXPANSION * num_feat))
 
-    def make_gate(self, z1: Tensor) -> Tensor:
-        """(N, 4C, H, W), H and W at least 4 -> (N, 4C, H, W)."""
-        return channel_filter(z1, self.filter_net(z1), self.filter_bias)  # Eq. (1)
-
-    def gate_features(self, z: Tensor, make_gate: Callable[[Tensor], Tensor] | None = None) -> Tensor:
-        """(N, 8C, H, W) -> (N, 4C, H, W)."""
-        if make_gate is not None:
-            return super().gate_features(z, make_gate)
-        pooled, z = pool_half(z)
-        return gated_channel_filter(z, self.filter_net.filters_of_pooled(pooled), self.filter_bias)  # Eqs. (1) and (2)
+    def gate_features(self, z: Tensor, filters: Tensor | None = None) -> Tensor:
+        """(N, 8C, H, W), H and W at least 4 -> (N, 4C, H, W)."""
+        if filters is None:
+            pooled, z = pool_half(z)
+            filters = self.filter_net.filters_of_pooled(pooled)
+        # Eq. (1) filters the first half of the channels.
+        # Eq. (2) multiplies the result by the second half.
+        return gated_channel_filter(z, filters, self.filter_bias)
 
 
 class HighBandNet(nn.Module):

@@ -31,7 +31,6 @@ class BlockState(NamedTuple):
 
 
 StepBlock = Callable[[GatedBlock, 'BlockState | None', 'Tensor | None'], 'tuple[Tensor | None, BlockState]']
-Gate = Callable[[Tensor], Tensor]
 
 
 class Stages(NamedTuple):
@@ -136,7 +135,7 @@ def apply_block(step_block: StepBlock, frames: Iterable[Tensor], block: GatedBlo
 
 
 def step_block(
-    block: GatedBlock, state: BlockState | None, frame: Tensor | None, gate: Gate | None = None
+    block: GatedBlock, state: BlockState | None, frame: Tensor | None, filters: Tensor | None = None
 ) -> tuple[Tensor | None, BlockState]:
     """Process frame t. Frame t + 1 then has both of its neighbours, and the result of t + 2 is complete.
 
@@ -144,7 +143,7 @@ def step_block(
         block: the block.
         state: its state after frame t + 1; None if t is the last frame.
         frame: features (B, C, H, W) of frame t; None before the first frame.
-        gate: replaces the block's own `make_gate`.
+        filters: as for `GatedBlock.gate_features`.
 
     Returns:
         The result of frame t + 2, or None if there is no such frame; the new state.
@@ -154,7 +153,7 @@ def step_block(
         return None, BlockState(block.norm(frame), torch.zeros_like(frame), frame, None)
     norm = torch.zeros_like(state.norm1) if frame is None else block.norm(frame)
     wide = block.project_in.gather(norm, state.norm1, state.norm2)
-    to_next, to_itself, to_previous = block.project_out.scatter(block.gate_features(wide, gate))
+    to_next, to_itself, to_previous = block.project_out.scatter(block.gate_features(wide, filters))
     finished = None if state.result2 is None else state.result2 + to_next
     result = None if frame is None else frame + to_previous
     result1 = None if state.result1 is None else state.result1 + to_itself

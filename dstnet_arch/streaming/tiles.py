@@ -16,10 +16,9 @@ from dstnet_arch.archs.propagation import propagate_step
 from dstnet_arch.archs.video_net import VideoNet
 from dstnet_arch.arguments import Size
 from dstnet_arch.memory_errors import out_of_memory
-from dstnet_arch.ops.channel_filter import channel_filter
 from dstnet_arch.ops.pixel_filter import TAPS, pixel_filter
 from dstnet_arch.ops.temporal_conv import gather_weight, temporal_gather
-from dstnet_arch.streaming.stages import BlockState, Gate, Stages, stages_of, step_block
+from dstnet_arch.streaming.stages import BlockState, Stages, stages_of, step_block
 
 Maps = Literal['device', 'host']
 
@@ -202,13 +201,13 @@ class TiledStages:
         def run(plan: Plan) -> tuple[Tensor | None, BlockState]:
             if plan.tile is None:
                 return step_block(block, state, frame)
-            gate: Gate | None = None
+            filters: Tensor | None = None
             if state is not None and isinstance(block, CWGDN):
                 filters = self._channel_filters(plan, block, maps[:3])
-                gate = partial(channel_filter, filters=filters, bias=block.filter_bias)
 
             def step_tile(frame: Tensor | None, *state: Any) -> tuple[Tensor | None, ...]:
-                finished, new_state = step_block(block, None if state[0] is None else BlockState(*state), frame, gate)
+                before = None if state[0] is None else BlockState(*state)
+                finished, new_state = step_block(block, before, frame, filters)
                 return finished, *new_state
 
             margin = _MARGIN if isinstance(block, CWGDN) else _WINDOW_MARGIN
