@@ -22,6 +22,7 @@ from torch.utils.checkpoint import checkpoint
 from dstnet_arch.errors import DSTNetError, first_line
 from dstnet_arch.memory_errors import out_of_memory
 from dstnet_arch.progress import Progress
+from dstnet_arch.streaming.memory import proc_value
 
 Run = Callable[[], Any]
 
@@ -187,13 +188,8 @@ def _peak_growth(workload: Workload, threads: int) -> int:
     checkpoint(nn.functional.conv2d, x, torch.ones(8, 8, 3, 3), use_reentrant=False).sum().backward()
     try:
         _CLEAR_REFS.write_text('5')  # resets the peak
-        before = _status('VmRSS')
+        before = proc_value(_STATUS, 'VmRSS')
     except OSError:  # not permitted: growth below the earlier peak stays unseen
-        before = _status('VmHWM')
+        before = proc_value(_STATUS, 'VmHWM')
     run()
-    return _status('VmHWM') - before
-
-
-def _status(key: str) -> int:
-    line = next(line for line in _STATUS.read_text().splitlines() if line.startswith(f'{key}:'))
-    return 1024 * int(line.split()[1])
+    return 1024 * (proc_value(_STATUS, 'VmHWM') - before)

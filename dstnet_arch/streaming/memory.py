@@ -107,7 +107,7 @@ def _system_memory() -> int:
 
         return int(psutil.virtual_memory().available)
     except (ImportError, OSError):
-        return 1024 * _proc_value('/proc/meminfo', 'MemAvailable') or _UNKNOWN
+        return 1024 * proc_value('/proc/meminfo', 'MemAvailable') or _UNKNOWN
 
 
 def _cgroup_memory() -> int:
@@ -133,7 +133,7 @@ def _cgroup_memory() -> int:
 
 def _below_limit(folder: Path, limit: str, usage: str, reclaimable: str) -> int:
     try:
-        used = int((folder / usage).read_text()) - _proc_value(folder / 'memory.stat', reclaimable)
+        used = int((folder / usage).read_text()) - proc_value(folder / 'memory.stat', reclaimable)
         return max(int((folder / limit).read_text()) - used, 0)
     except (OSError, ValueError):  # no such group, or no limit: 'max'
         return _UNLIMITED
@@ -151,10 +151,10 @@ def peak_memory(device: torch.device) -> int:
     """Return the most bytes that this process has used so far: of a GPU's memory, or of main memory; 0 if unknown."""
     if device.type == 'cuda':
         return torch.cuda.max_memory_allocated(device)
-    return 1024 * _proc_value('/proc/self/status', 'VmHWM')
+    return 1024 * proc_value('/proc/self/status', 'VmHWM')
 
 
-def _proc_value(path: str | Path, name: str) -> int:
+def proc_value(path: str | Path, name: str) -> int:
     """Return the number after a name in a file of the kernel such as /proc/meminfo; 0 if there is none."""
     try:
         for line in Path(path).read_text('ascii').splitlines():

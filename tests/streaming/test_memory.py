@@ -119,7 +119,7 @@ def test_free_and_peak_memory_are_plausible(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_free_memory_is_that_of_psutil_where_no_proc_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(memory, '_OWN_CGROUPS', tmp_path / 'none')
-    monkeypatch.setattr(memory, '_proc_value', lambda path, name: 0)  # as on Windows and macOS
+    monkeypatch.setattr(memory, 'proc_value', lambda path, name: 0)  # as on Windows and macOS
     psutil = SimpleNamespace(virtual_memory=lambda: SimpleNamespace(available=48 << 30))
     monkeypatch.setitem(sys.modules, 'psutil', psutil)
     assert free_memory() == 48 << 30
