@@ -20,7 +20,7 @@ from dstnet_arch.data.frame_source import size_text
 from dstnet_arch.deblur.config import CompareMode, DeblurConfig
 from dstnet_arch.deblur.report import Report
 from dstnet_arch.errors import DataError
-from dstnet_arch.html import RGBImage
+from dstnet_arch.html import RGBImage, save_page
 from dstnet_arch.video.source import Source
 from dstnet_arch.video.sources import ReadAhead, open_source
 from dstnet_arch.video.timing import Timing
@@ -66,7 +66,7 @@ def write_previews(
                 report.add(position, before, after)
             step('comparing', position + 1, len(source))
     if report is not None and report_path:
-        report.save(report_path)
+        save_page(report_path, report.html())
     return [path for path in (compare_path, report_path) if path]
 
 

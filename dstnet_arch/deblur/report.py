@@ -7,7 +7,6 @@ and times.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -21,7 +20,6 @@ from dstnet_arch.html import (
     frame_values,
     line_chart,
     render,
-    save_page,
     spaced_positions,
 )
 
@@ -82,14 +80,6 @@ class Report:
             median_after=f'{after:.4g}',
             ratio=f'{after / before:.2f}' if before else None,
         )
-
-    def save(self, path: Path) -> None:
-        """Write the page, replacing an older one.
-
-        Raises:
-            DataError: It cannot be written.
-        """
-        save_page(path, self.html())
 
 
 def sharpness(image: RGBImage) -> float:

@@ -17,7 +17,7 @@ from PIL import Image
 
 from dstnet_arch.deblur.report import Report, sharpness
 from dstnet_arch.errors import DataError
-from dstnet_arch.html import spaced_positions
+from dstnet_arch.html import save_page, spaced_positions
 
 
 def smooth(height: int = 32, width: int = 48, seed: int = 0) -> NDArray[np.uint8]:
@@ -32,7 +32,7 @@ def make_page(path: Path, num_frame: int = 7, size: tuple[int, int] = (32, 48), 
     for t in range(num_frame):
         frame = smooth(*size, seed=t)
         report.add(t, frame, frame[:, ::-1])
-    report.save(path)
+    save_page(path, report.html())
     return path.read_text('utf-8')
 
 
@@ -98,12 +98,12 @@ def test_page_of_a_long_video_stays_small(tmp_path: Path) -> None:
 def test_page_of_flat_frames_and_undecodable_names(tmp_path: Path) -> None:
     report = Report('one', ['f\udcff0'], {'input': '\udcff'})
     report.add(0, np.zeros((1, 1, 3), np.uint8), np.zeros((1, 1, 3), np.uint8))
-    report.save(tmp_path / 'report.html')
+    save_page(tmp_path / 'report.html', report.html())
     page = (tmp_path / 'report.html').read_text('utf-8')
     assert 'f?0' in page
     assert 'times as much' not in page
     with pytest.raises(DataError, match=r'report\.html cannot be written'):
-        report.save(tmp_path / 'report.html' / 'report.html')
+        save_page(tmp_path / 'report.html' / 'report.html', report.html())
 
 
 @pytest.mark.extended
