@@ -144,8 +144,8 @@ class Problems:
 def _wait_for_threads() -> None:
     """Wait for threads that were at work when Ctrl-C came.
 
-    Python before 3.13 takes a thread for ended if Ctrl-C comes while it is joined. Python then ends under it, and the
-    process aborts ("terminate called without an active exception") once the thread returns from native code.
+    Python before 3.13 marks a thread as ended if Ctrl-C comes while it is joined. Python then exits while the thread
+    runs, and the process aborts ("terminate called without an active exception") when it returns from native code.
     """
     end = time.monotonic() + _THREADS_TIMEOUT
     while time.monotonic() < end:

@@ -180,8 +180,12 @@ def find_images(name: str) -> list[Path]:
         names = [entry.name for entry in entries if not entry.name.startswith('.')]
     except OSError as error:
         raise DataError(f'{name} cannot be read: {error}.') from None
-    hint = 'Give another one.' if path.exists() else f'It does not exist; the current folder is {os.getcwd()}.'
-    hint = f'It contains {name_some(names)}: give one of them.' if names else hint
+    if names:
+        hint = f'It contains {name_some(names)}: give one of them.'
+    elif path.exists():
+        hint = 'Give another one.'
+    else:
+        hint = f'It does not exist; the current folder is {os.getcwd()}.'
     raise DataError(f'{name} has no images in it, which are files ending in {", ".join(IMAGE_EXTENSIONS)}. {hint}')
 
 

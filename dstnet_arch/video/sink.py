@@ -181,9 +181,10 @@ class Sink(ABC):
         try:
             job = read_json(self._job_file)
             self._overwrite = job.pop('overwrite')
-            saved: dict[str, Any] = {'position': 0, 'state': None}
+            position, state = 0, None
             if self._state_file.exists():
                 saved = torch.load(self._state_file, map_location='cpu', weights_only=True)
+                position, state = int(saved['position']), saved['state']
         except Exception as error:  # damaged bytes can raise anything
             raise DataError(
                 f'{self._partial} is damaged ({first_line(error)}). Start again with --overwrite.'
@@ -196,8 +197,8 @@ class Sink(ABC):
                 'resume it, or --overwrite to start again.'
             )
         self._frames.mkdir(exist_ok=True)
-        if self._is_stored(saved['position']):
-            self.position, self.state = saved['position'], saved['state']
+        if self._is_stored(position):
+            self.position, self.state = position, state
 
     def _check_free(self) -> None:
         self._check_target()

@@ -62,7 +62,7 @@ class VideoSink(Sink):
         wanted, shown = self._encoding.colour, self._remuxer.shown
         if shown is not None and shown != wanted:  # frames are converted to what a player assumes
             self._encoding = self._encoding._replace(colour=shown)
-            if shown[2:] != wanted[2:]:
+            if (shown.primaries, shown.transfer) != (wanted.primaries, wanted.transfer):  # no conversion is possible
                 self.warnings.append(f'{container} with {self._encoding.codec} cannot hold all colour tags.')
 
     @override
